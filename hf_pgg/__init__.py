@@ -1,0 +1,33 @@
+"""hf_pgg: keep the provenance of synthetic pictures, and train models that look at the target."""
+
+from hf_pgg.collator import PGGCollator
+from hf_pgg.config import PGGConfig
+from hf_pgg.provenance import ProvenanceError, add_provenance, provenance_features
+from hf_pgg.synthesis import (
+    BackgroundExchange,
+    Composite,
+    CutMix,
+    Edit,
+    FreshDraws,
+    MaskAblation,
+    ResizeMix,
+)
+from hf_pgg.trainer import PGGTrainer
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "BackgroundExchange",
+    "Composite",
+    "CutMix",
+    "Edit",
+    "FreshDraws",
+    "MaskAblation",
+    "PGGCollator",
+    "PGGConfig",
+    "PGGTrainer",
+    "ProvenanceError",
+    "ResizeMix",
+    "add_provenance",
+    "provenance_features",
+]

@@ -1,0 +1,199 @@
+"""Rows to a batch: decode, one geometric augmentation for picture and masks together, the model's own normalisation.
+
+The geometry (resize, centre crop) is that of the image processor, done here so that the masks take part in it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from torchvision import tv_tensors
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+from hf_pgg.provenance import (
+    IMAGE,
+    LABELS,
+    PADDING_LABEL,
+    PROVENANCE,
+    merge_sources,
+    sources_of,
+    to_rgb,
+)
+from hf_pgg.synthesis.base import FreshDraws
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model wants: picture size, how it is reached, and the normalisation, read from its image processor.
+
+    size: (height, width) of the model's input.
+    resize_to: (height, width) to squash to, or the length of the shorter side, before the centre crop to `size`.
+    """
+
+    size: tuple[int, int]
+    resize_to: int | tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 1 / 255
+    interpolation: v2.InterpolationMode = v2.InterpolationMode.BILINEAR
+
+    @classmethod
+    def from_processor(cls, processor: Any, image_size: int | None = None) -> InputSpec:
+        """Reads a `transformers` image processor, timm's wrapper included.
+
+        Args:
+            image_size (`int`, *optional*): Another input size, in pixels; the processor's crop margin scales with it.
+
+        Raises:
+            ValueError: If the processor states no size.
+        """
+        if hasattr(processor, "data_config"):  # TimmWrapperImageProcessor
+            config = processor.data_config
+            height, width = config["input_size"][-2:]
+            margin, squash = config["crop_pct"], config["crop_mode"] == "squash"
+            mean, std, scale = config["mean"], config["std"], 1 / 255
+            interpolation = v2.InterpolationMode(config["interpolation"])
+        else:
+            size = dict(processor.size) if getattr(processor, "size", None) else {}
+            crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", None) else {}
+            shorter = size.get("shortest_edge")
+            height = crop.get("height", size.get("height", shorter))
+            width = crop.get("width", size.get("width", shorter))
+            if height is None or width is None:
+                raise ValueError(f"{type(processor).__name__} states no input size (size={size}): pass `image_size`")
+            squash = shorter is None
+            margin = min(height, width) / shorter if shorter else 1.0
+            if getattr(processor, "crop_pct", None) and shorter and shorter < 384:  # ConvNeXt crops small inputs itself
+                margin = processor.crop_pct
+            normalize = getattr(processor, "do_normalize", True)
+            mean = processor.image_mean if normalize else (0.0, 0.0, 0.0)
+            std = processor.image_std if normalize else (1.0, 1.0, 1.0)
+            scale = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
+            names = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+            interpolation = v2.InterpolationMode(names.get(getattr(processor, "resample", 2), "bilinear"))
+        if image_size is not None:
+            height = width = image_size
+        resize_to = (height, width) if squash else int(min(height, width) / margin)
+        return cls((height, width), resize_to, tuple(mean), tuple(std), scale, interpolation)
+
+    def fit(self, picture: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Picture (C, H, W) and masks (K, H, W) brought to `size` by one geometry; unchanged where they fit already."""
+        if tuple(picture.shape[-2:]) == self.size:
+            return picture, masks
+        resize_to = list(self.resize_to) if isinstance(self.resize_to, tuple) else [self.resize_to]
+        picture = F.resize(picture, resize_to, interpolation=self.interpolation, antialias=True)
+        picture = F.center_crop(picture, list(self.size))
+        if masks.shape[0]:
+            masks = F.center_crop(F.resize(masks, resize_to, antialias=True), list(self.size))
+        return picture, masks
+
+    def normalize(self, pictures: torch.Tensor) -> torch.Tensor:
+        """uint8 (..., C, H, W) to the model's float32 input."""
+        mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
+        return (pictures.float() * self.scale - mean) / std
+
+
+class PGGCollator:
+    """Turns rows into the batch that [`PGGTrainer`] reads.
+
+    | key            | shape           | dtype                                                         |
+    | -------------- | --------------- | ------------------------------------------------------------- |
+    | `pixel_values` | (B, C, H, W)    | float32                                                       |
+    | `labels`       | (B, K)          | int64, distinct in a row, padded with -100                    |
+    | `label_weights`| (B, K)          | float32, sum to 1                                             |
+    | `provenance`   | (B, K, H, W)    | float32 in [0, 1]; only where some row of the batch has it    |
+    | `guided`       | (B,)            | bool: the row has provenance                                  |
+
+    Rows keep the contract, or have a single label in `label_column`; both may be mixed. Pictures of any mode are
+    converted to RGB (see `provenance.to_rgb`).
+
+    Args:
+        image_processor: The model's `transformers` image processor.
+        image_size (`int`, *optional*): Input size other than the processor's, in pixels.
+        augment (`Callable`, *optional*): A torchvision v2 transform of `{"image", "masks"}`, or of several of them;
+            it draws from torch's generator. For training only.
+        synthesis (`FreshDraws`, *optional*): A method applied to the rows, drawing afresh each epoch.
+        extra_columns (`Sequence[str]`): Integer columns (groups) passed on as (B,) int64.
+    """
+
+    def __init__(
+        self,
+        image_processor: Any,
+        *,
+        image_size: int | None = None,
+        augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        synthesis: FreshDraws | None = None,
+        image_column: str = IMAGE,
+        label_column: str = "label",
+        extra_columns: Sequence[str] = (),
+    ):
+        self.spec = InputSpec.from_processor(image_processor, image_size)
+        self.augment = augment
+        self.synthesis = synthesis
+        self.image_column = image_column
+        self.label_column = label_column
+        self.extra_columns = tuple(extra_columns)
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes `synthesis` draw for this epoch; workers see it too."""
+        if self.synthesis is not None:
+            self.synthesis.set_epoch(epoch)
+
+    def without_augmentation(self) -> PGGCollator:
+        """The same collator for evaluation: no augmentation, no synthesis."""
+        twin = PGGCollator.__new__(PGGCollator)
+        twin.__dict__.update(self.__dict__, augment=None, synthesis=None)
+        return twin
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        image_column = self.image_column
+        if self.synthesis is not None:
+            columns = self.synthesis({name: [row[name] for row in rows] for name in rows[0]})
+            rows = [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
+            image_column = IMAGE
+        samples = [self._sample(row, image_column) for row in rows]
+        places = max(len(labels) for _, labels, _, _ in samples)
+        guided = torch.tensor([masks is not None for _, _, _, masks in samples])
+
+        labels = torch.full((len(samples), places), PADDING_LABEL, dtype=torch.int64)
+        weights = torch.zeros(len(samples), places)
+        provenance = torch.zeros(len(samples), places if guided.any() else 0, *self.spec.size)
+        for i, (_, row_labels, row_weights, masks) in enumerate(samples):
+            labels[i, : len(row_labels)] = torch.tensor(row_labels)
+            weights[i, : len(row_weights)] = torch.tensor(row_weights)
+            if masks is not None:
+                provenance[i, : len(masks)] = masks
+        if not guided.any():
+            provenance = torch.zeros(len(samples), places, 1, 1)  # merged, then dropped
+        labels, weights, provenance = merge_sources(labels, weights, provenance)
+
+        batch = {
+            "pixel_values": self.spec.normalize(torch.stack([picture for picture, _, _, _ in samples])),
+            "labels": labels,
+            "label_weights": weights,
+            "guided": guided,
+        }
+        if guided.any():
+            batch[PROVENANCE] = provenance
+        for name in self.extra_columns:
+            batch[name] = torch.tensor([int(row[name]) for row in rows])
+        return batch
+
+    def _sample(
+        self, row: Mapping[str, Any], image_column: str
+    ) -> tuple[torch.Tensor, list[int], list[float], torch.Tensor | None]:
+        array = to_rgb(row[image_column])
+        labels, weights, masks = sources_of(row, array.shape[:2], self.label_column)
+        known = row.get(PROVENANCE) is not None
+        picture = torch.from_numpy(array).permute(2, 0, 1)
+        stack = torch.from_numpy(np.stack(masks)) if known else torch.zeros(0, *picture.shape[1:])
+        if self.augment is not None:
+            out = self.augment({"image": tv_tensors.Image(picture), "masks": tv_tensors.Mask(stack)})
+            picture, stack = out["image"].as_subclass(torch.Tensor), out["masks"].as_subclass(torch.Tensor)
+        picture, stack = self.spec.fit(picture, stack)
+        return picture, labels, weights, stack if known else None

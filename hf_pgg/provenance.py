@@ -1,0 +1,395 @@
+"""The contract: which pixels of a training sample come from which label's target object.
+
+A sample keeps its provenance beside it in an ordinary `datasets.Dataset`:
+
+| column          | feature                    | meaning                                                        |
+| --------------- | -------------------------- | -------------------------------------------------------------- |
+| `image`         | `Image()`                  | the synthetic sample                                           |
+| `labels`        | `List(ClassLabel)`, K      | the label of each source                                       |
+| `label_weights` | `List(Value("float32"))`, K| share of each label in the training target, sums to 1          |
+| `provenance`    | `List(Image(mode="L"))`, K | 255 where the pixel comes from that label's target, 0 where not |
+
+`provenance = None` means that nothing is known, hence *no guidance*; it means neither "all target" nor "all background".
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from PIL import Image as PILImage
+from PIL import ImageOps
+
+IMAGE = "image"
+LABELS = "labels"
+LABEL_WEIGHTS = "label_weights"
+PROVENANCE = "provenance"
+CONTRACT_COLUMNS = (IMAGE, LABELS, LABEL_WEIGHTS, PROVENANCE)
+
+PADDING_LABEL = -100
+_WEIGHT_TOLERANCE = 1e-3  # float32 weights of many sources do not sum to 1 exactly
+_OVERLAP_TOLERANCE = 2  # of 255: complementary soft masks are rounded separately
+
+
+class ProvenanceError(ValueError):
+    """A row does not keep the contract. The message names the row, the column and the remedy."""
+
+    def __init__(self, row: object, column: str, problem: str, remedy: str):
+        super().__init__(f"row {row}, column '{column}': {problem}. {remedy}")
+
+
+# ---------------------------------------------------------------------------------------------- features
+
+
+def provenance_features(label: ClassLabel, **extra: Any) -> Features:
+    """The `Features` of a dataset that keeps the contract.
+
+    Args:
+        label (`ClassLabel`): The classes.
+        extra: Further columns, name to feature.
+    """
+    return Features(
+        {
+            IMAGE: Image(),
+            LABELS: List(label),
+            LABEL_WEIGHTS: List(Value("float32")),
+            PROVENANCE: List(Image(mode="L")),
+            **extra,
+        }
+    )
+
+
+def class_label(features: Features, label_column: str = "label") -> ClassLabel:
+    """The `ClassLabel` of a dataset: that of `labels` where it keeps the contract, else of `label_column`.
+
+    Raises:
+        ValueError: If there is no such column or it is not a `ClassLabel`.
+    """
+    feature = features[LABELS].feature if LABELS in features else features.get(label_column)
+    if not isinstance(feature, ClassLabel):
+        raise ValueError(
+            f"column '{label_column}' is {'missing' if feature is None else f'a {type(feature).__name__}'}, not a"
+            f" ClassLabel; the columns are {sorted(features)}. Name the label column, and turn it into classes with"
+            f" `dataset.class_encode_column('{label_column}')`."
+        )
+    return feature
+
+
+# ---------------------------------------------------------------------------------------------- pictures and masks
+
+
+def open_picture(value: Any) -> PILImage.Image:
+    """A picture as a PIL image from what `datasets` holds: a PIL image, `{"bytes", "path"}`, a path, or an array.
+
+    The pixels are read, so that a truncated file fails here. The EXIF orientation is applied.
+
+    Raises:
+        ValueError: If there is no picture, it cannot be decoded, or an array holds NaN.
+    """
+    if isinstance(value, PILImage.Image):
+        picture = value
+    elif isinstance(value, np.ndarray):
+        picture = PILImage.fromarray(_array_to_uint8(value))
+    elif isinstance(value, Mapping) and (value.get("bytes") or value.get("path")):
+        picture = PILImage.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"])
+    elif isinstance(value, str):
+        picture = PILImage.open(value)
+    else:
+        raise ValueError(f"there is no picture (found {type(value).__name__})")
+    try:
+        picture.load()
+    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNGs
+        raise ValueError(f"the picture cannot be decoded ({error})") from error
+    if 0 in picture.size:
+        raise ValueError(f"the picture has no pixels (size {picture.size[0]}x{picture.size[1]})")
+    return ImageOps.exif_transpose(picture)
+
+
+def _array_to_uint8(array: np.ndarray) -> np.ndarray:
+    """(H, W[, C]) array to uint8; floats are taken as [0, 1], 16-bit integers as [0, 65535], booleans as 0 and 255."""
+    if 0 in array.shape:
+        raise ValueError(f"the picture has no pixels (array of shape {array.shape})")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise ValueError("the picture holds NaN or infinity")
+        return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    if array.dtype == np.uint16:
+        return np.rint(array / 257).astype(np.uint8)
+    return array.astype(np.uint8) * 255 if array.dtype == bool else array.astype(np.uint8)
+
+
+def to_rgb(value: Any) -> np.ndarray:
+    """A picture of any kind as (H, W, 3) uint8.
+
+    Grey is repeated, palettes and CMYK are converted, 16-bit grey is scaled to 8 bits, transparency is laid on black.
+    """
+    picture = open_picture(value)
+    if picture.mode in ("I;16", "I;16B", "I;16L", "I"):
+        grey = np.asarray(picture).astype(np.float64) / 257
+        picture = PILImage.fromarray(np.rint(np.clip(grey, 0, 255)).astype(np.uint8))
+    elif picture.mode == "F":
+        picture = PILImage.fromarray(_array_to_uint8(np.asarray(picture)))
+    elif picture.mode in ("RGBA", "LA", "PA") or "transparency" in picture.info:
+        rgba = picture.convert("RGBA")
+        picture = PILImage.alpha_composite(PILImage.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return np.array(picture.convert("RGB"))
+
+
+def encode_png(array: np.ndarray) -> dict[str, Any]:
+    """(H, W[, 3]) picture or mask (uint8, bool, or float in [0, 1]) as the value of an `Image` column."""
+    buffer = io.BytesIO()
+    PILImage.fromarray(_array_to_uint8(array)).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W), or (T, H, W) for a clip, as an 8-bit PNG; the T frames are stacked from top to bottom.
+
+    Args:
+        mask (`np.ndarray`): bool, uint8 in [0, 255], or float in [0, 1].
+    """
+    mask = np.asarray(mask)
+    if mask.ndim == 3:
+        mask = mask.reshape(-1, mask.shape[-1])
+    if mask.ndim != 2:
+        raise ValueError(f"a mask is (H, W) or (T, H, W), not {mask.shape}")
+    return encode_png(mask)
+
+
+def decode_mask(value: Any, num_frames: int | None = None) -> np.ndarray:
+    """The uint8 mask (H, W), or (T, H, W) if `num_frames` is given, that `encode_mask` wrote."""
+    mask = np.array(open_picture(value).convert("L"))
+    if num_frames is None:
+        return mask
+    if mask.shape[0] % num_frames:
+        raise ValueError(f"a mask of height {mask.shape[0]} does not hold {num_frames} frames")
+    return mask.reshape(num_frames, -1, mask.shape[1])
+
+
+# ---------------------------------------------------------------------------------------------- one row
+
+
+def sources_of(
+    row: Mapping[str, Any], shape: tuple[int, int], label_column: str = "label"
+) -> tuple[list[int], list[float], list[np.ndarray]]:
+    """Labels, weights and (H, W) float masks in [0, 1] of a row's sources.
+
+    A row with a single label and no provenance is one source whose target is the whole picture: what a mixing
+    method such as CutMix assumes.
+    """
+    if row.get(LABELS) is None:
+        if row.get(label_column) is None:
+            raise KeyError(f"the row has neither '{LABELS}' nor '{label_column}'; its columns are {sorted(row)}")
+        return [int(row[label_column])], [1.0], [np.ones(shape, np.float32)]
+    labels, weights = list(row[LABELS]), list(row[LABEL_WEIGHTS])
+    if row.get(PROVENANCE) is None:
+        return labels, weights, [np.ones(shape, np.float32) for _ in labels]
+    return labels, weights, [decode_mask(mask).astype(np.float32) / 255 for mask in row[PROVENANCE]]
+
+
+def validate_row(
+    row: Mapping[str, Any],
+    name: object,
+    num_classes: int,
+    *,
+    image_column: str = IMAGE,
+    label_column: str = "label",
+    allow_overlap: bool = False,
+) -> None:
+    """Checks one row against the contract.
+
+    Args:
+        row: The row; pictures and masks decoded or as `{"bytes", "path"}`.
+        name: How the error names the row (its index or id).
+        num_classes (`int`): Number of classes of the model.
+        allow_overlap (`bool`, *optional*, defaults to `False`): Whether masks of different sources may sum over 1,
+            as after a declared dilation.
+
+    Raises:
+        ProvenanceError: Naming the row, the column and the remedy.
+    """
+    try:
+        size = open_picture(row.get(image_column)).size
+    except (ValueError, OSError) as error:
+        raise ProvenanceError(name, image_column, str(error), "Replace or remove the row.") from error
+
+    plain = row.get(LABELS) is None
+    labels = [row.get(label_column)] if plain else row[LABELS]
+    column = label_column if plain else LABELS
+    if not labels or any(label is None for label in labels):
+        raise ProvenanceError(name, column, "there is no label", f"Give every row '{label_column}' or '{LABELS}'.")
+    for label in labels:
+        if not 0 <= label < num_classes:
+            raise ProvenanceError(
+                name, column, f"label {label} is outside 0..{num_classes - 1}", "Set `num_labels` of the model."
+            )
+    if not plain:
+        _validate_weights(row.get(LABEL_WEIGHTS), len(labels), name)
+    if row.get(PROVENANCE) is not None:
+        _validate_masks(row[PROVENANCE], len(labels), size, name, allow_overlap)
+
+
+def _validate_weights(weights: Sequence[float] | None, count: int, name: object) -> None:
+    if weights is None or len(weights) != count:
+        found = "missing" if weights is None else f"of length {len(weights)}"
+        raise ProvenanceError(name, LABEL_WEIGHTS, f"{found}, with {count} labels", "Give one weight a label.")
+    if not np.isfinite(weights).all() or min(weights) < 0 or abs(sum(weights) - 1) > _WEIGHT_TOLERANCE:
+        raise ProvenanceError(
+            name, LABEL_WEIGHTS, f"{list(weights)} sums to {sum(weights):.4g}, not 1", "Divide the weights by their sum."
+        )
+
+
+def _validate_masks(masks: Sequence[Any], count: int, size: tuple[int, int], name: object, allow_overlap: bool) -> None:
+    if len(masks) != count:
+        raise ProvenanceError(name, PROVENANCE, f"{len(masks)} masks, {count} labels", "Give one mask a label.")
+    total = np.zeros(size[::-1], np.int64)
+    for mask in masks:
+        try:
+            decoded = decode_mask(mask)
+        except (ValueError, OSError) as error:
+            raise ProvenanceError(name, PROVENANCE, str(error), "Encode it with `encode_mask`.") from error
+        if decoded.shape != total.shape:
+            raise ProvenanceError(
+                name,
+                PROVENANCE,
+                f"mask of {decoded.shape[1]}x{decoded.shape[0]} for a picture of {size[0]}x{size[1]}",
+                "Resize the mask with its picture.",
+            )
+        total += decoded
+    if not allow_overlap and total.max() > 255 + _OVERLAP_TOLERANCE:
+        raise ProvenanceError(
+            name,
+            PROVENANCE,
+            f"the masks sum to {total.max() / 255:.2f} at some pixel",
+            "A pixel comes from one source: make the masks disjoint, or set `allow_overlap=True` for dilated masks.",
+        )
+
+
+# ---------------------------------------------------------------------------------------------- a whole dataset
+
+
+def add_provenance(
+    dataset: Dataset,
+    *,
+    mask_column: str | None = None,
+    box_column: str | None = None,
+    image_column: str = IMAGE,
+    label_column: str = "label",
+    target_value: int | None = None,
+    **map_kwargs: Any,
+) -> Dataset:
+    """Turns a user's own mask or box column into provenance.
+
+    Rows whose mask or box is None get `provenance = None`, hence no guidance.
+
+    Args:
+        dataset (`Dataset`): With a picture and a single-label column.
+        mask_column (`str`, *optional*): A mask image: zero is background, the highest value the target; or a label
+            map, with `target_value`.
+        box_column (`str`, *optional*): Boxes `[x, y, width, height]` in pixels of the picture, one or a list.
+        target_value (`int`, *optional*): The value of the target in a label map (1 in the Oxford pets trimaps).
+        map_kwargs: Passed on to `Dataset.map` (`num_proc`, `batch_size`, ...).
+
+    Raises:
+        ValueError: If not exactly one of `mask_column` and `box_column` is given, or a column is missing.
+    """
+    if (mask_column is None) == (box_column is None):
+        raise ValueError("give either `mask_column` or `box_column`")
+    column = mask_column or box_column
+    for needed in (image_column, label_column, column):
+        if needed not in dataset.column_names:
+            raise ValueError(f"column '{needed}' is not in the dataset; its columns are {dataset.column_names}")
+
+    features = Features({**dataset.features, **provenance_features(class_label(dataset.features, label_column))})
+    features[IMAGE] = dataset.features[image_column]
+    # `image` is kept where it stands: a row function that returned it would encode every picture anew
+    return dataset.map(
+        _row_to_provenance,
+        with_indices=True,
+        fn_kwargs={
+            "column": column,
+            "is_box": box_column is not None,
+            "image_column": image_column,
+            "label_column": label_column,
+            "target_value": target_value,
+        },
+        features=features if image_column == IMAGE else None,
+        **map_kwargs,
+    )
+
+
+def _row_to_provenance(
+    row: Mapping[str, Any],
+    index: int,
+    *,
+    column: str,
+    is_box: bool,
+    image_column: str,
+    label_column: str,
+    target_value: int | None,
+) -> dict[str, Any]:
+    known = row[column]
+    out: dict[str, Any] = {LABELS: [row[label_column]], LABEL_WEIGHTS: [1.0], PROVENANCE: None}
+    if known is None:
+        return out
+    width, height = open_picture(row[image_column]).size
+    if is_box:
+        mask = boxes_to_mask(np.atleast_2d(np.asarray(known, dtype=np.float64)), (height, width))
+    elif target_value is not None:
+        mask = np.array(open_picture(known)) == target_value
+    else:
+        values = np.array(open_picture(known).convert("L"))
+        mask = values / max(int(values.max()), 1)
+    if mask.shape != (height, width):
+        raise ProvenanceError(
+            index,
+            column,
+            f"mask of {mask.shape[1]}x{mask.shape[0]} for a picture of {width}x{height}",
+            "Resize the mask with its picture.",
+        )
+    out[PROVENANCE] = [encode_mask(mask)]
+    return out
+
+
+def boxes_to_mask(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(N, 4) boxes `[x, y, width, height]` in pixels to one bool mask (H, W): the pixels whose centre lies in a box."""
+    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
+    mask = np.zeros(shape, bool)
+    for x, y, width, height in boxes:
+        mask |= np.outer((rows >= y) & (rows <= y + height), (columns >= x) & (columns <= x + width))
+    return mask
+
+
+# ---------------------------------------------------------------------------------------------- a batch
+
+
+def merge_sources(
+    labels: torch.Tensor, label_weights: torch.Tensor, provenance: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Merges sources that share a label, so that the labels of a sample are distinct.
+
+    I_c = min(1, sum of the masks with label c). Without this, mixing two pictures of one class would suppress that
+    class's gradient everywhere.
+
+    Args:
+        labels (`torch.Tensor`): (B, K) int64, padded with -100.
+        label_weights (`torch.Tensor`): (B, K) float.
+        provenance (`torch.Tensor`): (B, K, ...) float in [0, 1].
+
+    Returns:
+        The same three; a repeated label's later places become padding (-100, 0, 0).
+    """
+    same = (labels[:, :, None] == labels[:, None, :]) & (labels >= 0)[:, :, None]
+    first = (labels >= 0) & ~same.tril(-1).any(-1)
+    weights = torch.einsum("bkj,bj->bk", same.to(label_weights.dtype), label_weights)
+    masks = torch.einsum("bkj,bj...->bk...", same.to(provenance.dtype), provenance).clamp(max=1)
+    keep = first.view(first.shape + (1,) * (provenance.ndim - 2))
+    return (
+        labels.masked_fill(~first, PADDING_LABEL),
+        weights.masked_fill(~first, 0),
+        masks.masked_fill(~keep, 0),
+    )

@@ -1,0 +1,20 @@
+"""Synthesis methods that keep provenance: each a pure function on arrays under a `datasets.map` transform."""
+
+from hf_pgg.synthesis.ablation import MaskAblation
+from hf_pgg.synthesis.base import FreshDraws, Synthesizer
+from hf_pgg.synthesis.compositing import Composite
+from hf_pgg.synthesis.cutmix import CutMix
+from hf_pgg.synthesis.editing import Edit
+from hf_pgg.synthesis.exchange import BackgroundExchange
+from hf_pgg.synthesis.resizemix import ResizeMix
+
+__all__ = [
+    "BackgroundExchange",
+    "Composite",
+    "CutMix",
+    "Edit",
+    "FreshDraws",
+    "MaskAblation",
+    "ResizeMix",
+    "Synthesizer",
+]

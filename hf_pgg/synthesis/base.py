@@ -1,0 +1,230 @@
+"""What every synthesis method shares: how a row gets its numbers and its partner, and how a batch is walked.
+
+A method is a pure function on arrays under a frozen dataclass that `Dataset.map(batched=True, with_indices=True)`
+calls. Row r of epoch e draws everything from `default_rng([seed, id of r, e])`: never from its batch, its neighbours
+or global state, so the result is the same for any `num_proc`, `batch_size`, order or sharding.
+"""
+
+from __future__ import annotations
+
+import zlib
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+from datasets import Dataset, Features, IterableDataset
+from PIL import UnidentifiedImageError
+from torchvision.transforms.v2 import functional as F
+
+from hf_pgg.provenance import (
+    IMAGE,
+    LABEL_WEIGHTS,
+    LABELS,
+    PROVENANCE,
+    ProvenanceError,
+    class_label,
+    encode_mask,
+    encode_png,
+    open_picture,
+    provenance_features,
+)
+
+Self = TypeVar("Self", bound="Synthesizer")
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One synthesized sample: picture (H, W, 3) uint8, K labels, K weights, K masks (H, W) float in [0, 1] or None."""
+
+    picture: np.ndarray
+    labels: Sequence[int]
+    weights: Sequence[float]
+    masks: Sequence[np.ndarray] | None
+    extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesizer(ABC):
+    """A synthesis method as a `datasets.map` transform.
+
+    Args:
+        seed (`int`, *optional*, defaults to 0): With the row's id and the epoch, decides every draw.
+        epoch (`int`, *optional*, defaults to 0): See [`FreshDraws`] for a new draw each epoch.
+        row_id_column (`str`, *optional*): A column of unique ids (int or str). By default the index that `map` passes
+            is the id. Needed where there is no lasting index: `IterableDataset`, `with_transform`, the collator.
+        image_column, label_column (`str`): Names in the mapped dataset (and in the source pool, where there is one).
+    """
+
+    seed: int = 0
+    epoch: int = 0
+    row_id_column: str | None = None
+    image_column: str = IMAGE
+    label_column: str = "label"
+    # `datasets` hashes the fields, not the code: a change of what a method computes must change its number
+    version: int = field(default=1, init=False, repr=False)
+
+    @abstractmethod
+    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        """The sample that a row becomes; pure in (row, rng)."""
+
+    def extra_features(self) -> dict[str, Any]:
+        """Columns that the method adds beside the contract's, name to feature."""
+        return {}
+
+    def at_epoch(self: Self, epoch: int) -> Self:
+        """The same method, drawing for another epoch."""
+        return replace(self, epoch=epoch)
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
+        """A batch of rows (columns of lists) to the columns of the contract.
+
+        Raises:
+            ProvenanceError: If a picture cannot be read, naming the row.
+            ValueError: If a column is missing, or there is neither an index nor a `row_id_column`.
+        """
+        columns = {name: read_column(batch, name, indices) for name in batch}
+        if self.image_column not in columns:
+            raise ValueError(f"column '{self.image_column}' is not among {sorted(columns)}: set `image_column`")
+        count = len(columns[self.image_column])
+        out: dict[str, list[Any]] = {
+            name: [] for name in (IMAGE, LABELS, LABEL_WEIGHTS, PROVENANCE, *self.extra_features())
+        }
+        for i in range(count):
+            row = {name: values[i] for name, values in columns.items()}
+            name = self._row_id(row, None if indices is None else indices[i])
+            try:
+                sample = self.synthesize(row, self.generator(name))
+            except (ValueError, OSError, KeyError) as error:
+                if isinstance(error, ProvenanceError):
+                    raise
+                raise ProvenanceError(
+                    name, self.image_column, str(error.args[0] if error.args else error), f"{type(self).__name__} failed"
+                ) from error
+            out[IMAGE].append(encode_png(sample.picture))
+            out[LABELS].append([int(label) for label in sample.labels])
+            out[LABEL_WEIGHTS].append([float(weight) for weight in sample.weights])
+            out[PROVENANCE].append(None if sample.masks is None else [encode_mask(mask) for mask in sample.masks])
+            for extra in self.extra_features():
+                out[extra].append(sample.extra[extra])
+        return out
+
+    def generator(self, row_id: int | str) -> np.random.Generator:
+        """The row's own random numbers for this epoch."""
+        number = row_id if isinstance(row_id, int) else zlib.crc32(str(row_id).encode())
+        return np.random.default_rng([self.seed, number, self.epoch])
+
+    def map(self, dataset: Dataset | IterableDataset, **map_kwargs: Any) -> Any:
+        """`dataset.map` with this method, its features and its indices. `map_kwargs`: `num_proc`, `batch_size`, ..."""
+        if isinstance(dataset, IterableDataset) and self.row_id_column is None:
+            raise ValueError(
+                "an IterableDataset has no lasting row index (it restarts in every shard): store an id in a column"
+                " and name it in `row_id_column`"
+            )
+        map_kwargs.setdefault("batch_size", 32)  # pictures: the default of 1000 rows would be held in memory at once
+        return dataset.map(self, batched=True, with_indices=True, features=self.features(dataset.features), **map_kwargs)
+
+    def features(self, features: Features) -> Features:
+        """The features of the mapped dataset, from those of the dataset."""
+        label = class_label(features, self.label_column)
+        return Features({**features, **provenance_features(label), **self.extra_features()})
+
+    def _row_id(self, row: Mapping[str, Any], index: int | None) -> int | str:
+        if self.row_id_column is not None:
+            if row.get(self.row_id_column) is None:
+                raise ValueError(f"the row has no id in column '{self.row_id_column}'; its columns are {sorted(row)}")
+            row_id = row[self.row_id_column]
+            return row_id if isinstance(row_id, str) else int(row_id)
+        if index is None:
+            raise ValueError(
+                "outside `map` a row has no index to draw its numbers from: store an id in a column and name it in"
+                " `row_id_column` (`dataset.add_column('row_id', range(len(dataset)))`)"
+            )
+        return int(index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairSynthesizer(Synthesizer, ABC):
+    """A method that mixes each row with a partner from a source pool.
+
+    Args:
+        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
+    """
+
+    source: Dataset
+
+    def __post_init__(self) -> None:
+        if len(self.source) < 2:
+            raise ValueError(f"{type(self).__name__} mixes two pictures: its source has {len(self.source)} row(s)")
+
+    def partner(self, rng: np.random.Generator) -> dict[str, Any]:
+        """A row of the pool, drawn uniformly."""
+        return read_row(self.source, int(rng.integers(len(self.source))))
+
+
+class FreshDraws:
+    """A method that draws afresh each epoch, for `with_transform` and for the collator's `synthesis`.
+
+    `PGGTrainer` calls `set_epoch`; a plain loop calls it itself. The epoch lives in shared memory: data loader workers
+    see the change, persistent ones too.
+
+        fresh = FreshDraws(CutMix(source=dataset, row_id_column="row_id"))
+        dataset.with_transform(fresh)
+    """
+
+    def __init__(self, synthesizer: Synthesizer):
+        if synthesizer.row_id_column is None:
+            raise ValueError("fresh draws need `row_id_column`: outside `map` a row has no index")
+        self.synthesizer = synthesizer
+        self._epoch = torch.tensor(synthesizer.epoch, dtype=torch.int64).share_memory_()
+
+    def set_epoch(self, epoch: int) -> None:
+        self._epoch.fill_(epoch)
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+        fresh = self.synthesizer.at_epoch(int(self._epoch))(batch)
+        return {**{name: list(batch[name]) for name in batch if name not in fresh}, **fresh}
+
+
+# ---------------------------------------------------------------------------------------------- reading
+
+
+def read_column(batch: Mapping[str, Sequence[Any]], name: str, indices: Sequence[int] | None = None) -> Sequence[Any]:
+    """One column of a batch; a picture that cannot be decoded is named by its row instead of failing anonymously."""
+    try:
+        return batch[name]
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raw = batch.pa_table[name].to_pylist() if hasattr(batch, "pa_table") else []
+        for i, value in enumerate(raw):
+            try:
+                open_picture(value)
+            except (ValueError, OSError):
+                row = i if indices is None else indices[i]
+                raise ProvenanceError(row, name, f"the picture cannot be decoded ({error})", "Remove the row.") from error
+        raise
+
+
+def read_row(dataset: Dataset, index: int) -> dict[str, Any]:
+    """One row of a source pool.
+
+    Raises:
+        ProvenanceError: If one of its pictures cannot be decoded.
+    """
+    try:
+        return dataset[index]
+    except (OSError, SyntaxError, UnidentifiedImageError) as error:
+        raise ProvenanceError(index, "source", f"a picture cannot be decoded ({error})", "Remove the row.") from error
+
+
+# ---------------------------------------------------------------------------------------------- arrays
+
+
+def resize(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W[, C]) array to `shape` = (height, width), antialiased bilinear; the dtype is kept."""
+    if array.shape[:2] == tuple(shape):
+        return array
+    channels_first = torch.from_numpy(np.ascontiguousarray(array if array.ndim == 3 else array[..., None])).permute(2, 0, 1)
+    resized = F.resize(channels_first, list(shape), antialias=True).permute(1, 2, 0).numpy()
+    return resized if array.ndim == 3 else resized[..., 0]

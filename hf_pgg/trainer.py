@@ -1,0 +1,471 @@
+"""`PGGTrainer`: a `transformers.Trainer` whose loss includes input gradient guidance.
+
+What it writes is an ordinary checkpoint. The losses are sums over the samples divided by the number of samples of the
+accumulated, global batch, so that accumulation x k equals batch x k whatever the rows are.
+"""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from contextlib import nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, Image, List
+from torch import nn
+from torch.nn import functional as F
+from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.trainer_utils import EvalLoopOutput
+from transformers.utils import logging
+
+from hf_pgg.collator import PGGCollator
+from hf_pgg.config import PGGConfig
+from hf_pgg.guidance import (
+    FORMS,
+    Guidance,
+    RandomState,
+    exact_guidance,
+    first_order_guidance,
+    input_gradient,
+    running_statistics,
+    second_derivatives,
+    share,
+    uses_batch_statistics,
+)
+from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE, validate_row
+
+logger = logging.get_logger(__name__)
+
+
+class GroupedEvalPrediction(EvalPrediction):
+    """What `compute_metrics` receives: `label_ids` (N,) int64, and `groups`, group column -> (N,) int64."""
+
+    def __init__(self, groups: Mapping[str, np.ndarray], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.groups = groups
+
+
+def soft_cross_entropy(
+    logits: torch.Tensor, labels: torch.Tensor, label_weights: torch.Tensor, label_smoothing: float = 0.0
+) -> torch.Tensor:
+    """(B,) cross entropy against the weighted labels of each sample: sum_k weight_k CE(logits, label_k).
+
+    Args:
+        logits (`torch.Tensor`): (B, classes). labels (`torch.Tensor`): (B, K), padded with -100.
+        label_weights (`torch.Tensor`): (B, K).
+    """
+    total = torch.zeros((), device=logits.device)
+    for k in range(labels.shape[1]):
+        entropy = F.cross_entropy(
+            logits, labels[:, k], ignore_index=PADDING_LABEL, reduction="none", label_smoothing=label_smoothing
+        )
+        total = total + label_weights[:, k] * entropy
+    return total
+
+
+class _Epochs(TrainerCallback):
+    """Tells fresh draws (in the collator or in `with_transform`) which epoch it is."""
+
+    def __init__(self, trainer: PGGTrainer):
+        self.trainer = trainer
+
+    def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
+        for source in self.trainer.epoch_listeners():
+            source.set_epoch(int(state.epoch or 0))
+
+
+class PGGTrainer(Trainer):
+    """A `Trainer` that suppresses the input gradient outside each label's target.
+
+        trainer = PGGTrainer(model, args=PGGConfig(output_dir="out"), train_dataset=train, eval_dataset=test,
+                             processing_class=image_processor)
+
+    Datasets keep the contract of `hf_pgg.provenance`, or have a single-label column; rows without provenance are not
+    guided. Logs, beside the usual: `classification_loss`, `guidance_loss`, `target_gradient_share` and
+    `train_accuracy`; evaluation adds `target_gradient_share` where the rows have provenance.
+
+    Args:
+        model (`PreTrainedModel`): Takes `pixel_values`, returns `logits`.
+        args ([`PGGConfig`]): Training arguments.
+        augment (`Callable`, *optional*): torchvision v2 transform for training, see [`PGGCollator`].
+        data_collator (`PGGCollator`, *optional*): In place of the one made from `processing_class`.
+        kwargs: Those of `transformers.Trainer`. `compute_metrics` receives a [`GroupedEvalPrediction`].
+
+    Raises:
+        ValueError: If the configuration, the model or the datasets cannot be trained, before anything is written.
+        ProvenanceError: If a row does not keep the contract.
+    """
+
+    loss_is_scaled_for_ga = True  # compute_loss divides by the samples of the whole accumulated batch
+
+    def __init__(
+        self,
+        model: nn.Module,
+        args: PGGConfig,
+        *,
+        augment: Any = None,
+        data_collator: PGGCollator | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        compute_metrics: Any = None,
+        **kwargs: Any,
+    ):
+        if kwargs.get("compute_loss_func") is not None:
+            raise ValueError("PGGTrainer computes its own loss: `compute_loss_func` would be ignored, remove it")
+        _refuse_unsupported(model, args)
+        self.group_columns = list(args.group_columns or [])
+        if data_collator is None:
+            if processing_class is None:
+                raise ValueError("give `processing_class` (the model's image processor) or `data_collator`")
+            data_collator = PGGCollator(
+                processing_class,
+                image_size=args.image_size,
+                augment=augment,
+                image_column=args.image_column,
+                label_column=args.label_column,
+                extra_columns=self.group_columns,
+            )
+        num_classes = model.config.num_labels
+        evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
+        for name, dataset in {"training": train_dataset, **evaluated}.items():
+            if isinstance(dataset, Dataset):
+                check_dataset(dataset, name, num_classes, args, data_collator)
+        args.label_names = [LABELS, *self.group_columns]
+        self._user_metrics = compute_metrics
+        super().__init__(
+            model,
+            args=args,
+            data_collator=data_collator,
+            train_dataset=train_dataset,
+            eval_dataset=eval_dataset,
+            processing_class=processing_class,
+            compute_metrics=None if compute_metrics is None else self._metrics_with_groups,
+            **kwargs,
+        )
+        self.form = FORMS[args.guidance_form]
+        self._sums: dict[str, torch.Tensor] = {}
+        self._nonfinite_in_a_row = 0
+        self._steps_at_chance = 0
+        self.nonfinite_steps = 0
+        self.collapsed_at: int | None = None
+        self.add_callback(_Epochs(self))
+
+    # ------------------------------------------------------------------ data
+
+    def epoch_listeners(self) -> list[Any]:
+        """What wants to hear of a new epoch: the collator, and a `FreshDraws` set by `with_transform`."""
+        transform = getattr(self.train_dataset, "format", {}) if isinstance(self.train_dataset, Dataset) else {}
+        candidates = [self.data_collator, transform.get("format_kwargs", {}).get("transform")]
+        return [candidate for candidate in candidates if hasattr(candidate, "set_epoch")]
+
+    def _set_signature_columns_if_needed(self) -> None:
+        # the contract's columns, not the model's signature: the stock Trainer would drop the masks
+        if self._signature_columns is None:
+            collator = self.data_collator
+            names = [*CONTRACT_COLUMNS, self.args.image_column, self.args.label_column, *self.group_columns]
+            synthesis = getattr(collator, "synthesis", None)
+            if synthesis is not None:
+                names += [synthesis.synthesizer.row_id_column, synthesis.synthesizer.image_column]
+                names += [value for name, value in vars(synthesis.synthesizer).items() if name.endswith("_column") and value]
+            self._signature_columns = list(dict.fromkeys(names))
+
+    def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
+        if isinstance(dataset, Dataset):
+            if dataset.format["type"] == "custom":
+                return dataset  # a transform set by the user may read any column
+            for name, feature in dataset.features.items():  # decoded once, in the collator
+                if isinstance(feature, Image) and feature.decode:
+                    dataset = dataset.cast_column(name, Image(decode=False))
+                elif isinstance(feature, List) and isinstance(feature.feature, Image):
+                    dataset = dataset.cast_column(name, List(Image(decode=False)))
+        return super()._remove_unused_columns(dataset, description)
+
+    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
+        return self._without_augmentation(super().get_eval_dataloader, eval_dataset)
+
+    def get_test_dataloader(self, test_dataset: Any) -> Any:
+        return self._without_augmentation(super().get_test_dataloader, test_dataset)
+
+    def _without_augmentation(self, make: Any, dataset: Any) -> Any:
+        collator = self.data_collator
+        if isinstance(collator, PGGCollator):
+            self.data_collator = collator.without_augmentation()
+        try:
+            return make(dataset)
+        finally:
+            self.data_collator = collator
+
+    # ------------------------------------------------------------------ loss
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
+        if not batch_samples:
+            return None
+        count = torch.tensor(sum(len(batch["pixel_values"]) for batch in batch_samples), device=device)
+        return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        inputs = dict(inputs)
+        labels, weights = inputs.pop("labels"), inputs.pop("label_weights")
+        guided, provenance = inputs.pop("guided"), inputs.pop(PROVENANCE, None)
+        for name in self.group_columns:
+            inputs.pop(name, None)
+        pixels = inputs["pixel_values"]
+        alpha = self.current_alpha() if model.training and provenance is not None else 0.0
+        module = self.accelerator.unwrap_model(model)
+        if model.training and self.args.freeze_batch_norm:
+            _freeze_batch_norm(module)  # every step: the stock training step has just called `model.train()`
+
+        def forward(moved: torch.Tensor) -> torch.Tensor:
+            # past any wrapper: a second pass through DDP's would confuse its reducer
+            return module(**{**inputs, "pixel_values": moved}).logits
+
+        exact = self.args.guidance_mode == "exact"
+        separate = alpha > 0 and uses_batch_statistics(module)
+        if alpha > 0 and not separate:
+            inputs["pixel_values"] = pixels = pixels.detach().requires_grad_()
+        random_state = RandomState(pixels.device)
+        with second_derivatives() if alpha > 0 and exact and not separate else nullcontext():
+            outputs = model(**inputs)
+        entropy = soft_cross_entropy(outputs.logits, labels, weights, self.args.label_smoothing_factor)
+        count = num_items_in_batch if num_items_in_batch is not None else len(pixels)
+        loss = entropy.sum() / count
+        if alpha > 0:
+            guidance = self._guide(forward, outputs.logits, pixels, labels, provenance, guided, separate, random_state)
+            if self._finite(guidance):
+                # the surrogate's gradient, the loss's value
+                value = guidance.surrogate + (guidance.loss - guidance.surrogate).detach()
+                loss = loss + alpha * value.sum() / count
+            self._add_up(guidance_loss=guidance.loss.sum(), share=guidance.target_share.sum(), guided=guided.sum())
+        if model.training:
+            top = labels.gather(1, weights.argmax(1, keepdim=True))[:, 0]
+            right = (outputs.logits.argmax(1) == top).sum()
+            self._add_up(classification_loss=entropy.detach().sum(), right=right, samples=torch.tensor(len(pixels)))
+        if self.args.world_size > 1 and num_items_in_batch is not None:
+            loss = loss * self.args.world_size  # DDP averages over processes, the count is global
+        return (loss, outputs) if return_outputs else loss
+
+    def _guide(
+        self,
+        forward: Any,
+        logits: torch.Tensor,
+        pixels: torch.Tensor,
+        labels: torch.Tensor,
+        provenance: torch.Tensor,
+        guided: torch.Tensor,
+        separate: bool,
+        random_state: RandomState,
+    ) -> Guidance:
+        exact, centered = self.args.guidance_mode == "exact", self.args.guidance_logit == "centered"
+        module = self.accelerator.unwrap_model(self.model_wrapped)
+        with running_statistics(module), second_derivatives() if exact else nullcontext():
+            if separate:  # batch statistics leak between samples: guidance takes a forward pass of its own
+                pixels = pixels.detach().requires_grad_()
+                with random_state.replayed():
+                    logits = forward(pixels)
+            if exact:
+                return exact_guidance(
+                    logits, pixels, labels, provenance, guided, self.form, centered=centered
+                )
+            return first_order_guidance(
+                forward,
+                logits,
+                pixels,
+                labels,
+                provenance,
+                guided,
+                self.form,
+                random_state=random_state,
+                step=self.args.guidance_step,
+                centered=centered,
+            )
+
+    def current_alpha(self) -> float:
+        """alpha at this step: grows linearly over `alpha_warmup_ratio` of the steps."""
+        warmup = self.args.alpha_warmup_ratio * self.state.max_steps
+        return self.args.alpha * min(1.0, (self.state.global_step + 1) / warmup) if warmup > 0 else self.args.alpha
+
+    def _finite(self, guidance: Guidance) -> bool:
+        if bool(torch.isfinite(guidance.loss).all() and torch.isfinite(guidance.surrogate).all()):
+            self._nonfinite_in_a_row = 0
+            return True
+        self.nonfinite_steps += 1
+        self._nonfinite_in_a_row += 1
+        logger.warning(f"step {self.state.global_step}: the guidance loss is not finite; this batch trains without it")
+        if self._nonfinite_in_a_row >= self.args.max_nonfinite_steps:
+            raise RuntimeError(
+                f"the guidance loss was NaN or infinite {self._nonfinite_in_a_row} times in a row: the model has"
+                " diverged. Lower the learning rate or alpha, or train in bf16 or float32 instead of fp16."
+            )
+        return False
+
+    # ------------------------------------------------------------------ logging
+
+    def _add_up(self, **values: torch.Tensor) -> None:
+        for name, value in values.items():
+            value = value.detach().double()
+            self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs and self._sums:
+            names = ("guidance_loss", "share", "guided", "classification_loss", "right", "samples")
+            device = self.args.device
+            sums = torch.stack([self._sums.get(n, torch.zeros((), dtype=torch.float64)).to(device) for n in names])
+            if self.args.world_size > 1:
+                sums = self.accelerator.reduce(sums, "sum")
+            total = dict(zip(names, sums.tolist(), strict=True))
+            self._sums = {}
+            logs["classification_loss"] = total["classification_loss"] / total["samples"]
+            logs["train_accuracy"] = total["right"] / total["samples"]
+            if self.current_alpha() > 0:
+                logs["alpha"] = self.current_alpha()
+                logs["guidance_loss"] = total["guidance_loss"] / total["samples"]
+            if total["guided"]:
+                logs["target_gradient_share"] = total["share"] / total["guided"]
+            if self.nonfinite_steps:
+                logs["nonfinite_steps"] = self.nonfinite_steps
+            self._watch_for_collapse(logs["train_accuracy"], total["samples"])
+        super().log(logs, start_time)
+
+    def _watch_for_collapse(self, accuracy: float, samples: float) -> None:
+        """Warns when guidance has destroyed the features: training accuracy at chance after a fifth of the steps."""
+        chance = 1 / self.model.config.num_labels
+        spread = (chance * (1 - chance) / samples) ** 0.5
+        late = self.state.global_step > 0.2 * self.state.max_steps
+        self._steps_at_chance = self._steps_at_chance + 1 if late and accuracy < chance + 2 * spread else 0
+        if self._steps_at_chance >= 3 and self.collapsed_at is None:
+            self.collapsed_at = self.state.global_step
+            logger.warning(
+                f"step {self.state.global_step}: accuracy on the training batches is {accuracy:.2f}, chance is"
+                f" {chance:.2f}: the features are destroyed. Lower alpha or the learning rate."
+            )
+
+    # ------------------------------------------------------------------ evaluation
+
+    def prediction_step(
+        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
+    ) -> Any:
+        if self.args.eval_target_share and PROVENANCE in inputs:
+            self._add_target_share(self._prepare_inputs(inputs))
+        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
+
+    def _add_target_share(self, inputs: dict[str, Any]) -> None:
+        pixels, provenance = inputs["pixel_values"].detach().requires_grad_(), inputs[PROVENANCE]
+        with torch.enable_grad(), self.compute_loss_context_manager():
+            logits = self.accelerator.unwrap_model(self.model_wrapped)(pixel_values=pixels).logits
+            for k in range(inputs["labels"].shape[1]):
+                chosen = inputs["labels"][:, k].masked_fill(~inputs["guided"], PADDING_LABEL)
+                gradient = input_gradient(logits, pixels, chosen)
+                outside = share(gradient, provenance[:, k, None], pixels.detach())
+                self._eval_sums += torch.stack([((1 - outside) * (chosen >= 0)).sum(), (chosen >= 0).sum()]).double()
+
+    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+        self._eval_sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        sums = self.accelerator.reduce(self._eval_sums, "sum") if self.args.world_size > 1 else self._eval_sums
+        if sums[1] > 0:
+            output.metrics[f"{metric_key_prefix}_target_gradient_share"] = (sums[0] / sums[1]).item()
+        return output
+
+    def _metrics_with_groups(self, prediction: EvalPrediction) -> dict[str, float]:
+        label_ids = prediction.label_ids
+        labels, *groups = label_ids if isinstance(label_ids, tuple) else (label_ids,)
+        # sources are listed with the row's own first; evaluation rows have one label as a rule
+        return self._user_metrics(
+            GroupedEvalPrediction(
+                groups=dict(zip(self.group_columns, groups, strict=True)),
+                predictions=prediction.predictions,
+                label_ids=labels[:, 0],
+                inputs=prediction.inputs,
+                losses=prediction.losses,
+            )
+        )
+
+
+def _freeze_batch_norm(module: nn.Module) -> None:
+    for child in module.modules():
+        if isinstance(child, nn.modules.batchnorm._BatchNorm):
+            child.eval()
+
+
+def _refuse_unsupported(model: nn.Module, args: PGGConfig) -> None:
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft
+    parameters = inspect.signature(base.forward).parameters
+    if "pixel_values" not in parameters:
+        raise ValueError(
+            f"{type(base).__name__}.forward takes {', '.join(parameters)}, not `pixel_values`: guidance needs a model"
+            " that reads pictures or clips"
+        )
+    if args.alpha == 0:
+        return
+    if args.n_gpu > 1:
+        raise ValueError("guidance does not run under DataParallel: start one process a GPU with `accelerate launch`")
+    reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
+    if args.gradient_checkpointing and reentrant:
+        raise ValueError(
+            "reentrant checkpointing forbids input gradients: set gradient_checkpointing_kwargs={'use_reentrant': False}"
+        )
+    if args.guidance_mode == "exact":
+        for name, used in (
+            ("torch_compile", args.torch_compile),
+            ("FSDP", bool(args.fsdp)),
+            ("DeepSpeed", bool(args.deepspeed)),
+            ("ddp_static_graph", bool(getattr(args, "ddp_static_graph", False))),
+        ):
+            if used:
+                raise ValueError(
+                    f"exact guidance differentiates twice, which {name} does not support: set"
+                    " guidance_mode='finite_difference'"
+                )
+
+
+def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig, collator: Any) -> None:
+    """Checks a dataset's columns, and up to `args.validate_rows` of its rows, before the first step.
+
+    Raises:
+        ValueError: If the dataset is empty or a column is missing.
+        ProvenanceError: If a row does not keep the contract.
+    """
+    if len(dataset) == 0:
+        raise ValueError(f"the {name} dataset is empty")
+    synthesized = getattr(collator, "synthesis", None) is not None or dataset.format["type"] == "custom"
+    if synthesized:
+        return  # the rows that reach the model do not exist yet; the synthesizer names a bad one
+    columns = dataset.column_names
+    if args.image_column not in columns:
+        raise ValueError(f"the {name} dataset has no column '{args.image_column}' but {columns}: set `image_column`")
+    if LABELS not in columns and args.label_column not in columns:
+        raise ValueError(
+            f"the {name} dataset has neither '{LABELS}' nor '{args.label_column}' but {columns}: set `label_column`"
+        )
+    for group in args.group_columns or []:
+        if group not in columns:
+            raise ValueError(f"the {name} dataset has no group column '{group}' but {columns}")
+        if not isinstance(dataset.features[group], ClassLabel) and "int" not in str(dataset.features[group]):
+            raise ValueError(
+                f"group column '{group}' of the {name} dataset is {dataset.features[group]}, not integers: turn it into"
+                f" classes with `dataset.class_encode_column('{group}')`"
+            )
+    read = [column for column in (*CONTRACT_COLUMNS, args.image_column, args.label_column) if column in columns]
+    rows = dataset.select_columns(list(dict.fromkeys(read)))
+    for column in rows.column_names:
+        if isinstance(rows.features[column], Image):
+            rows = rows.cast_column(column, Image(decode=False))
+        elif column == PROVENANCE:
+            rows = rows.cast_column(column, List(Image(decode=False)))
+    count = min(len(rows), args.validate_rows)
+    if count < len(rows):
+        logger.warning(f"{count} of the {len(rows)} rows of the {name} dataset are checked (`validate_rows`)")
+    for i in np.linspace(0, len(rows) - 1, count).astype(int) if count else []:
+        validate_row(
+            rows[int(i)],
+            f"{i} of the {name} dataset",
+            num_classes,
+            image_column=args.image_column,
+            label_column=args.label_column,
+            allow_overlap=args.allow_overlap,
+        )

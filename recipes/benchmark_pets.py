@@ -1,0 +1,218 @@
+"""The pets benchmark: one run per line of a plan, each result appended to a JSON-lines file, finished runs skipped.
+
+    python recipes/benchmark_pets.py --data DATA --plan search --jobs 2
+    python recipes/benchmark_pets.py --data DATA --plan headline --jobs 2
+
+`DATA` holds `oxford-pets-masks`, `scene-backgrounds` and the two checkpoints. A run is a [`Run`]; plans are in
+`recipes/benchmark_plans.py`. Validation (a part of train) decides every choice; the test figures of a run are stored
+beside, and read by `recipes/benchmark_table.py` for the chosen rows only.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import subprocess
+import sys
+import tempfile
+import time
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+
+import numpy as np
+from transformers import HfArgumentParser
+
+CHECKPOINTS = {"cnn": ("efficientnet-lite0-imagenet1k", 96), "vit": ("dinov2-small-saliency", 98)}
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. `method`: plain, guided, exchange, exchange+guided, unbiased, unbiased+guided, no-edits."""
+
+    setting: str = "a"
+    backbone: str = "cnn"
+    method: str = "plain"
+    form: str = "share"
+    alpha: float = 0.0
+    masks: str = "true"
+    guide: str = "all"
+    logit: str = "label"
+    seed: int = 0
+    learning_rate: float = 3e-4
+    epochs: int = 5
+    alpha_warmup: float = 0.0
+    head_epochs: int = 0
+    clip: float = 1.0
+    extra: dict[str, float] = field(default_factory=dict)
+
+    @property
+    def key(self) -> str:
+        return json.dumps(asdict(self), sort_keys=True)
+
+
+def execute(run: Run, root: str) -> dict[str, object]:
+    """Trains and evaluates one run; the record holds the run, the figures, versions, device and time."""
+    import torch
+    import transformers
+    from torchvision.transforms import v2
+    from transformers import AutoImageProcessor, AutoModelForImageClassification, set_seed
+
+    import hf_pgg
+    import pets_on_scenes
+    from hf_pgg import BackgroundExchange, MaskAblation, PGGConfig, PGGTrainer
+    from hf_pgg.metrics import group_metrics
+
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    name, size = CHECKPOINTS[run.backbone]
+    data = pets_on_scenes.load(
+        root, run.setting, size, run.seed, bias="unbiased" not in run.method, edits=run.method != "no-edits"
+    )
+    train = data.train
+    if "exchange" in run.method:
+        train = BackgroundExchange(source=train, seed=run.seed).map(train)
+    if run.masks != "true":
+        kind, _, fraction = run.masks.partition(":")
+        train = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=run.seed).map(train)
+    if run.guide == "edits":
+        train = train.map(lambda row: {"provenance": row["provenance"] if row["is_edit"] else None})
+
+    set_seed(run.seed)
+    model = AutoModelForImageClassification.from_pretrained(
+        f"{root}/{name}", num_labels=3, dtype=torch.float32, ignore_mismatched_sizes=True
+    )
+    processor = AutoImageProcessor.from_pretrained(f"{root}/{name}")
+
+    def metrics(prediction: object) -> dict[str, float]:
+        groups = 100 * prediction.label_ids + prediction.groups["background"]
+        return group_metrics(prediction.predictions.argmax(1), prediction.label_ids, groups)
+
+    with tempfile.TemporaryDirectory() as folder:
+
+        def trainer(**options: object) -> PGGTrainer:
+            args = PGGConfig(
+                **{
+                    "output_dir": folder,
+                    "per_device_train_batch_size": 32,
+                    "per_device_eval_batch_size": 64,
+                    "num_train_epochs": run.epochs,
+                    "learning_rate": run.learning_rate,
+                    "lr_scheduler_type": "cosine",
+                    "warmup_steps": 10,
+                    "weight_decay": 0.01,
+                    "max_grad_norm": run.clip,
+                    "alpha": run.alpha,
+                    "guidance_form": run.form,
+                    "guidance_logit": run.logit,
+                    "alpha_warmup_ratio": run.alpha_warmup,
+                    "freeze_batch_norm": True,
+                    "image_size": size,
+                    "group_columns": ["background"],
+                    "logging_steps": 5,
+                    "save_strategy": "no",
+                    "report_to": [],
+                    "seed": run.seed,
+                    "disable_tqdm": True,
+                    "dataloader_pin_memory": False,
+                    "validate_rows": 100,
+                    **run.extra,
+                    **options,
+                }
+            )
+            flip = v2.RandomHorizontalFlip()
+            return PGGTrainer(
+                model,
+                args,
+                augment=flip,
+                train_dataset=train,
+                processing_class=processor,
+                compute_metrics=metrics,
+            )
+
+        if run.head_epochs:
+            head = model.get_output_embeddings() if hasattr(model, "_never") else _head(model)
+            for parameter in model.parameters():
+                parameter.requires_grad_(False)
+            for parameter in head.parameters():
+                parameter.requires_grad_(True)
+            trainer(alpha=0.0, num_train_epochs=run.head_epochs, learning_rate=1e-2).train()
+            for parameter in model.parameters():
+                parameter.requires_grad_(True)
+        started = time.time()
+        fitted = trainer()
+        fitted.train()
+        seconds = time.time() - started
+        validation = fitted.evaluate(data.validation, metric_key_prefix="validation")
+        test = fitted.evaluate(data.test, metric_key_prefix="test")
+    history = [entry for entry in fitted.state.log_history if "loss" in entry]
+    return {
+        "run": asdict(run),
+        **{k: v for k, v in {**validation, **test}.items() if not k.endswith(("_runtime", "_per_second"))},
+        "train_accuracy": float(np.mean([entry["train_accuracy"] for entry in history[-4:]])),
+        "collapsed_at": fitted.collapsed_at,
+        "nonfinite_steps": fitted.nonfinite_steps,
+        "train_seconds": seconds,
+        "steps": fitted.state.global_step,
+        "curve": [
+            {k: round(entry[k], 4) for k in ("step", "classification_loss", "guidance_loss", "train_accuracy") if k in entry}
+            for entry in history
+        ],
+        "versions": {"hf_pgg": hf_pgg.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
+        "device": "cuda" if torch.cuda.is_available() else f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
+    }
+
+
+def _head(model: object) -> object:
+    """The classification head of a `transformers` or timm-wrapped classifier."""
+    return model.timm_model.get_classifier() if hasattr(model, "timm_model") else model.classifier
+
+
+@dataclass
+class Arguments:
+    data: str = field(metadata={"help": "Folder of the data sets and checkpoints."})
+    plan: str = field(default="search", metadata={"help": "Name of a plan in benchmark_plans.py."})
+    results: str = field(default="recipes/results/pets.jsonl", metadata={"help": "Results file, appended to."})
+    jobs: int = field(default=1, metadata={"help": "Runs at a time, one process each."})
+    run: str | None = field(default=None, metadata={"help": "One run as JSON; printed by --plan, used internally."})
+
+
+def finished(path: Path) -> set[str]:
+    """Keys of the runs that are in the results file."""
+    if not path.exists():
+        return set()
+    return {Run(**json.loads(line)["run"]).key for line in path.read_text().splitlines()}
+
+
+def main() -> None:
+    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    path = Path(arguments.results)
+    if arguments.run:
+        record = execute(Run(**json.loads(arguments.run)), arguments.data)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        with path.open("a") as file:
+            file.write(json.dumps(record) + "\n")
+        return
+
+    import benchmark_plans
+
+    done = finished(path)
+    todo = [run for run in getattr(benchmark_plans, arguments.plan)() if run.key not in done]
+    print(f"plan {arguments.plan}: {len(todo)} runs to do")
+
+    def launch(run: Run) -> None:
+        threads = max((os.cpu_count() or 1) // arguments.jobs, 1)
+        command = [sys.executable, __file__, "--data", arguments.data, "--results", str(path), "--run", run.key]
+        env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
+        result = subprocess.run(command, env=env, capture_output=True, text=True)
+        print(f"{'ok' if result.returncode == 0 else 'FAILED'} {run.key}", flush=True)
+        if result.returncode:
+            print(result.stderr[-3000:], flush=True)
+
+    with ThreadPoolExecutor(arguments.jobs) as pool:
+        list(pool.map(launch, todo))
+
+
+if __name__ == "__main__":
+    main()
