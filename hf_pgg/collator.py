@@ -17,7 +17,6 @@ from torchvision.transforms.v2 import functional as F
 
 from hf_pgg.provenance import (
     IMAGE,
-    LABELS,
     PADDING_LABEL,
     PROVENANCE,
     merge_sources,

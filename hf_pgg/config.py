@@ -62,9 +62,7 @@ class PGGConfig(TrainingArguments):
     validate_rows: int = field(
         default=10_000, metadata={"help": "Rows of each dataset checked before the first step; 0 checks none."}
     )
-    eval_target_share: bool = field(
-        default=True, metadata={"help": "Measure the target gradient share in evaluation."}
-    )
+    eval_target_share: bool = field(default=True, metadata={"help": "Measure the target gradient share in evaluation."})
     max_nonfinite_steps: int = field(
         default=10, metadata={"help": "Non-finite guidance losses in a row before training stops."}
     )

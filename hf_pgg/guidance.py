@@ -102,7 +102,7 @@ class RandomState:
     def replayed(self) -> Iterator[None]:
         with torch.random.fork_rng(devices=[self._cuda] if self._cuda else []):
             torch.set_rng_state(self._cpu_state)
-            if self._cuda:
+            if self._cuda is not None and self._cuda_state is not None:
                 torch.cuda.set_rng_state(self._cuda_state, self._cuda)
             yield
 
@@ -134,7 +134,12 @@ def chosen_logit(logits: torch.Tensor, labels: torch.Tensor, centered: bool = Fa
 
 
 def input_gradient(
-    logits: torch.Tensor, pixels: torch.Tensor, labels: torch.Tensor, *, centered: bool = False, create_graph: bool = False
+    logits: torch.Tensor,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    *,
+    centered: bool = False,
+    create_graph: bool = False,
 ) -> torch.Tensor:
     """d f_c / d x of one label a row, float32, of the shape of `pixels`. The graph of `logits` is kept.
 
@@ -162,7 +167,7 @@ def _check(pixels: torch.Tensor, labels: torch.Tensor, provenance: torch.Tensor,
 def _per_label(
     labels: torch.Tensor, provenance: torch.Tensor, guided: torch.Tensor, form: Form
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """For each of the K places: labels (B,) with -100 where there is nothing to guide, masks (B, [T,] 1, H, W), scale."""
+    """For each of K places: labels (B,), -100 where nothing is guided; masks (B, [T,] 1, H, W); scale (B,)."""
     count = (labels >= 0).sum(1).clamp(min=1)
     scale = torch.ones_like(count, dtype=torch.float32) if form in SUMMED_FORMS else 1 / count.float()
     for k in range(labels.shape[1]):
@@ -255,5 +260,5 @@ def first_order_guidance(
         with random_state.replayed():
             moved = forward((still.float() + h.view(expand) * unit).to(pixels.dtype))
         rise = chosen_logit(moved, chosen, centered) - chosen_logit(logits, chosen, centered)
-        surrogate = surrogate + scale * length / h * rise
+        surrogate = surrogate + scale * (length / h) * rise
     return Guidance(loss, surrogate, inside_share / counted.clamp(min=1))

@@ -9,7 +9,7 @@ A sample keeps its provenance beside it in an ordinary `datasets.Dataset`:
 | `label_weights` | `List(Value("float32"))`, K| share of each label in the training target, sums to 1          |
 | `provenance`    | `List(Image(mode="L"))`, K | 255 where the pixel comes from that label's target, 0 where not |
 
-`provenance = None` means that nothing is known, hence *no guidance*; it means neither "all target" nor "all background".
+`provenance = None` means that nothing is known, hence *no guidance*: neither "all target" nor "all background".
 """
 
 from __future__ import annotations
@@ -222,7 +222,7 @@ def validate_row(
     column = label_column if plain else LABELS
     if not labels or any(label is None for label in labels):
         raise ProvenanceError(name, column, "there is no label", f"Give every row '{label_column}' or '{LABELS}'.")
-    for label in labels:
+    for label in map(int, labels):
         if not 0 <= label < num_classes:
             raise ProvenanceError(
                 name, column, f"label {label} is outside 0..{num_classes - 1}", "Set `num_labels` of the model."
@@ -239,7 +239,10 @@ def _validate_weights(weights: Sequence[float] | None, count: int, name: object)
         raise ProvenanceError(name, LABEL_WEIGHTS, f"{found}, with {count} labels", "Give one weight a label.")
     if not np.isfinite(weights).all() or min(weights) < 0 or abs(sum(weights) - 1) > _WEIGHT_TOLERANCE:
         raise ProvenanceError(
-            name, LABEL_WEIGHTS, f"{list(weights)} sums to {sum(weights):.4g}, not 1", "Divide the weights by their sum."
+            name,
+            LABEL_WEIGHTS,
+            f"{list(weights)} sums to {sum(weights):.4g}, not 1",
+            "Divide the weights by their sum.",
         )
 
 

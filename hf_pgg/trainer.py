@@ -98,11 +98,13 @@ class PGGTrainer(Trainer):
         ProvenanceError: If a row does not keep the contract.
     """
 
+    args: PGGConfig
+    model: Any
     loss_is_scaled_for_ga = True  # compute_loss divides by the samples of the whole accumulated batch
 
     def __init__(
         self,
-        model: nn.Module,
+        model: Any,
         args: PGGConfig,
         *,
         augment: Any = None,
@@ -128,7 +130,7 @@ class PGGTrainer(Trainer):
                 label_column=args.label_column,
                 extra_columns=self.group_columns,
             )
-        num_classes = model.config.num_labels
+        num_classes = _config(model).num_labels
         evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
         for name, dataset in {"training": train_dataset, **evaluated}.items():
             if isinstance(dataset, Dataset):
@@ -169,8 +171,10 @@ class PGGTrainer(Trainer):
             synthesis = getattr(collator, "synthesis", None)
             if synthesis is not None:
                 names += [synthesis.synthesizer.row_id_column, synthesis.synthesizer.image_column]
-                names += [value for name, value in vars(synthesis.synthesizer).items() if name.endswith("_column") and value]
-            self._signature_columns = list(dict.fromkeys(names))
+                names += [
+                    value for name, value in vars(synthesis.synthesizer).items() if name.endswith("_column") and value
+                ]
+            self._signature_columns: Any = list(dict.fromkeys(names))
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         if isinstance(dataset, Dataset):
@@ -268,9 +272,7 @@ class PGGTrainer(Trainer):
                 with random_state.replayed():
                     logits = forward(pixels)
             if exact:
-                return exact_guidance(
-                    logits, pixels, labels, provenance, guided, self.form, centered=centered
-                )
+                return exact_guidance(logits, pixels, labels, provenance, guided, self.form, centered=centered)
             return first_order_guidance(
                 forward,
                 logits,
@@ -333,7 +335,7 @@ class PGGTrainer(Trainer):
 
     def _watch_for_collapse(self, accuracy: float, samples: float) -> None:
         """Warns when guidance has destroyed the features: training accuracy at chance after a fifth of the steps."""
-        chance = 1 / self.model.config.num_labels
+        chance = 1 / _config(self.model).num_labels
         spread = (chance * (1 - chance) / samples) ** 0.5
         late = self.state.global_step > 0.2 * self.state.max_steps
         self._steps_at_chance = self._steps_at_chance + 1 if late and accuracy < chance + 2 * spread else 0
@@ -363,17 +365,25 @@ class PGGTrainer(Trainer):
                 outside = share(gradient, provenance[:, k, None], pixels.detach())
                 self._eval_sums += torch.stack([((1 - outside) * (chosen >= 0)).sum(), (chosen >= 0).sum()]).double()
 
-    def evaluation_loop(self, *args: Any, metric_key_prefix: str = "eval", **kwargs: Any) -> EvalLoopOutput:
+    def evaluation_loop(
+        self,
+        dataloader: Any,
+        description: str,
+        prediction_loss_only: bool | None = None,
+        ignore_keys: list[str] | None = None,
+        metric_key_prefix: str = "eval",
+    ) -> EvalLoopOutput:
         self._eval_sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
-        output = super().evaluation_loop(*args, metric_key_prefix=metric_key_prefix, **kwargs)
+        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
         sums = self.accelerator.reduce(self._eval_sums, "sum") if self.args.world_size > 1 else self._eval_sums
-        if sums[1] > 0:
+        if sums[1] > 0 and output.metrics is not None:
             output.metrics[f"{metric_key_prefix}_target_gradient_share"] = (sums[0] / sums[1]).item()
         return output
 
     def _metrics_with_groups(self, prediction: EvalPrediction) -> dict[str, float]:
         label_ids = prediction.label_ids
-        labels, *groups = label_ids if isinstance(label_ids, tuple) else (label_ids,)
+        columns: tuple[np.ndarray, ...] = label_ids if isinstance(label_ids, tuple) else (label_ids,)
+        labels, *groups = columns
         # sources are listed with the row's own first; evaluation rows have one label as a rule
         return self._user_metrics(
             GroupedEvalPrediction(
@@ -386,13 +396,18 @@ class PGGTrainer(Trainer):
         )
 
 
+def _config(model: Any) -> Any:
+    """The model's `transformers` config, through a peft wrapper where there is one."""
+    return (model.get_base_model() if hasattr(model, "get_base_model") else model).config
+
+
 def _freeze_batch_norm(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             child.eval()
 
 
-def _refuse_unsupported(model: nn.Module, args: PGGConfig) -> None:
+def _refuse_unsupported(model: Any, args: PGGConfig) -> None:
     base = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft
     parameters = inspect.signature(base.forward).parameters
     if "pixel_values" not in parameters:
@@ -404,10 +419,11 @@ def _refuse_unsupported(model: nn.Module, args: PGGConfig) -> None:
         return
     if args.n_gpu > 1:
         raise ValueError("guidance does not run under DataParallel: start one process a GPU with `accelerate launch`")
-    reentrant = (args.gradient_checkpointing_kwargs or {}).get("use_reentrant", False)
-    if args.gradient_checkpointing and reentrant:
+    checkpointing = args.gradient_checkpointing_kwargs
+    if args.gradient_checkpointing and isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
         raise ValueError(
-            "reentrant checkpointing forbids input gradients: set gradient_checkpointing_kwargs={'use_reentrant': False}"
+            "reentrant checkpointing forbids input gradients: set"
+            " gradient_checkpointing_kwargs={'use_reentrant': False}"
         )
     if args.guidance_mode == "exact":
         for name, used in (

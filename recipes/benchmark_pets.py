@@ -54,13 +54,13 @@ class Run:
 
 def execute(run: Run, root: str) -> dict[str, object]:
     """Trains and evaluates one run; the record holds the run, the figures, versions, device and time."""
+    import pets_on_scenes
     import torch
     import transformers
     from torchvision.transforms import v2
     from transformers import AutoImageProcessor, AutoModelForImageClassification, set_seed
 
     import hf_pgg
-    import pets_on_scenes
     from hf_pgg import BackgroundExchange, MaskAblation, PGGConfig, PGGTrainer
     from hf_pgg.metrics import group_metrics
 
@@ -156,11 +156,21 @@ def execute(run: Run, root: str) -> dict[str, object]:
         "train_seconds": seconds,
         "steps": fitted.state.global_step,
         "curve": [
-            {k: round(entry[k], 4) for k in ("step", "classification_loss", "guidance_loss", "train_accuracy") if k in entry}
+            {
+                k: round(entry[k], 4)
+                for k in ("step", "classification_loss", "guidance_loss", "train_accuracy")
+                if k in entry
+            }
             for entry in history
         ],
-        "versions": {"hf_pgg": hf_pgg.__version__, "torch": torch.__version__, "transformers": transformers.__version__},
-        "device": "cuda" if torch.cuda.is_available() else f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
+        "versions": {
+            "hf_pgg": hf_pgg.__version__,
+            "torch": torch.__version__,
+            "transformers": transformers.__version__,
+        },
+        "device": "cuda"
+        if torch.cuda.is_available()
+        else f"cpu ({platform.machine()}, {torch.get_num_threads()} threads)",
     }
 
 

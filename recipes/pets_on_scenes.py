@@ -1,7 +1,8 @@
 """Pets on scenes: cut-outs of three breeds on scene photos, each breed tied to one scene in training.
 
 Builds the data of the benchmark: `setting="a"`, each breed on its scene with probability 0.9; `setting="b"`, always
-on its scene, plus unbiased edits on two other scenes (the setting of Waterbirds with ALIA edits). Test and validation
+on its scene in two thirds of the rows, the last third being edits that put it on two other scenes (the setting of
+Waterbirds with ALIA edits). Test and validation
 hold every breed on every tied scene; validation cut-outs and scenes are a fifth of train's.
 """
 
@@ -31,7 +32,9 @@ def probabilities(weights: dict[int, float]) -> tuple[float, ...]:
     return tuple(weights.get(scene, 0.0) for scene in range(NUM_SCENES))
 
 
-def load(root: str | Path, setting: str, size: int, seed: int, *, bias: bool = True, edits: bool = True) -> PetsOnScenes:
+def load(
+    root: str | Path, setting: str, size: int, seed: int, *, bias: bool = True, edits: bool = True
+) -> PetsOnScenes:
     """The three datasets, with `label` (breed), `background` (scene) and `is_edit` columns.
 
     Args:
@@ -40,7 +43,7 @@ def load(root: str | Path, setting: str, size: int, seed: int, *, bias: bool = T
         size (`int`): Side of the pictures, in pixels.
         seed (`int`): Of the composites; the split into train and validation is the same for every seed.
         bias (`bool`): False ties nothing: every breed on each tied scene alike, as many rows.
-        edits (`bool`): False leaves the edits of setting b out.
+        edits (`bool`): False puts the edited third of setting b on the tied scenes too.
     """
     pets = {split: _three_breeds(load_dataset(f"{root}/oxford-pets-masks", split=split)) for split in ("train", "test")}
     scenes = {split: load_dataset(f"{root}/scene-backgrounds", split=split) for split in ("train", "test")}
@@ -77,13 +80,10 @@ def load(root: str | Path, setting: str, size: int, seed: int, *, bias: bool = T
     elif setting == "a":
         parts = [paste(pets_kept, scenes_kept, tied, draw) for draw in range(3)]
     else:
-        parts = [paste(pets_kept, scenes_kept, tied, 0)]
-        if edits:
-            parts += [
-                paste(pets_kept, scenes_kept, tuple(probabilities({scene: 1.0}) for _ in TIED_SCENES), 1 + i)
-                for i, scene in enumerate(EDIT_SCENES)
-            ]
-    edited = [int(setting == "b" and i > 0) for i, part in enumerate(parts) for _ in range(len(part))]
+        parts = [paste(pets_kept, scenes_kept, tied, draw) for draw in range(2)]
+        elsewhere = tuple(probabilities(dict.fromkeys(EDIT_SCENES, 1 / 2)) for _ in TIED_SCENES)
+        parts.append(paste(pets_kept, scenes_kept, elsewhere if edits else tied, 2))
+    edited = [int(setting == "b" and edits and i == 2) for i, part in enumerate(parts) for _ in range(len(part))]
     train = concatenate_datasets(parts).add_column("is_edit", edited)
     return PetsOnScenes(train, everywhere(pets_held, scenes_held, 2), everywhere(pets["test"], scenes["test"], 1))
 

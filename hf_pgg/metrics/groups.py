@@ -6,7 +6,6 @@ Shifts", ICLR 2020): a group is usually a pair of label and background; worst = 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from statistics import NormalDist
 
 import numpy as np
@@ -41,7 +40,7 @@ def accuracy(predictions: ArrayLike, references: ArrayLike) -> float:
 
 def group_accuracies(
     predictions: ArrayLike, references: ArrayLike, groups: ArrayLike, confidence: float = 0.95
-) -> dict[int, Mapping[str, float]]:
+) -> dict[int, dict[str, float]]:
     """Of each group: `accuracy`, `count`, and the Wilson interval `low`, `high`.
 
     Args:

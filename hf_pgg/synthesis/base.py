@@ -78,7 +78,9 @@ class Synthesizer(ABC):
         """The same method, drawing for another epoch."""
         return replace(self, epoch=epoch)
 
-    def __call__(self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
+    def __call__(
+        self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
+    ) -> dict[str, list[Any]]:
         """A batch of rows (columns of lists) to the columns of the contract.
 
         Raises:
@@ -101,7 +103,10 @@ class Synthesizer(ABC):
                 if isinstance(error, ProvenanceError):
                     raise
                 raise ProvenanceError(
-                    name, self.image_column, str(error.args[0] if error.args else error), f"{type(self).__name__} failed"
+                    name,
+                    self.image_column,
+                    str(error.args[0] if error.args else error),
+                    f"{type(self).__name__} failed",
                 ) from error
             out[IMAGE].append(encode_png(sample.picture))
             out[LABELS].append([int(label) for label in sample.labels])
@@ -124,7 +129,9 @@ class Synthesizer(ABC):
                 " and name it in `row_id_column`"
             )
         map_kwargs.setdefault("batch_size", 32)  # pictures: the default of 1000 rows would be held in memory at once
-        return dataset.map(self, batched=True, with_indices=True, features=self.features(dataset.features), **map_kwargs)
+        return dataset.map(
+            self, batched=True, with_indices=True, features=self.features(dataset.features), **map_kwargs
+        )
 
     def features(self, features: Features) -> Features:
         """The features of the mapped dataset, from those of the dataset."""
@@ -184,7 +191,9 @@ class FreshDraws:
         self._epoch.fill_(epoch)
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
-        fresh = self.synthesizer.at_epoch(int(self._epoch))(batch)
+        if self.synthesizer.epoch != int(self._epoch):
+            self.synthesizer = self.synthesizer.at_epoch(int(self._epoch))
+        fresh = self.synthesizer(batch)
         return {**{name: list(batch[name]) for name in batch if name not in fresh}, **fresh}
 
 
@@ -202,7 +211,9 @@ def read_column(batch: Mapping[str, Sequence[Any]], name: str, indices: Sequence
                 open_picture(value)
             except (ValueError, OSError):
                 row = i if indices is None else indices[i]
-                raise ProvenanceError(row, name, f"the picture cannot be decoded ({error})", "Remove the row.") from error
+                raise ProvenanceError(
+                    row, name, f"the picture cannot be decoded ({error})", "Remove the row."
+                ) from error
         raise
 
 
@@ -225,6 +236,8 @@ def resize(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(H, W[, C]) array to `shape` = (height, width), antialiased bilinear; the dtype is kept."""
     if array.shape[:2] == tuple(shape):
         return array
-    channels_first = torch.from_numpy(np.ascontiguousarray(array if array.ndim == 3 else array[..., None])).permute(2, 0, 1)
+    channels_first = torch.from_numpy(np.ascontiguousarray(array if array.ndim == 3 else array[..., None])).permute(
+        2, 0, 1
+    )
     resized = F.resize(channels_first, list(shape), antialias=True).permute(1, 2, 0).numpy()
     return resized if array.ndim == 3 else resized[..., 0]

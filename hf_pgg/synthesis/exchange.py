@@ -56,7 +56,9 @@ class BackgroundExchange(PairSynthesizer):
             return Sample(picture, labels, weights, masks)
         partner = self.partner(rng)
         if partner.get(PROVENANCE) is None:
-            raise ValueError(f"a row of `source` (labels {partner.get(LABELS)}) has no provenance: filter such rows out")
+            raise ValueError(
+                f"a row of `source` (labels {partner.get(LABELS)}) has no provenance: filter such rows out"
+            )
         other = to_rgb(partner[self.image_column])
         theirs = np.clip(sum(decode_mask(mask) / 255.0 for mask in partner[PROVENANCE]), 0, 1)
         background = resize(fill_target(other, theirs), picture.shape[:2])

@@ -1,0 +1,125 @@
+"""The embedded default: real handwritten digits on real photographs, from wheels that are installed anyway.
+
+Digits: UCI optical recognition of handwritten digits (scikit-learn's wheel, 8 x 8). Photographs: scikit-image's wheel.
+Each of the ten classes has a photograph of its own, on which its training digits stand with probability `bias`; in
+validation and test every photograph is equally likely. Nothing is downloaded or generated.
+"""
+
+from __future__ import annotations
+
+from importlib.resources import files
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, Value
+from PIL import Image as PILImage
+from sklearn.datasets import load_digits
+from sklearn.model_selection import train_test_split
+
+from hf_pgg.provenance import encode_mask, encode_png
+from hf_pgg.synthesis import Composite
+from hf_pgg.synthesis.base import resize
+
+PHOTOGRAPHS = (
+    "astronaut.png",
+    "brick.png",
+    "camera.png",
+    "chelsea.png",
+    "coffee.png",
+    "coins.png",
+    "grass.png",
+    "gravel.png",
+    "motorcycle_left.png",
+    "rocket.jpg",
+)
+_DIGITS = ClassLabel(names=[str(digit) for digit in range(10)])
+_PHOTOS = ClassLabel(names=[name.partition(".")[0] for name in PHOTOGRAPHS])
+
+
+def photographs(side: int = 192) -> Dataset:
+    """Ten photographs (columns `image`, `label`), the middle square of each, `side` pixels wide."""
+    images = []
+    for name in PHOTOGRAPHS:
+        with PILImage.open(str(files("skimage.data") / name)) as photo:
+            picture = np.asarray(photo.convert("RGB"))
+        edge = min(picture.shape[:2])
+        top, left = ((length - edge) // 2 for length in picture.shape[:2])
+        images.append(encode_png(resize(picture[top : top + edge, left : left + edge], (side, side))))
+    return Dataset.from_dict(
+        {"image": images, "label": list(range(len(images)))}, features=Features({"image": Image(), "label": _PHOTOS})
+    )
+
+
+def digits(split: str, side: int = 32) -> Dataset:
+    """Handwritten digits as cut-outs: `image` (ink of one colour a digit), `mask` (the ink), `label`.
+
+    Args:
+        split (`str`): `"train"` (1,078), `"validation"` (359) or `"test"` (360 of the 1,797 digits).
+        side (`int`): Pixels; the 8 x 8 originals are enlarged.
+    """
+    data = load_digits()
+    indices = np.arange(len(data.target))
+    rest, test = train_test_split(indices, test_size=0.2, random_state=0, stratify=data.target)
+    train, validation = train_test_split(rest, test_size=0.25, random_state=0, stratify=data.target[rest])
+    chosen = {"train": train, "validation": validation, "test": test}[split]
+    rows: dict[str, list[Any]] = {"image": [], "mask": [], "label": [], "digit_id": []}
+    for index in np.sort(chosen):
+        # 16 grey levels; a steep ramp around one half keeps the edge soft and the stroke solid
+        ink = resize((data.images[index] / 16).astype(np.float32), (side, side))
+        mask = np.clip((ink - 0.35) / 0.3, 0, 1)
+        # the colour says nothing of the class: it is drawn from the digit's own number
+        colour = np.random.default_rng([7, int(index)]).integers(0, 256, 3)
+        rows["image"].append(encode_png(np.broadcast_to(colour.astype(np.uint8), (side, side, 3)).copy()))
+        rows["mask"].append(encode_mask(mask))
+        rows["label"].append(int(data.target[index]))
+        rows["digit_id"].append(int(index))
+    return Dataset.from_dict(
+        rows,
+        features=Features({"image": Image(), "mask": Image(), "label": _DIGITS, "digit_id": Value("int64")}),
+    )
+
+
+def digits_on_photographs(bias: float = 0.95, seed: int = 0, size: int = 64, copies: int = 2) -> DatasetDict:
+    """Splits `train`, `validation` and `test` that keep the contract, with `label` and `background` (the photograph).
+
+    Args:
+        bias (`float`): Probability that a training digit stands on its class's photograph; 0.1 is no bias.
+        seed (`int`): Of the composites; the digits of each split are fixed.
+        size (`int`): Side of the pictures, in pixels.
+        copies (`int`): Composites of each training digit.
+
+    Raises:
+        ValueError: If `bias` is not in [0, 1].
+    """
+    if not 0 <= bias <= 1:
+        raise ValueError(f"bias is {bias}: it is a probability")
+    pool = photographs()
+    count = len(PHOTOGRAPHS)
+    tied = tuple(
+        tuple(bias if photo == digit else (1 - bias) / (count - 1) for photo in range(count)) for digit in range(count)
+    )
+    even = tuple(tuple(1 / count for _ in range(count)) for _ in range(count))
+
+    def paste(split: str, matrix: tuple[tuple[float, ...], ...], draws: int) -> Dataset:
+        cutouts = digits(split)
+        cutouts = cutouts.select([i for _ in range(draws) for i in range(len(cutouts))])
+        method = Composite(
+            backgrounds=pool,
+            mask_column="mask",
+            size=size,
+            scale=(0.45, 0.7),
+            flip=0.0,  # a mirrored digit is no digit
+            feather=0.5,
+            background_column="label",
+            cooccurrence=matrix,
+            seed=seed,
+        )
+        return method.map(cutouts).remove_columns(["mask", "digit_id"])
+
+    return DatasetDict(
+        {
+            "train": paste("train", tied, copies),
+            "validation": paste("validation", even, 1),
+            "test": paste("test", even, 2),
+        }
+    )
