@@ -7,6 +7,7 @@ validation and test every photograph is equally likely. Nothing is downloaded or
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from importlib.resources import files
 from typing import Any
 
@@ -32,21 +33,26 @@ PHOTOGRAPHS = (
     "motorcycle_left.png",
     "rocket.jpg",
 )
+OTHER_PHOTOGRAPHS = ("hubble_deep_field.jpg", "page.png", "moon.png", "ihc.png")  # no class stands on these
 _DIGITS = ClassLabel(names=[str(digit) for digit in range(10)])
-_PHOTOS = ClassLabel(names=[name.partition(".")[0] for name in PHOTOGRAPHS])
 
 
-def photographs(side: int = 192) -> Dataset:
-    """Ten photographs (columns `image`, `label`), the middle square of each, `side` pixels wide."""
+def photographs(names: Sequence[str] = PHOTOGRAPHS, side: int = 192) -> Dataset:
+    """Photographs (columns `image`, `label`), the middle square of each, `side` pixels wide.
+
+    Args:
+        names: Files of scikit-image's wheel; by default the ten that the classes stand on.
+    """
     images = []
-    for name in PHOTOGRAPHS:
+    for name in names:
         with PILImage.open(str(files("skimage.data") / name)) as photo:
             picture = np.asarray(photo.convert("RGB"))
         edge = min(picture.shape[:2])
         top, left = ((length - edge) // 2 for length in picture.shape[:2])
         images.append(encode_png(resize(picture[top : top + edge, left : left + edge], (side, side))))
+    label = ClassLabel(names=[name.partition(".")[0] for name in names])
     return Dataset.from_dict(
-        {"image": images, "label": list(range(len(images)))}, features=Features({"image": Image(), "label": _PHOTOS})
+        {"image": images, "label": list(range(len(images)))}, features=Features({"image": Image(), "label": label})
     )
 
 
@@ -67,8 +73,8 @@ def digits(split: str, side: int = 32) -> Dataset:
         # 16 grey levels; a steep ramp around one half keeps the edge soft and the stroke solid
         ink = resize((data.images[index] / 16).astype(np.float32), (side, side))
         mask = np.clip((ink - 0.35) / 0.3, 0, 1)
-        # the colour says nothing of the class: it is drawn from the digit's own number
-        colour = np.random.default_rng([7, int(index)]).integers(0, 256, 3)
+        # the colour says nothing of the class: it is drawn from the digit's own number, bright enough to be read
+        colour = np.random.default_rng([7, int(index)]).integers(160, 256, 3)
         rows["image"].append(encode_png(np.broadcast_to(colour.astype(np.uint8), (side, side, 3)).copy()))
         rows["mask"].append(encode_mask(mask))
         rows["label"].append(int(data.target[index]))
@@ -79,8 +85,10 @@ def digits(split: str, side: int = 32) -> Dataset:
     )
 
 
-def digits_on_photographs(bias: float = 0.95, seed: int = 0, size: int = 64, copies: int = 2) -> DatasetDict:
-    """Splits `train`, `validation` and `test` that keep the contract, with `label` and `background` (the photograph).
+def digits_on_photographs(bias: float = 0.9, seed: int = 0, size: int = 48, copies: int = 2) -> DatasetDict:
+    """Splits `train`, `validation` and `test` that keep the contract, with `label` and two columns for groups.
+
+    `background` is the photograph, `aligned` whether it is the class's own.
 
     Args:
         bias (`float`): Probability that a training digit stands on its class's photograph; 0.1 is no bias.
@@ -107,14 +115,16 @@ def digits_on_photographs(bias: float = 0.95, seed: int = 0, size: int = 64, cop
             backgrounds=pool,
             mask_column="mask",
             size=size,
-            scale=(0.45, 0.7),
+            scale=(0.6, 0.9),
             flip=0.0,  # a mirrored digit is no digit
             feather=0.5,
             background_column="label",
             cooccurrence=matrix,
             seed=seed,
         )
-        return method.map(cutouts).remove_columns(["mask", "digit_id"])
+        rows = method.map(cutouts).remove_columns(["mask", "digit_id"])
+        own = [int(a == b) for a, b in zip(rows["label"], rows["background"], strict=True)]
+        return rows.add_column("aligned", own).cast_column("aligned", ClassLabel(names=["conflicting", "aligned"]))
 
     return DatasetDict(
         {

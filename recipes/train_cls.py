@@ -1,0 +1,352 @@
+"""Image classification on synthesized pictures, with and without input gradient guidance.
+
+    accelerate launch recipes/train_cls.py --compare
+
+trains on the embedded data (real digits, each class mostly on a photograph of its own): plainly, with edits that put
+the digits on other photographs, and with the same edits and guidance; prints one table, and writes for each method a
+checkpoint with its model card, and `results.json`, `samples.png`, `gradients.png`, `curves.png`.
+
+    accelerate launch recipes/train_cls.py config.yaml        # the same options from a JSON or YAML file
+    accelerate launch recipes/train_cls.py --dataset_name my/photos --mask_column mask --backgrounds my/scenes \\
+        --group_column scene --model_name_or_path facebook/dinov2-small --learning_rate 5e-5 --compare
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
+from torchvision.transforms import v2
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    HfArgumentParser,
+    ResNetConfig,
+    ResNetForImageClassification,
+    ViTImageProcessor,
+    set_seed,
+)
+
+from hf_pgg import BackgroundExchange, Composite, CutMix, PGGConfig, PGGTrainer, ResizeMix, add_provenance
+from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_on_photographs, photographs
+from hf_pgg.metrics import group_metrics
+from hf_pgg.model_card import environment, model_card
+from hf_pgg.provenance import class_label
+from hf_pgg.trainer import GroupedEvalPrediction
+from hf_pgg.visualization import gradient_maps, learning_curves, sample_grid
+
+EMBEDDED = "digits on photographs"
+
+
+@dataclass
+class DataArguments:
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub id, local folder or parquet file; default: the embedded data."}
+    )
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    test_split: str = field(default="test", metadata={"help": "Split to report on."})
+    mask_column: str | None = field(
+        default=None, metadata={"help": "Mask of the object, where the rows have no provenance yet."}
+    )
+    box_column: str | None = field(default=None, metadata={"help": "Box [x, y, width, height] of the object, instead."})
+    target_value: int | None = field(default=None, metadata={"help": "The object's value, if the mask is a label map."})
+    group_column: str | None = field(
+        default=None, metadata={"help": "Background class of the test rows; a group is a label on a background."}
+    )
+    backgrounds: str | None = field(
+        default=None, metadata={"help": "Data set of background pictures for composites: Hub id, folder or parquet."}
+    )
+    synthesis: str = field(
+        default="composite",
+        metadata={"help": "composite, exchange, cutmix, resizemix or none: rows added to the training rows."},
+    )
+    synthesis_copies: float = field(default=0.5, metadata={"help": "Synthesized rows for each training row."})
+    bias: float = field(default=0.9, metadata={"help": "Embedded data: how often a class is on its own photograph."})
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id or local checkpoint; default: a small ResNet from scratch."}
+    )
+    model_revision: str = field(default="main", metadata={"help": "Revision of the checkpoint on the Hub."})
+
+
+@dataclass
+class CompareArguments:
+    compare: bool = field(
+        default=False, metadata={"help": "Train plainly, with synthesis alone, and with synthesis and guidance."}
+    )
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table gives mean and spread."})
+
+
+@dataclass
+class RecipeConfig(PGGConfig):
+    """`PGGConfig` with the defaults of this recipe."""
+
+    output_dir: str | None = field(default="out/train_cls", metadata={"help": "Where everything is written."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures a step and device."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Pictures a step in evaluation."})
+    num_train_epochs: float = field(default=12, metadata={"help": "Passes over the synthesized training rows."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak step size of AdamW."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the step size."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between two logs."})
+    save_strategy: str = field(default="no", metadata={"help": "Checkpoints while training: no, epoch, steps."})
+    report_to: list[str] | None = field(default_factory=lambda: ["none"], metadata={"help": "Trackers to log to."})
+    alpha: float = field(default=1.0, metadata={"help": "Weight of the guidance loss."})
+
+
+def main() -> None:
+    parser = HfArgumentParser((DataArguments, ModelArguments, CompareArguments, RecipeConfig))
+    if len(sys.argv) == 2 and sys.argv[1].endswith((".json", ".yaml", ".yml")):
+        read = parser.parse_json_file if sys.argv[1].endswith(".json") else parser.parse_yaml_file
+        data_args, model_args, compare, config = read(sys.argv[1])
+    else:
+        data_args, model_args, compare, config = parser.parse_args_into_dataclasses()
+    torch.set_flush_denormal(True)  # guidance drives gradients near zero, and denormal floats are slow on a CPU
+
+    with config.main_process_first(desc="synthesis"):
+        data, group_column, name = load_data(data_args, config)
+        synthesized = synthesize(data["train"], data_args, config.seed)
+    config.group_columns = [group_column] if group_column else None
+    methods = {"guided": (synthesized, config.alpha)}
+    if compare.compare:
+        methods = {
+            "plain": (data["train"], 0.0),
+            "synthesis": (synthesized, 0.0),
+            "guided": (synthesized, config.alpha),
+        }
+    # one budget for all: the steps of the longest training set
+    world_batch = config.train_batch_size * config.gradient_accumulation_steps * config.world_size
+    steps = (
+        config.max_steps if config.max_steps > 0 else round(config.num_train_epochs * len(synthesized) / world_batch)
+    )
+
+    records: list[dict[str, Any]] = []
+    models, histories = {}, {}
+    for seed in compare.seeds:
+        for method, (train, alpha) in methods.items():
+            folder = str(Path(config.output_dir) / (method if len(compare.seeds) == 1 else f"{method}-seed{seed}"))
+            args = replace(config, output_dir=folder, alpha=alpha, seed=seed, max_steps=steps)
+            trainer, record = train_one(method, train, data["test"], args, model_args, data_args, name, group_column)
+            records.append(record)
+            if seed == compare.seeds[0]:
+                models[method], histories[method] = trainer.model, trainer.state.log_history
+    if not trainer.is_world_process_zero():
+        return
+
+    out = Path(config.output_dir)
+    pictures = {
+        "samples": (sample_grid(synthesized), "Training rows with their provenance"),
+        "gradients": (
+            gradient_maps(models, data["test"], trainer.data_collator.without_augmentation()),
+            "Input gradients on test pictures",
+        ),
+        "curves": (learning_curves(histories), "Learning curves"),
+    }
+    for file, (figure, _) in pictures.items():
+        figure.savefig(out / f"{file}.png", dpi=130)
+    write_records(records, pictures, out)
+    print(table(records))
+    print(f"written: {out}/results.json, " + ", ".join(f"{file}.png" for file in pictures))
+
+
+def load_data(args: DataArguments, config: PGGConfig) -> tuple[DatasetDict, str | None, str]:
+    """Train and test rows with provenance where it is known, the group column, and the data's name."""
+    if args.dataset_name is None:
+        data = digits_on_photographs(bias=args.bias, seed=config.seed)
+        return data, "aligned", EMBEDDED
+    data = DatasetDict(
+        train=open_dataset(args.dataset_name, args.train_split, args.dataset_config_name),
+        test=open_dataset(args.dataset_name, args.test_split, args.dataset_config_name),
+    )
+    if args.mask_column or args.box_column:
+        data = DatasetDict(
+            {
+                split: add_provenance(
+                    rows,
+                    mask_column=args.mask_column,
+                    box_column=args.box_column,
+                    image_column=config.image_column,
+                    label_column=config.label_column,
+                    target_value=args.target_value,
+                )
+                for split, rows in data.items()
+            }
+        )
+    return data, args.group_column, args.dataset_name
+
+
+def open_dataset(name: str, split: str, config_name: str | None = None) -> Dataset:
+    """A split of a Hub data set, of a local folder, or of a parquet file."""
+    if Path(name).is_file():
+        return load_dataset("parquet", data_files=name, split="train")
+    return load_dataset(name, config_name, split=split)
+
+
+def synthesize(train: Dataset, args: DataArguments, seed: int) -> Dataset:
+    """The training rows, followed by synthesized ones."""
+    if args.synthesis == "none":
+        return train
+    if args.synthesis == "composite":
+        if args.backgrounds is None and args.dataset_name is not None:
+            raise SystemExit("--synthesis composite needs --backgrounds, a data set of background pictures")
+        pool = open_dataset(args.backgrounds, "train") if args.backgrounds else photographs(OTHER_PHOTOGRAPHS)
+        side = train[0]["image"].size[0]
+        flip = 0.0 if args.dataset_name is None else 0.5  # a mirrored digit is no digit
+        method: Any = Composite(backgrounds=pool, size=side, seed=seed, flip=flip, scale=(0.6, 0.9))
+    else:
+        kinds = {"exchange": BackgroundExchange, "cutmix": CutMix, "resizemix": ResizeMix}
+        if args.synthesis not in kinds:
+            raise SystemExit(f"--synthesis {args.synthesis}: choose composite, none, {', '.join(kinds)}")
+        method = kinds[args.synthesis](source=train, seed=seed)
+    count = round(args.synthesis_copies * len(train))
+    order = np.concatenate(
+        [np.random.default_rng([seed, copy]).permutation(len(train)) for copy in range(count // len(train) + 1)]
+    )[:count]
+    rows = method.map(train.select(order))
+    return concatenate_datasets([train, rows.select_columns([c for c in rows.column_names if c in train.column_names])])
+
+
+def load_model(args: ModelArguments, config: PGGConfig, label: ClassLabel) -> tuple[Any, Any]:
+    """A checkpoint with a new head, or a small ResNet from scratch, and its image processor."""
+    labels = {
+        "num_labels": label.num_classes,
+        "id2label": dict(enumerate(label.names)),
+        "label2id": {name: i for i, name in enumerate(label.names)},
+    }
+    if args.model_name_or_path is None:
+        shape = {"embedding_size": 24, "hidden_sizes": [24, 48, 96, 192], "depths": [1, 1, 1, 1], "layer_type": "basic"}
+        size = config.image_size or 48
+        model = ResNetForImageClassification(ResNetConfig(**shape, **labels))
+        return model, ViTImageProcessor(size={"height": size, "width": size})
+    options = {"revision": args.model_revision}
+    processor = AutoImageProcessor.from_pretrained(args.model_name_or_path, **options)
+    model = AutoModelForImageClassification.from_pretrained(
+        args.model_name_or_path, dtype=torch.float32, ignore_mismatched_sizes=True, **labels, **options
+    )
+    return model, processor
+
+
+def train_one(
+    method: str,
+    train: Dataset,
+    test: Dataset,
+    args: PGGConfig,
+    model_args: ModelArguments,
+    data_args: DataArguments,
+    data_name: str,
+    group_column: str | None,
+) -> tuple[PGGTrainer, dict[str, Any]]:
+    """Trains one method, evaluates it on the test rows, saves its checkpoint, and returns its run record."""
+    set_seed(args.seed)
+    label = class_label(train.features, args.label_column)
+    model, processor = load_model(model_args, args, label)
+    augment = None if data_args.dataset_name is None else v2.RandomHorizontalFlip()
+    trainer = PGGTrainer(
+        model,
+        args,
+        augment=augment,
+        train_dataset=train,
+        eval_dataset=test,
+        processing_class=processor,
+        compute_metrics=metrics_for(group_column),
+    )
+    print(f"--- {method}, seed {args.seed}: {len(train)} rows, {args.max_steps} steps, alpha {args.alpha}", flush=True)
+    trained = trainer.train()
+    results = trainer.evaluate(metric_key_prefix="test")
+    trainer.save_model()
+    record = {
+        "model": {"name": f"{Path(args.output_dir).name}", "base_model": model_args.model_name_or_path},
+        "data": {
+            "name": data_name,
+            "fingerprint": train._fingerprint,
+            "train_rows": len(train),
+            "test_rows": len(test),
+            "classes": label.names,
+            "arguments": asdict(data_args),
+        },
+        "method": {
+            "name": method,
+            "alpha": args.alpha,
+            "form": args.guidance_form,
+            "mode": args.guidance_mode,
+            "synthesis": "none" if method == "plain" else f"{data_args.synthesis} ({data_args.synthesis_copies} a row)",
+            "seed": args.seed,
+            "steps": trainer.state.global_step,
+            "epochs": round(trainer.state.epoch or 0, 2),
+            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "learning_rate": args.learning_rate,
+            "image_size": trainer.data_collator.spec.size[0],
+            "train_seconds": trained.metrics["train_runtime"],
+            "seconds_per_step": trained.metrics["train_runtime"] / max(trainer.state.global_step, 1),
+        },
+        "results": {key.removeprefix("test_"): value for key, value in results.items() if key.startswith("test_")},
+        "collapsed_at": trainer.collapsed_at,
+        "nonfinite_steps": trainer.nonfinite_steps,
+        "environment": environment(),
+    }
+    return trainer, record
+
+
+def metrics_for(group_column: str | None) -> Callable[[GroupedEvalPrediction], dict[str, float]]:
+    """`compute_metrics`: accuracy by group, a group being a label on a background."""
+
+    def compute(prediction: GroupedEvalPrediction) -> dict[str, float]:
+        labels = prediction.label_ids
+        logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+        backgrounds = prediction.groups[group_column] if group_column else np.zeros_like(labels)
+        return group_metrics(logits.argmax(1), labels, labels * 10_000 + backgrounds)
+
+    return compute
+
+
+def write_records(records: list[dict[str, Any]], pictures: dict[str, Any], out: Path) -> None:
+    """`results.json` of all runs, and in each checkpoint's folder its own record, its card and the pictures."""
+    for record in records:
+        folder = out / record["model"]["name"]
+        same_seed = [other for other in records if other["method"]["seed"] == record["method"]["seed"]]
+        record["comparison"] = [{"method": other["method"]["name"], **other["results"]} for other in same_seed]
+        record["pictures"] = [{"file": f"{file}.png", "title": title} for file, (_, title) in pictures.items()]
+        for file in pictures:
+            (folder / f"{file}.png").write_bytes((out / f"{file}.png").read_bytes())
+        (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+        model_card(record).save(folder / "README.md")
+    (out / "results.json").write_text(json.dumps(records, indent=1) + "\n")
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """Method x {accuracy, worst group, target gradient share, time of a step over the first method's}; mean, spread."""
+    names = list(dict.fromkeys(record["method"]["name"] for record in records))
+    lines = [
+        "| method | accuracy | worst group | target gradient share | time of a step |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    first = None
+    for name in names:
+        runs = [record for record in records if record["method"]["name"] == name]
+        cells = []
+        for key in ("accuracy", "worst_group_accuracy", "target_gradient_share"):
+            values = np.array([run["results"][key] for run in runs if key in run["results"]])
+            spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.3f}{spread}" if len(values) else "")
+        seconds = float(np.median([run["method"]["seconds_per_step"] for run in runs]))
+        first = first or seconds
+        failed = sum(run["collapsed_at"] is not None for run in runs)
+        note = f" ({failed} of {len(runs)} failed)" if failed else ""
+        lines.append(f"| {name}{note} | {' | '.join(cells)} | {seconds / first:.1f} x |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
