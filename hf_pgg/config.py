@@ -9,6 +9,8 @@ from transformers import TrainingArguments
 
 from hf_pgg.guidance import FORMS
 
+EXCHANGE = "exchange"
+
 
 @dataclass
 class PGGConfig(TrainingArguments):
@@ -39,7 +41,9 @@ class PGGConfig(TrainingArguments):
     """
 
     alpha: float = field(default=1.0, metadata={"help": "Weight of the guidance loss; 0 trains plainly."})
-    guidance_form: str = field(default="share", metadata={"help": f"Form of the loss: {', '.join(FORMS)}."})
+    guidance_form: str = field(
+        default="share", metadata={"help": f"Form of the loss: {', '.join((*FORMS, EXCHANGE))}."}
+    )
     guidance_mode: str = field(
         default="finite_difference",
         metadata={"help": "exact (double backward) or finite_difference (ordinary passes only)."},
@@ -71,8 +75,8 @@ class PGGConfig(TrainingArguments):
         super().__post_init__()
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise ValueError(f"alpha is {self.alpha}: it must be a finite number >= 0 (0 trains without guidance)")
-        if self.guidance_form not in FORMS:
-            raise ValueError(f"guidance_form is '{self.guidance_form}': choose one of {', '.join(FORMS)}")
+        if self.guidance_form not in (*FORMS, EXCHANGE):
+            raise ValueError(f"guidance_form is '{self.guidance_form}': choose one of {', '.join((*FORMS, EXCHANGE))}")
         if self.guidance_mode not in ("exact", "finite_difference"):
             raise ValueError(f"guidance_mode is '{self.guidance_mode}': choose 'exact' or 'finite_difference'")
         if self.guidance_logit not in ("label", "centered"):

@@ -262,3 +262,65 @@ def first_order_guidance(
         rise = chosen_logit(moved, chosen, centered) - chosen_logit(logits, chosen, centered)
         surrogate = surrogate + scale * (length / h) * rise
     return Guidance(loss, surrogate, inside_share / counted.clamp(min=1))
+
+
+# ---------------------------------------------------------------------------------------------- exchange
+
+
+def exchange_backgrounds(
+    pixels: torch.Tensor, provenance: torch.Tensor, guided: torch.Tensor, generator: torch.Generator
+) -> torch.Tensor:
+    """Each guided row's targets on the background of another guided row, whose own targets are filled with its mean.
+
+    Args:
+        pixels (`torch.Tensor`): (B, [T,] C, H, W). provenance (`torch.Tensor`): (B, K, [T,] H, W) in [0, 1].
+        guided (`torch.Tensor`): (B,) bool; other rows stay as they are, and so does a guided row without a partner.
+        generator (`torch.Generator`): On the CPU; draws the partners.
+    """
+    rows = torch.nonzero(guided)[:, 0]
+    if len(rows) < 2:
+        return pixels
+    shift = int(torch.randint(1, len(rows), (1,), generator=generator))
+    inside = provenance[rows].float().sum(1).clamp(max=1).unsqueeze(-3)
+    own = pixels[rows].float()
+    outside = 1 - inside
+    space = tuple(range(own.ndim - 2, own.ndim))
+    mean = (own * outside).sum(space, keepdim=True) / outside.sum(space, keepdim=True).clamp(min=1)
+    background = (outside * own + inside * mean).roll(shift, 0)
+    return pixels.index_copy(0, rows, (inside * own + outside * background).to(pixels.dtype))
+
+
+def exchange_guidance(
+    forward: Callable[[torch.Tensor], torch.Tensor],
+    logits: torch.Tensor,
+    pixels: torch.Tensor,
+    labels: torch.Tensor,
+    provenance: torch.Tensor,
+    guided: torch.Tensor,
+    *,
+    random_state: RandomState,
+    generator: torch.Generator,
+    centered: bool = True,
+) -> Guidance:
+    """The form "exchange": mean over labels of (f_c(x') - f_c(x))^2, x' being x with everything outside exchanged.
+
+    The finite-step sibling of the gradient forms: f(x') - f(x) is the integral of the input gradient along the way
+    from x to x', which changes only what lies outside the target, in directions that occur in the data. Its unit is
+    that of the logits, which the classification loss fixes, and it needs no input gradient: one more forward pass.
+
+    Args:
+        generator (`torch.Generator`): Draws the partners, see [`exchange_backgrounds`].
+
+    The other arguments are those of [`first_order_guidance`]; `target_share` is not measured (zeros).
+    """
+    _check(pixels, labels, provenance, guided)
+    moved = exchange_backgrounds(pixels.detach(), provenance, guided, generator)
+    with random_state.replayed():
+        other = forward(moved)
+    loss = torch.zeros(len(pixels), device=pixels.device)
+    count = (labels >= 0).sum(1).clamp(min=1)
+    for k in range(labels.shape[1]):
+        chosen = labels[:, k].masked_fill(~guided, -100)
+        change = chosen_logit(other, chosen, centered) - chosen_logit(logits, chosen, centered)
+        loss = loss + change**2 / count
+    return Guidance(loss.detach(), loss, torch.zeros_like(loss))

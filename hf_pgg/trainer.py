@@ -27,6 +27,7 @@ from hf_pgg.guidance import (
     Guidance,
     RandomState,
     exact_guidance,
+    exchange_guidance,
     first_order_guidance,
     input_gradient,
     running_statistics,
@@ -147,7 +148,8 @@ class PGGTrainer(Trainer):
             compute_metrics=None if compute_metrics is None else self._metrics_with_groups,
             **kwargs,
         )
-        self.form = FORMS[args.guidance_form]
+        self.form = FORMS.get(args.guidance_form)
+        self._last_step, self._microstep = -1, 0
         self._sums: dict[str, torch.Tensor] = {}
         self._nonfinite_in_a_row = 0
         self._steps_at_chance = 0
@@ -271,6 +273,18 @@ class PGGTrainer(Trainer):
                 pixels = pixels.detach().requires_grad_()
                 with random_state.replayed():
                     logits = forward(pixels)
+            if self.form is None:
+                return exchange_guidance(
+                    forward,
+                    logits,
+                    pixels,
+                    labels,
+                    provenance,
+                    guided,
+                    random_state=random_state,
+                    generator=self._partner_generator(),
+                    centered=centered,
+                )
             if exact:
                 return exact_guidance(logits, pixels, labels, provenance, guided, self.form, centered=centered)
             return first_order_guidance(
@@ -285,6 +299,15 @@ class PGGTrainer(Trainer):
                 step=self.args.guidance_step,
                 centered=centered,
             )
+
+    def _partner_generator(self) -> torch.Generator:
+        """Keyed by (seed, step, process, micro-step), so that a resumed run draws what an uninterrupted one draws."""
+        step = self.state.global_step
+        if step != self._last_step:
+            self._last_step, self._microstep = step, 0
+        self._microstep += 1
+        key = np.random.SeedSequence([self.args.seed, step, self.args.process_index, self._microstep])
+        return torch.Generator().manual_seed(int(key.generate_state(1)[0]))
 
     def current_alpha(self) -> float:
         """alpha at this step: grows linearly over `alpha_warmup_ratio` of the steps."""
@@ -326,7 +349,7 @@ class PGGTrainer(Trainer):
             if self.current_alpha() > 0:
                 logs["alpha"] = self.current_alpha()
                 logs["guidance_loss"] = total["guidance_loss"] / total["samples"]
-            if total["guided"]:
+            if total["guided"] and self.form is not None:
                 logs["target_gradient_share"] = total["share"] / total["guided"]
             if self.nonfinite_steps:
                 logs["nonfinite_steps"] = self.nonfinite_steps

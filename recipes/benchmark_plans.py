@@ -9,6 +9,12 @@ from benchmark_pets import Run
 ALPHA = {"share": 10.0, "energy": 10.0, "l2": 1e-5}
 
 
+def exchange_first() -> list[Run]:
+    runs = [Run(setting=s, method="guided", form="exchange", alpha=a) for a in (1.0, 0.1) for s in "ab"]
+    runs += [Run(setting="a", method="guided", alpha=30.0)]
+    return runs
+
+
 def search() -> list[Run]:
     """Each form and ablation at three strengths on setting b, share on setting a too, and the baseline's step size."""
     runs = [Run(setting="b", method="guided", form="share", alpha=alpha) for alpha in (10.0, 30.0, 3.0)]
