@@ -32,6 +32,11 @@ Form = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
 _EPSILON = 1e-12  # of ||g||^2: only keeps 0 / 0 from being NaN, far below any trained model's gradient
 
 
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """At least float32: half precisions are widened, float64 is kept."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
 # ---------------------------------------------------------------------------------------------- forms
 
 
@@ -112,7 +117,7 @@ class RandomState:
 
 @dataclass
 class Guidance:
-    """What one batch's guidance gives; each (B,) float32, 0 for rows without guidance.
+    """What one batch's guidance gives; each (B,), float32 or wider, 0 for rows without guidance.
 
     loss: L_PG of each sample, detached.
     surrogate: a tensor whose parameter gradient is that of `loss` (its value means nothing in first-order mode).
@@ -125,8 +130,8 @@ class Guidance:
 
 
 def chosen_logit(logits: torch.Tensor, labels: torch.Tensor, centered: bool = False) -> torch.Tensor:
-    """(B,) float32 logit of one label a row (0 where the label is padding), less the mean logit if `centered`."""
-    logits = logits.float()
+    """(B,) logit of one label a row (0 where the label is padding), less the mean logit if `centered`."""
+    logits = _wide(logits)
     chosen = logits.gather(1, labels.clamp(min=0)[:, None])[:, 0]
     if centered:
         chosen = chosen - logits.mean(1)
@@ -141,7 +146,7 @@ def input_gradient(
     centered: bool = False,
     create_graph: bool = False,
 ) -> torch.Tensor:
-    """d f_c / d x of one label a row, float32, of the shape of `pixels`. The graph of `logits` is kept.
+    """d f_c / d x of one label a row, at least float32, of the shape of `pixels`. The graph of `logits` is kept.
 
     Args:
         logits (`torch.Tensor`): (B, classes), computed from `pixels`, row by row (no batch statistics).
@@ -149,7 +154,11 @@ def input_gradient(
         labels (`torch.Tensor`): (B,) int64; -100 gives a zero gradient.
     """
     total = chosen_logit(logits, labels, centered).sum()
-    return torch.autograd.grad(total, pixels, create_graph=create_graph, retain_graph=True)[0].float()
+    return _wide(torch.autograd.grad(total, pixels, create_graph=create_graph, retain_graph=True)[0])
+
+
+def _zeros(pixels: torch.Tensor) -> torch.Tensor:
+    return torch.zeros(len(pixels), device=pixels.device, dtype=_wide(pixels[:0]).dtype)
 
 
 def _check(pixels: torch.Tensor, labels: torch.Tensor, provenance: torch.Tensor, guided: torch.Tensor) -> None:
@@ -169,11 +178,11 @@ def _per_label(
 ) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
     """For each of K places: labels (B,), -100 where nothing is guided; masks (B, [T,] 1, H, W); scale (B,)."""
     count = (labels >= 0).sum(1).clamp(min=1)
-    scale = torch.ones_like(count, dtype=torch.float32) if form in SUMMED_FORMS else 1 / count.float()
+    scale = torch.ones(len(count), device=count.device) if form in SUMMED_FORMS else 1 / count
     for k in range(labels.shape[1]):
         chosen = labels[:, k].masked_fill(~guided, -100)
         if (chosen >= 0).any():
-            yield chosen, provenance[:, k].float().unsqueeze(-3), scale * (chosen >= 0)
+            yield chosen, _wide(provenance[:, k]).unsqueeze(-3), scale * (chosen >= 0)
 
 
 def exact_guidance(
@@ -201,13 +210,13 @@ def exact_guidance(
         ValueError: If shapes disagree or a row's labels repeat.
     """
     _check(pixels, labels, provenance, guided)
-    loss = torch.zeros(len(pixels), device=pixels.device)
+    loss = _zeros(pixels)
     inside_share = torch.zeros_like(loss)
     counted = torch.zeros_like(loss)
     with torch.autocast(pixels.device.type, enabled=False):
         for chosen, inside, scale in _per_label(labels, provenance, guided, form):
             gradient = input_gradient(logits, pixels, chosen, centered=centered, create_graph=True)
-            phi = form(gradient, inside, pixels.detach().float())
+            phi = form(gradient, inside, _wide(pixels.detach()))
             # `where`, not a product: a row without guidance must not bring in its own inf or NaN
             loss = loss + scale * torch.where(scale > 0, phi, 0)
             inside_share += (scale > 0) * (1 - share(gradient.detach(), inside, pixels))
@@ -238,16 +247,16 @@ def first_order_guidance(
     The other arguments are those of [`exact_guidance`]; fused attention is fine here.
     """
     _check(pixels, labels, provenance, guided)
-    loss = torch.zeros(len(pixels), device=pixels.device)
+    loss = _zeros(pixels)
     surrogate, inside_share, counted = loss, torch.zeros_like(loss), torch.zeros_like(loss)
     still = pixels.detach()
     expand = (-1,) + (1,) * (pixels.ndim - 1)
-    norm = still.float().flatten(1).norm(dim=1).clamp(min=still[0].numel() ** 0.5)
+    norm = _wide(still).flatten(1).norm(dim=1).clamp(min=still[0].numel() ** 0.5)
     with torch.autocast(pixels.device.type, enabled=False):
         plan = []
         for chosen, inside, scale in _per_label(labels, provenance, guided, form):
             gradient = input_gradient(logits, pixels, chosen, centered=centered).requires_grad_()
-            phi = form(gradient, inside, still.float())
+            phi = form(gradient, inside, _wide(still))
             direction = torch.autograd.grad(phi.sum(), gradient)[0]
             loss = loss + scale * torch.where(scale > 0, phi.detach(), 0)
             inside_share += (scale > 0) * (1 - share(gradient.detach(), inside, still))
@@ -258,7 +267,7 @@ def first_order_guidance(
         unit = direction / length.clamp(min=torch.finfo(torch.float32).tiny).view(expand)
         h = step * norm
         with random_state.replayed():
-            moved = forward((still.float() + h.view(expand) * unit).to(pixels.dtype))
+            moved = forward((_wide(still) + h.view(expand) * unit).to(pixels.dtype))
         rise = chosen_logit(moved, chosen, centered) - chosen_logit(logits, chosen, centered)
         surrogate = surrogate + scale * (length / h) * rise
     return Guidance(loss, surrogate, inside_share / counted.clamp(min=1))
@@ -281,8 +290,8 @@ def exchange_backgrounds(
     if len(rows) < 2:
         return pixels
     shift = int(torch.randint(1, len(rows), (1,), generator=generator))
-    inside = provenance[rows].float().sum(1).clamp(max=1).unsqueeze(-3)
-    own = pixels[rows].float()
+    inside = _wide(provenance[rows]).sum(1).clamp(max=1).unsqueeze(-3)
+    own = _wide(pixels[rows])
     outside = 1 - inside
     space = tuple(range(own.ndim - 2, own.ndim))
     mean = (own * outside).sum(space, keepdim=True) / outside.sum(space, keepdim=True).clamp(min=1)
@@ -317,7 +326,7 @@ def exchange_guidance(
     moved = exchange_backgrounds(pixels.detach(), provenance, guided, generator)
     with random_state.replayed():
         other = forward(moved)
-    loss = torch.zeros(len(pixels), device=pixels.device)
+    loss = _zeros(pixels)
     count = (labels >= 0).sum(1).clamp(min=1)
     for k in range(labels.shape[1]):
         chosen = labels[:, k].masked_fill(~guided, -100)

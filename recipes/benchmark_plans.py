@@ -15,6 +15,15 @@ def exchange_first() -> list[Run]:
     return runs
 
 
+def second() -> list[Run]:
+    runs = [Run(setting=s, method="exchange+guided", alpha=10.0) for s in "ab"]
+    runs += [Run(setting="a", method="guided", logit="centered", alpha=10.0)]
+    runs += [Run(setting="a", method="exchange")]
+    runs += [Run(setting="b", method="guided", form="energy", alpha=10.0)]
+    runs += [Run(setting="a", method="guided", alpha=10.0, learning_rate=1e-3)]
+    return runs
+
+
 def search() -> list[Run]:
     """Each form and ablation at three strengths on setting b, share on setting a too, and the baseline's step size."""
     runs = [Run(setting="b", method="guided", form="share", alpha=alpha) for alpha in (10.0, 30.0, 3.0)]

@@ -1,0 +1,118 @@
+"""Fixtures: small real-format data made here, tiny models, and the shared data where it is present."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
+
+import numpy as np
+import pytest
+import torch
+from datasets import ClassLabel, Dataset, Features, Image, Value
+from transformers import (
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    TimmWrapperConfig,
+    TimmWrapperForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+from hf_pgg import add_provenance
+from hf_pgg.provenance import encode_mask, encode_png
+
+SIZE = 32
+FAMILIES = ("vit", "convnext", "timm")
+
+
+@pytest.fixture(scope="session")
+def shared_data() -> Path:
+    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    if not path.exists():
+        pytest.skip("the shared photographs are not here")
+    return path
+
+
+@pytest.fixture(scope="session")
+def photos() -> Dataset:
+    """24 noisy pictures of two sizes and three classes, each with the mask of a rectangle that is its object."""
+    rng = np.random.default_rng(0)
+    rows = {"image": [], "mask": [], "label": [], "name": [], "scene": []}
+    for i in range(24):
+        height, width = (SIZE, SIZE) if i % 2 else (SIZE + 8, SIZE)
+        picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        mask = np.zeros((height, width), bool)
+        top, left = rng.integers(0, 12, 2)
+        mask[top : top + 14, left : left + 10] = True
+        picture[mask] = (40 * (i % 3) + 60, 200, 90)
+        rows["image"].append(encode_png(picture))
+        rows["mask"].append(encode_mask(mask))
+        rows["label"].append(i % 3)
+        rows["name"].append(f"photo-{i}")
+        rows["scene"].append(i % 2)
+    return Dataset.from_dict(
+        rows,
+        features=Features(
+            {
+                "image": Image(),
+                "mask": Image(),
+                "label": ClassLabel(names=["a", "b", "c"]),
+                "name": Value("string"),
+                "scene": ClassLabel(names=["x", "y"]),
+            }
+        ),
+    )
+
+
+@pytest.fixture(scope="session")
+def guided_photos(photos: Dataset) -> Dataset:
+    """The photos with provenance."""
+    return add_provenance(photos, mask_column="mask").remove_columns(["mask"])
+
+
+@pytest.fixture(scope="session")
+def processor() -> ViTImageProcessor:
+    return ViTImageProcessor(size={"height": SIZE, "width": SIZE})
+
+
+def tiny_model(family: str, num_labels: int = 3, seed: int = 0) -> torch.nn.Module:
+    """A classifier of each family that two cores train in milliseconds. ViT has dropout, timm's ResNet batch norm."""
+    torch.manual_seed(seed)
+    if family == "vit":
+        return ViTForImageClassification(
+            ViTConfig(
+                image_size=SIZE,
+                patch_size=8,
+                hidden_size=24,
+                num_hidden_layers=2,
+                num_attention_heads=2,
+                intermediate_size=48,
+                hidden_dropout_prob=0.1,
+                num_labels=num_labels,
+            )
+        )
+    if family == "convnext":
+        return ConvNextForImageClassification(
+            ConvNextConfig(
+                depths=[1, 1, 1, 1],
+                hidden_sizes=[8, 16, 16, 24],
+                image_size=SIZE,
+                layer_scale_init_value=1.0,
+                num_labels=num_labels,
+            )
+        )
+    model = TimmWrapperForImageClassification(
+        TimmWrapperConfig(
+            architecture="resnet10t",
+            num_labels=num_labels,
+            model_args={"channels": [8, 16, 16, 24], "stem_width": 8, "zero_init_last": False},
+        )
+    )
+    with torch.no_grad():  # running statistics of real passes: at initialisation they describe no data
+        for _ in range(20):
+            model.train()(pixel_values=torch.randn(16, 3, SIZE, SIZE))
+    return model
