@@ -24,6 +24,16 @@ def second() -> list[Run]:
     return runs
 
 
+def third() -> list[Run]:
+    runs = [
+        Run(setting=s, method="guided", alpha=a, extra={"guidance_step": h})
+        for h, a in ((3e-2, 10.0), (1e-1, 10.0))
+        for s in "ab"
+    ]
+    runs += [Run(setting=s, method="guided", alpha=10.0, extra={"guidance_mode": "exact"}) for s in "ab"]
+    return runs
+
+
 def search() -> list[Run]:
     """Each form and ablation at three strengths on setting b, share on setting a too, and the baseline's step size."""
     runs = [Run(setting="b", method="guided", form="share", alpha=alpha) for alpha in (10.0, 30.0, 3.0)]

@@ -113,6 +113,6 @@ def tiny_model(family: str, num_labels: int = 3, seed: int = 0) -> torch.nn.Modu
         )
     )
     with torch.no_grad():  # running statistics of real passes: at initialisation they describe no data
-        for _ in range(20):
+        for _ in range(80):
             model.train()(pixel_values=torch.randn(16, 3, SIZE, SIZE))
     return model
