@@ -9,16 +9,18 @@ from __future__ import annotations
 import inspect
 from collections.abc import Mapping
 from contextlib import nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Image, List
+from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
 from transformers.trainer_utils import EvalLoopOutput
-from transformers.utils import logging
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
 from hf_pgg.collator import PGGCollator
 from hf_pgg.config import PGGConfig
@@ -369,6 +371,17 @@ class PGGTrainer(Trainer):
                 f" {chance:.2f}: the features are destroyed. Lower alpha or the learning rate."
             )
 
+    # ------------------------------------------------------------------ checkpoints
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        _load_renamed_weights(self.model if model is None else model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.state.best_model_checkpoint is not None:
+            _load_renamed_weights(self.model, self.state.best_model_checkpoint)
+
     # ------------------------------------------------------------------ evaluation
 
     def prediction_step(
@@ -422,6 +435,21 @@ class PGGTrainer(Trainer):
 def _config(model: Any) -> Any:
     """The model's `transformers` config, through a peft wrapper where there is one."""
     return (model.get_base_model() if hasattr(model, "get_base_model") else model).config
+
+
+def _load_renamed_weights(model: Any, folder: str) -> None:
+    """Loads a checkpoint whose weights are stored under other names than the modules have (ViT in transformers 5).
+
+    `save_pretrained` writes the Hub's old names, which the stock Trainer's `load_state_dict(strict=False)` passes
+    over: the resumed run would go on from the initial weights, with a warning only.
+    """
+    file = Path(folder) / SAFE_WEIGHTS_NAME
+    if not isinstance(model, PreTrainedModel) or not file.is_file():
+        return
+    with safe_open(file, framework="pt") as stored:
+        if set(stored.keys()) <= set(model.state_dict()):
+            return
+    model.load_state_dict(type(model).from_pretrained(folder).state_dict())
 
 
 def _freeze_batch_norm(module: nn.Module) -> None:

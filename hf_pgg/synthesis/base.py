@@ -110,7 +110,7 @@ class Synthesizer(ABC):
                 ) from error
             out[IMAGE].append(encode_png(sample.picture))
             out[LABELS].append([int(label) for label in sample.labels])
-            out[LABEL_WEIGHTS].append([float(weight) for weight in sample.weights])
+            out[LABEL_WEIGHTS].append([float(np.float32(weight)) for weight in sample.weights])  # as stored
             out[PROVENANCE].append(None if sample.masks is None else [encode_mask(mask) for mask in sample.masks])
             for extra in self.extra_features():
                 out[extra].append(sample.extra[extra])
