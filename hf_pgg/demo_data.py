@@ -60,7 +60,7 @@ def digits(split: str, side: int = 32) -> Dataset:
     """Handwritten digits as cut-outs: `image` (ink of one colour a digit), `mask` (the ink), `label`.
 
     Args:
-        split (`str`): `"train"` (1,078), `"validation"` (359) or `"test"` (360 of the 1,797 digits).
+        split (`str`): `"train"` (1,077), `"validation"` (360) or `"test"` (360 of the 1,797 digits).
         side (`int`): Pixels; the 8 x 8 originals are enlarged.
     """
     data = load_digits()

@@ -16,11 +16,12 @@ def exchange_first() -> list[Run]:
 
 
 def second() -> list[Run]:
-    runs = [Run(setting=s, method="exchange+guided", alpha=10.0) for s in "ab"]
+    runs = [Run(setting="a", method="guided", alpha=10.0, learning_rate=1e-3)]
     runs += [Run(setting="a", method="guided", logit="centered", alpha=10.0)]
-    runs += [Run(setting="a", method="exchange")]
+    runs += [Run(setting="a", method="guided", alpha=30.0)]
+    runs += [Run(setting="a", method="exchange+guided", alpha=10.0)]
+    runs += [Run(setting="b", method="guided", alpha=10.0, extra={"guidance_mode": "exact"})]
     runs += [Run(setting="b", method="guided", form="energy", alpha=10.0)]
-    runs += [Run(setting="a", method="guided", alpha=10.0, learning_rate=1e-3)]
     return runs
 
 
@@ -43,4 +44,11 @@ def search() -> list[Run]:
     runs += [Run(setting="b", method="guided", form="energy", alpha=alpha) for alpha in (10.0, 3.0, 30.0)]
     runs += [Run(setting="b", method="guided", masks="random", alpha=alpha) for alpha in (10.0, 3.0, 1.0)]
     runs += [Run(setting="b", method="guided", form="l2", masks="whole", alpha=alpha) for alpha in (1e-5, 1e-4, 1e-6)]
+    return runs
+
+
+def vit_search() -> list[Run]:
+    common = {"backbone": "vit", "learning_rate": 3e-5, "epochs": 3}
+    runs = [Run(setting="b", method="guided", alpha=alpha, **common) for alpha in (10.0, 1.0)]
+    runs += [Run(setting="b", method="plain", **common), Run(setting="a", method="unbiased", **common)]
     return runs

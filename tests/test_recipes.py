@@ -1,0 +1,95 @@
+"""The recipes as a user runs them: subprocesses, offline."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from transformers import AutoModelForImageClassification
+
+from .conftest import SIZE, tiny_model
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def run(*arguments, check=True, **environment):
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "CUDA_VISIBLE_DEVICES": "", **environment}
+    done = subprocess.run([sys.executable, *map(str, arguments)], capture_output=True, text=True, env=env, cwd=ROOT)
+    assert not check or done.returncode == 0, done.stderr[-3000:]
+    return done
+
+
+def launch(*arguments, **options):
+    return run("-m", "accelerate.commands.launch", "--num_processes", "1", "--cpu", *arguments, **options)
+
+
+def test_the_default_recipe_compares_three_methods(tmp_path):
+    done = launch(
+        "recipes/train_cls.py", "--compare", "--max_steps", 3, "--output_dir", tmp_path, "--disable_tqdm", True
+    )
+    assert "| plain |" in done.stdout and "| guided |" in done.stdout
+    records = json.loads((tmp_path / "results.json").read_text())
+    assert [record["method"]["name"] for record in records] == ["plain", "synthesis", "guided"]
+    assert {record["method"]["steps"] for record in records} == {3}
+    for picture in ("samples.png", "gradients.png", "curves.png"):
+        assert (tmp_path / picture).stat().st_size > 10_000
+        assert (tmp_path / "guided" / picture).exists()
+    assert "worst-group" in (tmp_path / "guided" / "README.md").read_text().lower()
+    AutoModelForImageClassification.from_pretrained(tmp_path / "guided")
+
+
+@pytest.fixture(scope="module")
+def parquet(photos, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("data")
+    split = photos.train_test_split(test_size=8, seed=0)
+    for name in ("train", "test"):
+        split[name].to_parquet(folder / f"{name}.parquet")
+    photos.select_columns(["image"]).to_parquet(folder / "scenes.parquet")
+    return folder
+
+
+@pytest.mark.parametrize("synthesis", ["composite", "exchange", "cutmix", "resizemix"])
+def test_own_pictures_masks_and_checkpoint_from_a_config_file(synthesis, parquet, processor, tmp_path):
+    tiny_model("vit").save_pretrained(tmp_path / "checkpoint")
+    processor.save_pretrained(tmp_path / "checkpoint")
+    data = tmp_path / "data"
+    data.mkdir()
+    for name in ("train", "test"):
+        (data / f"{name}.parquet").write_bytes((parquet / f"{name}.parquet").read_bytes())
+    settings = {
+        "dataset_name": str(data),
+        "mask_column": "mask",
+        "group_column": "scene",
+        "synthesis": synthesis,
+        "backgrounds": str(parquet / "scenes.parquet"),
+        "model_name_or_path": str(tmp_path / "checkpoint"),
+        "max_steps": 2,
+        "per_device_train_batch_size": 4,
+        "alpha": 1.0,
+        "output_dir": str(tmp_path / "out"),
+        "use_cpu": True,
+    }
+    (tmp_path / "settings.json").write_text(json.dumps(settings))
+    run("recipes/train_cls.py", tmp_path / "settings.json")
+    record = json.loads((tmp_path / "out" / "results.json").read_text())[0]
+    assert record["data"]["train_rows"] == 16 + 8 and record["method"]["image_size"] == SIZE
+    assert 0 <= record["results"]["worst_group_accuracy"] <= 1
+
+
+def test_wrong_options_are_told_in_a_sentence(parquet, tmp_path):
+    done = run(
+        "recipes/train_cls.py", "--dataset_name", parquet / "train.parquet", "--output_dir", tmp_path / "o", check=False
+    )
+    assert done.returncode != 0 and "needs --backgrounds" in done.stderr
+    done = run("recipes/train_cls.py", "--synthesis", "mixup", "--output_dir", tmp_path / "o", check=False)
+    assert "choose composite, none, exchange, cutmix, resizemix" in done.stderr
+    done = run("recipes/train_cls.py", "--alpha", -1, check=False)
+    assert "alpha is -1.0: it must be a finite number >= 0" in done.stderr
+    assert not (tmp_path / "o").exists()
+
+
+def test_the_plain_loop_runs():
+    code = "import runpy; m = runpy.run_path('recipes/accelerate_loop.py'); m['main'](steps=2)"
+    assert "target share" in run("-c", code).stdout
