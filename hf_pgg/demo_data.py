@@ -37,22 +37,27 @@ OTHER_PHOTOGRAPHS = ("hubble_deep_field.jpg", "page.png", "moon.png", "ihc.png")
 _DIGITS = ClassLabel(names=[str(digit) for digit in range(10)])
 
 
-def photographs(names: Sequence[str] = PHOTOGRAPHS, side: int = 192) -> Dataset:
-    """Photographs (columns `image`, `label`), the middle square of each, `side` pixels wide.
+def photographs(names: Sequence[str] = PHOTOGRAPHS, crops: int = 60, side: int = 96) -> Dataset:
+    """Square crops of photographs (columns `image`, `label`: which photograph), at random places and scales.
 
     Args:
         names: Files of scikit-image's wheel; by default the ten that the classes stand on.
+        crops (`int`): Of each photograph, a quarter to the whole of its shorter side, the same in every call.
+        side (`int`): Of each crop, in pixels.
     """
-    images = []
-    for name in names:
+    images, labels = [], []
+    for label, name in enumerate(names):
         with PILImage.open(str(files("skimage.data") / name)) as photo:
             picture = np.asarray(photo.convert("RGB"))
-        edge = min(picture.shape[:2])
-        top, left = ((length - edge) // 2 for length in picture.shape[:2])
-        images.append(encode_png(resize(picture[top : top + edge, left : left + edge], (side, side))))
-    label = ClassLabel(names=[name.partition(".")[0] for name in names])
+        rng = np.random.default_rng([label, crops])
+        for _ in range(crops):
+            edge = int(min(picture.shape[:2]) * rng.uniform(0.25, 1.0))
+            top, left = (int(rng.integers(length - edge + 1)) for length in picture.shape[:2])
+            images.append(encode_png(resize(picture[top : top + edge, left : left + edge], (side, side))))
+            labels.append(label)
+    names_of = ClassLabel(names=[name.partition(".")[0] for name in names])
     return Dataset.from_dict(
-        {"image": images, "label": list(range(len(images)))}, features=Features({"image": Image(), "label": label})
+        {"image": images, "label": labels}, features=Features({"image": Image(), "label": names_of})
     )
 
 

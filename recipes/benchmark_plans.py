@@ -52,3 +52,16 @@ def vit_search() -> list[Run]:
     runs = [Run(setting="b", method="guided", alpha=alpha, **common) for alpha in (10.0, 1.0)]
     runs += [Run(setting="b", method="plain", **common), Run(setting="a", method="unbiased", **common)]
     return runs
+
+
+def headline() -> list[Run]:
+    """The rows of the tables, seed by seed, so that an interrupted run leaves complete seeds."""
+    runs = []
+    for seed in (0, 1, 2):
+        runs += [Run(method="unbiased", seed=seed)]
+        for setting in "ba":
+            share = {"setting": setting, "seed": seed, "alpha": ALPHA["share"]}
+            runs += [Run(setting=setting, seed=seed, method=method) for method in ("plain", "exchange")]
+            runs += [Run(method="guided", **share), Run(method="exchange+guided", **share)]
+        runs += [Run(setting="b", seed=seed, method="guided", masks="random", alpha=ALPHA["share"])]
+    return runs
