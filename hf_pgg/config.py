@@ -18,8 +18,8 @@ class PGGConfig(TrainingArguments):
     Training arguments with input gradient guidance; all of `transformers.TrainingArguments`, and:
 
     Args:
-        alpha (`float`, *optional*, defaults to `10.0`): Weight of the guidance loss; 0 trains plainly. The default is for
-            `share` and was chosen on validation (README, "Regimes"); other forms have other scales.
+        alpha (`float`, *optional*, defaults to `10.0`): Weight of the guidance loss; 0 trains plainly. The default is
+            that of `share`, chosen on validation (README, "Regimes"); other forms have other scales.
         guidance_form (`str`, *optional*, defaults to `"share"`): `"share"`, `"energy"`, `"l2"` or `"l2_mean"`.
         guidance_mode (`str`, *optional*, defaults to `"finite_difference"`): `"exact"` (double backward) or
             `"finite_difference"` (first-order: ordinary passes only).

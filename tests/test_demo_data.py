@@ -41,11 +41,15 @@ def test_outside_the_digit_is_the_photograph(data):
     assert picture[mask == 0].std() > 1
 
 
-def test_photographs_are_twelve_or_so_distinct_pictures():
-    pictures = [np.asarray(row["image"]) for row in photographs()] + [
-        np.asarray(row["image"]) for row in photographs(OTHER_PHOTOGRAPHS)
-    ]
-    assert len({picture.tobytes() for picture in pictures}) == 10 + len(OTHER_PHOTOGRAPHS)
+def test_photographs_are_distinct_crops_and_the_same_in_every_call():
+    pool = photographs()
+    pictures = [np.asarray(row["image"]).tobytes() for row in pool]
+    assert len(set(pictures)) == 600 and pool["label"] == sorted(pool["label"])
+    assert pictures[:9] == [np.asarray(row["image"]).tobytes() for row in photographs().select(range(9))]
+    others = photographs(OTHER_PHOTOGRAPHS, crops=2)
+    assert len(others) == 2 * len(OTHER_PHOTOGRAPHS) and not set(others.features["label"].names) & set(
+        pool.features["label"].names
+    )
 
 
 def test_a_bias_that_is_no_probability_is_refused():
