@@ -15,14 +15,8 @@ from torchvision import tv_tensors
 from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
-from hf_pgg.provenance import (
-    IMAGE,
-    PADDING_LABEL,
-    PROVENANCE,
-    merge_sources,
-    sources_of,
-    to_rgb,
-)
+from hf_pgg.pictures import to_rgb
+from hf_pgg.provenance import IMAGE, PADDING_LABEL, PROVENANCE, merge_sources, sources_of
 from hf_pgg.synthesis.base import FreshDraws
 
 

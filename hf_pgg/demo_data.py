@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from hf_pgg.provenance import encode_mask, encode_png
+from hf_pgg.pictures import encode_mask, encode_png
 from hf_pgg.synthesis import Composite
 from hf_pgg.synthesis.base import resize
 

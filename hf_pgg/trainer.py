@@ -6,7 +6,6 @@ accumulated, global batch, so that accumulation x k equals batch x k whatever th
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from contextlib import nullcontext
 from pathlib import Path
@@ -14,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, Image, List
+from datasets import Dataset, Image, List
 from safetensors import safe_open
 from torch import nn
 from torch.nn import functional as F
@@ -22,6 +21,7 @@ from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallba
 from transformers.trainer_utils import EvalLoopOutput
 from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
+from hf_pgg.checks import check_dataset, model_config, refuse_unsupported
 from hf_pgg.collator import PGGCollator
 from hf_pgg.config import PGGConfig
 from hf_pgg.guidance import (
@@ -37,7 +37,7 @@ from hf_pgg.guidance import (
     share,
     uses_batch_statistics,
 )
-from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE, validate_row
+from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE
 
 logger = logging.get_logger(__name__)
 
@@ -120,7 +120,7 @@ class PGGTrainer(Trainer):
     ):
         if kwargs.get("compute_loss_func") is not None:
             raise ValueError("PGGTrainer computes its own loss: `compute_loss_func` would be ignored, remove it")
-        _refuse_unsupported(model, args)
+        refuse_unsupported(model, args)
         self.group_columns = list(args.group_columns or [])
         if data_collator is None:
             if processing_class is None:
@@ -133,7 +133,7 @@ class PGGTrainer(Trainer):
                 label_column=args.label_column,
                 extra_columns=self.group_columns,
             )
-        num_classes = _config(model).num_labels
+        num_classes = model_config(model).num_labels
         evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
         for name, dataset in {"training": train_dataset, **evaluated}.items():
             if isinstance(dataset, Dataset):
@@ -275,31 +275,17 @@ class PGGTrainer(Trainer):
                 pixels = pixels.detach().requires_grad_()
                 with random_state.replayed():
                     logits = forward(pixels)
+            given = (logits, pixels, labels, provenance, guided)
             if self.form is None:
+                generator = self._partner_generator()
                 return exchange_guidance(
-                    forward,
-                    logits,
-                    pixels,
-                    labels,
-                    provenance,
-                    guided,
-                    random_state=random_state,
-                    generator=self._partner_generator(),
-                    centered=centered,
+                    forward, *given, random_state=random_state, generator=generator, centered=centered
                 )
             if exact:
-                return exact_guidance(logits, pixels, labels, provenance, guided, self.form, centered=centered)
+                return exact_guidance(*given, self.form, centered=centered)
+            step = self.args.guidance_step
             return first_order_guidance(
-                forward,
-                logits,
-                pixels,
-                labels,
-                provenance,
-                guided,
-                self.form,
-                random_state=random_state,
-                step=self.args.guidance_step,
-                centered=centered,
+                forward, *given, self.form, random_state=random_state, step=step, centered=centered
             )
 
     def _partner_generator(self) -> torch.Generator:
@@ -360,7 +346,7 @@ class PGGTrainer(Trainer):
 
     def _watch_for_collapse(self, accuracy: float, samples: float) -> None:
         """Warns when guidance has destroyed the features: training accuracy at chance after a fifth of the steps."""
-        chance = 1 / _config(self.model).num_labels
+        chance = 1 / model_config(self.model).num_labels
         spread = (chance * (1 - chance) / samples) ** 0.5
         late = self.state.global_step > 0.2 * self.state.max_steps
         self._steps_at_chance = self._steps_at_chance + 1 if late and accuracy < chance + 2 * spread else 0
@@ -432,11 +418,6 @@ class PGGTrainer(Trainer):
         )
 
 
-def _config(model: Any) -> Any:
-    """The model's `transformers` config, through a peft wrapper where there is one."""
-    return (model.get_base_model() if hasattr(model, "get_base_model") else model).config
-
-
 def _load_renamed_weights(model: Any, folder: str) -> None:
     """Loads a checkpoint whose weights are stored under other names than the modules have (ViT in transformers 5).
 
@@ -456,83 +437,3 @@ def _freeze_batch_norm(module: nn.Module) -> None:
     for child in module.modules():
         if isinstance(child, nn.modules.batchnorm._BatchNorm):
             child.eval()
-
-
-def _refuse_unsupported(model: Any, args: PGGConfig) -> None:
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model  # peft
-    parameters = inspect.signature(base.forward).parameters
-    if "pixel_values" not in parameters:
-        raise ValueError(
-            f"{type(base).__name__}.forward takes {', '.join(parameters)}, not `pixel_values`: guidance needs a model"
-            " that reads pictures or clips"
-        )
-    if args.alpha == 0:
-        return
-    if args.n_gpu > 1:
-        raise ValueError("guidance does not run under DataParallel: start one process a GPU with `accelerate launch`")
-    checkpointing = args.gradient_checkpointing_kwargs
-    if args.gradient_checkpointing and isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
-        raise ValueError(
-            "reentrant checkpointing forbids input gradients: set"
-            " gradient_checkpointing_kwargs={'use_reentrant': False}"
-        )
-    if args.guidance_mode == "exact":
-        for name, used in (
-            ("torch_compile", args.torch_compile),
-            ("FSDP", bool(args.fsdp)),
-            ("DeepSpeed", bool(args.deepspeed)),
-            ("ddp_static_graph", bool(getattr(args, "ddp_static_graph", False))),
-        ):
-            if used:
-                raise ValueError(
-                    f"exact guidance differentiates twice, which {name} does not support: set"
-                    " guidance_mode='finite_difference'"
-                )
-
-
-def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig, collator: Any) -> None:
-    """Checks a dataset's columns, and up to `args.validate_rows` of its rows, before the first step.
-
-    Raises:
-        ValueError: If the dataset is empty or a column is missing.
-        ProvenanceError: If a row does not keep the contract.
-    """
-    if len(dataset) == 0:
-        raise ValueError(f"the {name} dataset is empty")
-    synthesized = getattr(collator, "synthesis", None) is not None or dataset.format["type"] == "custom"
-    if synthesized:
-        return  # the rows that reach the model do not exist yet; the synthesizer names a bad one
-    columns = dataset.column_names
-    if args.image_column not in columns:
-        raise ValueError(f"the {name} dataset has no column '{args.image_column}' but {columns}: set `image_column`")
-    if LABELS not in columns and args.label_column not in columns:
-        raise ValueError(
-            f"the {name} dataset has neither '{LABELS}' nor '{args.label_column}' but {columns}: set `label_column`"
-        )
-    for group in args.group_columns or []:
-        if group not in columns:
-            raise ValueError(f"the {name} dataset has no group column '{group}' but {columns}")
-        if not isinstance(dataset.features[group], ClassLabel) and "int" not in str(dataset.features[group]):
-            raise ValueError(
-                f"group column '{group}' of the {name} dataset is {dataset.features[group]}, not integers: turn it into"
-                f" classes with `dataset.class_encode_column('{group}')`"
-            )
-    read = [column for column in (*CONTRACT_COLUMNS, args.image_column, args.label_column) if column in columns]
-    rows = dataset.select_columns(list(dict.fromkeys(read)))
-    for column in rows.column_names:
-        if isinstance(rows.features[column], Image):
-            rows = rows.cast_column(column, Image(decode=False))
-        elif column == PROVENANCE:
-            rows = rows.cast_column(column, List(Image(decode=False)))
-    count = min(len(rows), args.validate_rows)
-    if count < len(rows):
-        logger.warning(f"{count} of the {len(rows)} rows of the {name} dataset are checked (`validate_rows`)")
-    for i in np.linspace(0, len(rows) - 1, count).astype(int) if count else []:
-        validate_row(
-            rows[int(i)],
-            f"{i} of the {name} dataset",
-            num_classes,
-            image_column=args.image_column,
-            label_column=args.label_column,
-            allow_overlap=args.allow_overlap,
-        )

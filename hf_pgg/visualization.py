@@ -17,7 +17,8 @@ from scipy.ndimage import gaussian_filter
 
 from hf_pgg.collator import PGGCollator
 from hf_pgg.guidance import input_gradient, share
-from hf_pgg.provenance import LABELS, PROVENANCE, decode_mask, to_rgb
+from hf_pgg.pictures import decode_mask, to_rgb
+from hf_pgg.provenance import LABELS, PROVENANCE
 
 _SOURCE_COLOURS = ((0.10, 0.85, 0.35), (0.95, 0.25, 0.85), (0.20, 0.60, 1.00), (1.00, 0.75, 0.10))
 

@@ -21,35 +21,12 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 
+import benchmark_plans
 import numpy as np
+from benchmark_plans import Run
 from transformers import HfArgumentParser
 
 CHECKPOINTS = {"cnn": ("efficientnet-lite0-imagenet1k", 96), "vit": ("dinov2-small-saliency", 98)}
-
-
-@dataclass(frozen=True)
-class Run:
-    """One training run. `method`: plain, guided, exchange, exchange+guided, unbiased, unbiased+guided, no-edits."""
-
-    setting: str = "a"
-    backbone: str = "cnn"
-    method: str = "plain"
-    form: str = "share"
-    alpha: float = 0.0
-    masks: str = "true"
-    guide: str = "all"
-    logit: str = "label"
-    seed: int = 0
-    learning_rate: float = 3e-4
-    epochs: int = 5
-    alpha_warmup: float = 0.0
-    head_epochs: int = 0
-    clip: float = 1.0
-    extra: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 def execute(run: Run, root: str) -> dict[str, object]:
@@ -206,8 +183,6 @@ def main() -> None:
         with path.open("a") as file:
             file.write(json.dumps(record) + "\n")
         return
-
-    import benchmark_plans
 
     done = finished(path)
     todo = [run for run in getattr(benchmark_plans, arguments.plan)() if run.key not in done]

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from benchmark_pets import Run
+from benchmark_plans import Run
 from scipy.stats import t as student
 
 ROOT = Path(__file__).resolve().parents[1]

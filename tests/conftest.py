@@ -23,7 +23,7 @@ from transformers import (
 )
 
 from hf_pgg import add_provenance
-from hf_pgg.provenance import encode_mask, encode_png
+from hf_pgg.pictures import encode_mask, encode_png
 
 SIZE = 32
 FAMILIES = ("vit", "convnext", "timm")
@@ -79,7 +79,7 @@ def processor() -> ViTImageProcessor:
     return ViTImageProcessor(size={"height": SIZE, "width": SIZE})
 
 
-def tiny_model(family: str, num_labels: int = 3, seed: int = 0) -> torch.nn.Module:
+def tiny_model(family: str, num_labels: int = 3, seed: int = 0, activation: str = "gelu") -> torch.nn.Module:
     """A classifier of each family that two cores train in milliseconds. ViT has dropout, timm's ResNet batch norm."""
     torch.manual_seed(seed)
     if family == "vit":
@@ -109,7 +109,7 @@ def tiny_model(family: str, num_labels: int = 3, seed: int = 0) -> torch.nn.Modu
         TimmWrapperConfig(
             architecture="resnet10t",
             num_labels=num_labels,
-            model_args={"channels": [8, 16, 16, 24], "stem_width": 8, "zero_init_last": False},
+            model_args={"channels": [8, 16, 16, 24], "stem_width": 8, "zero_init_last": False, "act_layer": activation},
         )
     )
     with torch.no_grad():  # running statistics of real passes: at initialisation they describe no data

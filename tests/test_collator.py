@@ -7,7 +7,7 @@ from torchvision.transforms import v2
 from transformers import BitImageProcessor, ConvNextImageProcessor, TimmWrapperImageProcessor, ViTImageProcessor
 
 from hf_pgg import CutMix, PGGCollator
-from hf_pgg.provenance import decode_mask, to_rgb
+from hf_pgg.pictures import decode_mask, to_rgb
 
 SQUASH = ViTImageProcessor(size={"height": 20, "width": 28})
 PROCESSORS = {

@@ -9,15 +9,8 @@ from datasets import Features, Image, List
 from PIL import Image as PILImage
 
 from hf_pgg import ProvenanceError, add_provenance, provenance_features
-from hf_pgg.provenance import (
-    boxes_to_mask,
-    decode_mask,
-    encode_mask,
-    encode_png,
-    merge_sources,
-    to_rgb,
-    validate_row,
-)
+from hf_pgg.pictures import boxes_to_mask, decode_mask, encode_mask, encode_png, to_rgb
+from hf_pgg.provenance import merge_sources, validate_row
 
 
 def png(array, mode=None):

@@ -21,7 +21,8 @@ from hf_pgg import (
     ProvenanceError,
     ResizeMix,
 )
-from hf_pgg.provenance import decode_mask, to_rgb, validate_row
+from hf_pgg.pictures import decode_mask, to_rgb
+from hf_pgg.provenance import validate_row
 from hf_pgg.synthesis.ablation import misplaced_mask, resize_mask_area
 from hf_pgg.synthesis.compositing import composite, crop_to_mask
 from hf_pgg.synthesis.cutmix import cutmix_box, paste_box

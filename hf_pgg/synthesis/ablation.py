@@ -12,7 +12,8 @@ from typing import Any, Literal
 import numpy as np
 from scipy.ndimage import distance_transform_edt
 
-from hf_pgg.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE, decode_mask, to_rgb
+from hf_pgg.pictures import decode_mask, to_rgb
+from hf_pgg.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE
 from hf_pgg.synthesis.base import Sample, Synthesizer
 
 Kind = Literal["dilate", "erode", "random", "whole"]

@@ -19,6 +19,7 @@ from datasets import Dataset, Features, IterableDataset
 from PIL import UnidentifiedImageError
 from torchvision.transforms.v2 import functional as F
 
+from hf_pgg.pictures import encode_mask, encode_png, open_picture
 from hf_pgg.provenance import (
     IMAGE,
     LABEL_WEIGHTS,
@@ -26,9 +27,6 @@ from hf_pgg.provenance import (
     PROVENANCE,
     ProvenanceError,
     class_label,
-    encode_mask,
-    encode_png,
-    open_picture,
     provenance_features,
 )
 

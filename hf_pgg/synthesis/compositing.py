@@ -10,7 +10,8 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from scipy.ndimage import gaussian_filter
 
-from hf_pgg.provenance import LABELS, PROVENANCE, decode_mask, open_picture, to_rgb
+from hf_pgg.pictures import decode_mask, open_picture, to_rgb
+from hf_pgg.provenance import LABELS, PROVENANCE
 from hf_pgg.synthesis.base import Sample, Synthesizer, read_row, resize
 
 

@@ -11,7 +11,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_pgg.provenance import sources_of, to_rgb
+from hf_pgg.pictures import to_rgb
+from hf_pgg.provenance import sources_of
 from hf_pgg.synthesis.base import PairSynthesizer, Sample, resize
 
 Box = tuple[int, int, int, int]

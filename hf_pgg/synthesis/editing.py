@@ -15,7 +15,8 @@ from scipy.ndimage import binary_fill_holes
 from skimage.filters import gaussian, threshold_otsu
 from skimage.morphology import closing, disk, opening
 
-from hf_pgg.provenance import sources_of, to_rgb
+from hf_pgg.pictures import to_rgb
+from hf_pgg.provenance import sources_of
 from hf_pgg.synthesis.base import Sample, Synthesizer, resize
 
 Editor = Callable[..., Any]

@@ -13,7 +13,8 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from hf_pgg.provenance import LABELS, PROVENANCE, decode_mask, sources_of, to_rgb
+from hf_pgg.pictures import decode_mask, to_rgb
+from hf_pgg.provenance import LABELS, PROVENANCE, sources_of
 from hf_pgg.synthesis.base import PairSynthesizer, Sample, resize
 
 

@@ -12,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from hf_pgg.provenance import sources_of, to_rgb
+from hf_pgg.pictures import to_rgb
+from hf_pgg.provenance import sources_of
 from hf_pgg.synthesis.base import PairSynthesizer, Sample, resize
 from hf_pgg.synthesis.cutmix import Box, mix_sources, paste_box
 

@@ -1,0 +1,105 @@
+"""What `PGGTrainer` refuses before the first step: configurations, models and datasets that it cannot train."""
+
+from __future__ import annotations
+
+import inspect
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset, Image, List
+from transformers.utils import logging
+
+from hf_pgg.config import PGGConfig
+from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, PROVENANCE, validate_row
+
+logger = logging.get_logger(__name__)
+
+
+def _base(model: Any) -> Any:
+    """The model under a peft wrapper, or the model."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
+def model_config(model: Any) -> Any:
+    """The model's `transformers` config, through a peft wrapper where there is one."""
+    return _base(model).config
+
+
+def refuse_unsupported(model: Any, args: PGGConfig) -> None:
+    base = _base(model)
+    parameters = inspect.signature(base.forward).parameters
+    if "pixel_values" not in parameters:
+        raise ValueError(
+            f"{type(base).__name__}.forward takes {', '.join(parameters)}, not `pixel_values`: guidance needs a model"
+            " that reads pictures or clips"
+        )
+    if args.alpha == 0:
+        return
+    if args.n_gpu > 1:
+        raise ValueError("guidance does not run under DataParallel: start one process a GPU with `accelerate launch`")
+    checkpointing = args.gradient_checkpointing_kwargs
+    if args.gradient_checkpointing and isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
+        raise ValueError(
+            "reentrant checkpointing forbids input gradients: set"
+            " gradient_checkpointing_kwargs={'use_reentrant': False}"
+        )
+    if args.guidance_mode == "exact":
+        for name, used in (
+            ("torch_compile", args.torch_compile),
+            ("FSDP", bool(args.fsdp)),
+            ("DeepSpeed", bool(args.deepspeed)),
+            ("ddp_static_graph", bool(getattr(args, "ddp_static_graph", False))),
+        ):
+            if used:
+                raise ValueError(
+                    f"exact guidance differentiates twice, which {name} does not support: set"
+                    " guidance_mode='finite_difference'"
+                )
+
+
+def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig, collator: Any) -> None:
+    """Checks a dataset's columns, and up to `args.validate_rows` of its rows, before the first step.
+
+    Raises:
+        ValueError: If the dataset is empty or a column is missing.
+        ProvenanceError: If a row does not keep the contract.
+    """
+    if len(dataset) == 0:
+        raise ValueError(f"the {name} dataset is empty")
+    synthesized = getattr(collator, "synthesis", None) is not None or dataset.format["type"] == "custom"
+    if synthesized:
+        return  # the rows that reach the model do not exist yet; the synthesizer names a bad one
+    columns = dataset.column_names
+    if args.image_column not in columns:
+        raise ValueError(f"the {name} dataset has no column '{args.image_column}' but {columns}: set `image_column`")
+    if LABELS not in columns and args.label_column not in columns:
+        raise ValueError(
+            f"the {name} dataset has neither '{LABELS}' nor '{args.label_column}' but {columns}: set `label_column`"
+        )
+    for group in args.group_columns or []:
+        if group not in columns:
+            raise ValueError(f"the {name} dataset has no group column '{group}' but {columns}")
+        if not isinstance(dataset.features[group], ClassLabel) and "int" not in str(dataset.features[group]):
+            raise ValueError(
+                f"group column '{group}' of the {name} dataset is {dataset.features[group]}, not integers: turn it into"
+                f" classes with `dataset.class_encode_column('{group}')`"
+            )
+    read = [column for column in (*CONTRACT_COLUMNS, args.image_column, args.label_column) if column in columns]
+    rows = dataset.select_columns(list(dict.fromkeys(read)))
+    for column in rows.column_names:
+        if isinstance(rows.features[column], Image):
+            rows = rows.cast_column(column, Image(decode=False))
+        elif column == PROVENANCE:
+            rows = rows.cast_column(column, List(Image(decode=False)))
+    count = min(len(rows), args.validate_rows)
+    if count < len(rows):
+        logger.warning(f"{count} of the {len(rows)} rows of the {name} dataset are checked (`validate_rows`)")
+    for i in np.linspace(0, len(rows) - 1, count).astype(int) if count else []:
+        validate_row(
+            rows[int(i)],
+            f"{i} of the {name} dataset",
+            num_classes,
+            image_column=args.image_column,
+            label_column=args.label_column,
+            allow_overlap=args.allow_overlap,
+        )
