@@ -103,6 +103,28 @@ def headline() -> list[Run]:
     return runs
 
 
+def large() -> list[Run]:
+    """Setting c: all pets, automatic masks, cat against dog. The small settings' choices are taken over."""
+    runs = []
+    for seed in (0, 1, 2):
+        c = {"setting": "c", "seed": seed, "epochs": 3}
+        runs += [Run(method=method, **c) for method in ("unbiased", "plain", "exchange")]
+        runs += [Run(method=method, alpha=ALPHA["share"], **c) for method in ("guided", "exchange+guided")]
+    return runs
+
+
+def more_seeds() -> list[Run]:
+    """Seeds 3 and 4 of the headline rows."""
+    runs = []
+    for seed in (3, 4):
+        runs += [Run(method="unbiased", seed=seed)]
+        for setting in "ba":
+            share = {"setting": setting, "seed": seed, "alpha": ALPHA["share"]}
+            runs += [Run(setting=setting, seed=seed, method=method) for method in ("plain", "exchange")]
+            runs += [Run(method="guided", **share), Run(method="exchange+guided", **share)]
+    return runs
+
+
 def ablations() -> list[Run]:
     """The paper's form, the whole-picture penalty, and energy on setting b; guidance where there is no bias."""
     runs = []
