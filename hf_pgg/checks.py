@@ -43,18 +43,38 @@ def refuse_unsupported(model: Any, args: PGGConfig) -> None:
             "reentrant checkpointing forbids input gradients: set"
             " gradient_checkpointing_kwargs={'use_reentrant': False}"
         )
-    if args.guidance_mode == "exact":
-        for name, used in (
-            ("torch_compile", args.torch_compile),
-            ("FSDP", bool(args.fsdp)),
-            ("DeepSpeed", bool(args.deepspeed)),
-            ("ddp_static_graph", bool(getattr(args, "ddp_static_graph", False))),
-        ):
-            if used:
-                raise ValueError(
-                    f"exact guidance differentiates twice, which {name} does not support: set"
-                    " guidance_mode='finite_difference'"
-                )
+    obstacle = _no_second_derivatives(args)
+    if args.guidance_mode == "exact" and obstacle:
+        raise ValueError(
+            f"exact guidance differentiates twice, which {obstacle} does not support: set"
+            " guidance_mode='finite_difference'"
+        )
+
+
+def _no_second_derivatives(args: PGGConfig) -> str | None:
+    """What in the configuration forbids exact guidance."""
+    for name, used in (
+        ("torch_compile", args.torch_compile),
+        ("FSDP", bool(args.fsdp)),
+        ("DeepSpeed", bool(args.deepspeed)),
+        ("ddp_static_graph", bool(getattr(args, "ddp_static_graph", False))),
+    ):
+        if used:
+            return name
+    return None
+
+
+def is_exact(model: Any, args: PGGConfig) -> bool:
+    """Whether guidance differentiates twice; `guidance_mode="auto"` is resolved here, and said once."""
+    if args.guidance_mode != "auto":
+        return args.guidance_mode == "exact"
+    obstacle = _no_second_derivatives(args)
+    if obstacle:
+        reason = f"{obstacle} has no second derivatives"
+    else:
+        reason = "it needs fewer operations than double backward, and fused attention stays on"
+    logger.warning_once(f"guidance_mode='auto': first-order, since {reason}")
+    return False
 
 
 def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig, collator: Any) -> None:

@@ -9,7 +9,13 @@ from transformers import TrainingArguments
 
 from hf_pgg.guidance import FORMS
 
-EXCHANGE = "exchange"
+CHOICES = {
+    "guidance_form": tuple(FORMS),
+    "guidance_mode": ("auto", "exact", "finite_difference"),
+    "guidance_labels": ("all", "one"),
+    "guidance_difference": ("auto", "one-sided", "central"),
+    "guidance_logit": ("label", "centered"),
+}
 
 
 @dataclass
@@ -21,10 +27,16 @@ class PGGConfig(TrainingArguments):
         alpha (`float`, *optional*, defaults to `10.0`): Weight of the guidance loss; 0 trains plainly. The default is
             that of `share`, chosen on validation (README, "Regimes"); other forms have other scales.
         guidance_form (`str`, *optional*, defaults to `"share"`): `"share"`, `"energy"`, `"l2"` or `"l2_mean"`.
-        guidance_mode (`str`, *optional*, defaults to `"finite_difference"`): `"exact"` (double backward) or
-            `"finite_difference"` (first-order: ordinary passes only).
-        guidance_step (`float`, *optional*, defaults to `1e-3`): Step of the finite difference, relative to the norm of
-            the input.
+        guidance_mode (`str`, *optional*, defaults to `"auto"`): `"exact"` (double backward), `"finite_difference"`
+            (first-order: ordinary passes only), or `"auto"`, see [`hf_pgg.checks.resolve_mode`].
+        guidance_fraction (`float`, *optional*, defaults to `1.0`): Part of the rows with provenance that each batch
+            guides, drawn at random and scaled: an unbiased saving.
+        guidance_labels (`str`, *optional*, defaults to `"all"`): `"all"`, or `"one"` label a sample, drawn at random
+            and scaled: an unbiased saving where samples have several.
+        guidance_step (`float`, *optional*): Step of the finite difference, relative to the norm of the input; by
+            default chosen by the precision of the passes ([`hf_pgg.guided_forward.default_step`]).
+        guidance_difference (`str`, *optional*, defaults to `"auto"`): `"one-sided"`, `"central"` (one more pass), or
+            `"auto"`: central where the precision needs it.
         guidance_logit (`str`, *optional*, defaults to `"label"`): `"label"` or `"centered"` (less the mean logit).
         alpha_warmup_ratio (`float`, *optional*, defaults to `0.0`): Share of the steps over which alpha grows linearly.
         freeze_batch_norm (`bool`, *optional*, defaults to `False`): Train with batch norm's running statistics, which
@@ -42,15 +54,23 @@ class PGGConfig(TrainingArguments):
     """
 
     alpha: float = field(default=10.0, metadata={"help": "Weight of the guidance loss; 0 trains plainly."})
-    guidance_form: str = field(
-        default="share", metadata={"help": f"Form of the loss: {', '.join((*FORMS, EXCHANGE))}."}
-    )
+    guidance_form: str = field(default="share", metadata={"help": f"Form of the loss: {', '.join(FORMS)}."})
     guidance_mode: str = field(
-        default="finite_difference",
-        metadata={"help": "exact (double backward) or finite_difference (ordinary passes only)."},
+        default="auto",
+        metadata={"help": "exact (double backward), finite_difference (ordinary passes only) or auto."},
     )
-    guidance_step: float = field(
-        default=1e-3, metadata={"help": "Step of the finite difference, relative to the norm of the input."}
+    guidance_fraction: float = field(
+        default=1.0, metadata={"help": "Part of the rows with provenance that each batch guides, drawn and scaled."}
+    )
+    guidance_labels: str = field(
+        default="all", metadata={"help": "all, or one label a sample, drawn at random and scaled."}
+    )
+    guidance_step: float | None = field(
+        default=None,
+        metadata={"help": "Step of the finite difference, relative to the norm of the input; default by precision."},
+    )
+    guidance_difference: str = field(
+        default="auto", metadata={"help": "one-sided, central, or auto: central where the precision needs it."}
     )
     guidance_logit: str = field(default="label", metadata={"help": "label, or centered (less the mean logit)."})
     alpha_warmup_ratio: float = field(
@@ -76,13 +96,18 @@ class PGGConfig(TrainingArguments):
         super().__post_init__()
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise ValueError(f"alpha is {self.alpha}: it must be a finite number >= 0 (0 trains without guidance)")
-        if self.guidance_form not in (*FORMS, EXCHANGE):
-            raise ValueError(f"guidance_form is '{self.guidance_form}': choose one of {', '.join((*FORMS, EXCHANGE))}")
-        if self.guidance_mode not in ("exact", "finite_difference"):
-            raise ValueError(f"guidance_mode is '{self.guidance_mode}': choose 'exact' or 'finite_difference'")
-        if self.guidance_logit not in ("label", "centered"):
-            raise ValueError(f"guidance_logit is '{self.guidance_logit}': choose 'label' or 'centered'")
-        if not self.guidance_step > 0:
-            raise ValueError(f"guidance_step is {self.guidance_step}: it must be > 0")
+        for name, choices in CHOICES.items():
+            value = getattr(self, name)
+            if value not in choices:
+                raise ValueError(f"{name} is '{value}': choose one of {', '.join(choices)}")
+        if not 0 < self.guidance_fraction <= 1:
+            raise ValueError(f"guidance_fraction is {self.guidance_fraction}: it must be in (0, 1]")
+        if self.guidance_step is not None and not 0 < self.guidance_step < 1:
+            raise ValueError(f"guidance_step is {self.guidance_step}: it must be in (0, 1), relative to the input")
+        if self.guidance_mode == "exact" and (self.guidance_step or self.guidance_difference != "auto"):
+            raise ValueError(
+                "guidance_step and guidance_difference belong to guidance_mode='finite_difference': exact guidance"
+                " takes no step, remove them"
+            )
         if not 0 <= self.alpha_warmup_ratio <= 1:
             raise ValueError(f"alpha_warmup_ratio is {self.alpha_warmup_ratio}: it must be in [0, 1]")

@@ -122,11 +122,18 @@ class Guidance:
     loss: L_PG of each sample, detached.
     surrogate: a tensor whose parameter gradient is that of `loss` (its value means nothing in first-order mode).
     target_share: share of the input gradient's energy inside the target, averaged over the sample's labels, detached.
+    measured: bool, the rows that were guided.
     """
 
     loss: torch.Tensor
     surrogate: torch.Tensor
     target_share: torch.Tensor
+    measured: torch.Tensor
+
+    @property
+    def value(self) -> torch.Tensor:
+        """The loss, with the surrogate's gradient."""
+        return self.surrogate + (self.loss - self.surrogate).detach()
 
 
 def chosen_logit(logits: torch.Tensor, labels: torch.Tensor, centered: bool = False) -> torch.Tensor:
@@ -145,20 +152,21 @@ def input_gradient(
     *,
     centered: bool = False,
     create_graph: bool = False,
+    retain_graph: bool = True,
+    loss_scale: float = 1.0,
 ) -> torch.Tensor:
-    """d f_c / d x of one label a row, at least float32, of the shape of `pixels`. The graph of `logits` is kept.
+    """d f_c / d x of one label a row, at least float32, of the shape of `pixels`.
 
     Args:
         logits (`torch.Tensor`): (B, classes), computed from `pixels`, row by row (no batch statistics).
         pixels (`torch.Tensor`): (B, ...) with `requires_grad`.
         labels (`torch.Tensor`): (B,) int64; -100 gives a zero gradient.
+        loss_scale (`float`): Multiplies the logit before and divides the gradient after the backward pass, so that
+            float16 activations' gradients do not underflow; the trainer's own loss scaler does not see this pass.
     """
-    total = chosen_logit(logits, labels, centered).sum()
-    return _wide(torch.autograd.grad(total, pixels, create_graph=create_graph, retain_graph=True)[0])
-
-
-def _zeros(pixels: torch.Tensor) -> torch.Tensor:
-    return torch.zeros(len(pixels), device=pixels.device, dtype=_wide(pixels[:0]).dtype)
+    total = chosen_logit(logits, labels, centered).sum() * loss_scale
+    gradient = torch.autograd.grad(total, pixels, create_graph=create_graph, retain_graph=retain_graph)[0]
+    return _wide(gradient) / loss_scale
 
 
 def _check(pixels: torch.Tensor, labels: torch.Tensor, provenance: torch.Tensor, guided: torch.Tensor) -> None:
@@ -173,16 +181,38 @@ def _check(pixels: torch.Tensor, labels: torch.Tensor, provenance: torch.Tensor,
             raise ValueError("a sample's labels repeat: merge its sources first, with `provenance.merge_sources`")
 
 
-def _per_label(
-    labels: torch.Tensor, provenance: torch.Tensor, guided: torch.Tensor, form: Form
-) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-    """For each of K places: labels (B,), -100 where nothing is guided; masks (B, [T,] 1, H, W); scale (B,)."""
-    count = (labels >= 0).sum(1).clamp(min=1)
-    scale = torch.ones(len(count), device=count.device) if form in SUMMED_FORMS else 1 / count
-    for k in range(labels.shape[1]):
-        chosen = labels[:, k].masked_fill(~guided, -100)
-        if (chosen >= 0).any():
-            yield chosen, _wide(provenance[:, k]).unsqueeze(-3), scale * (chosen >= 0)
+class _Sums:
+    """Adds up the parts of a [`Guidance`] over the places k = 1..K of the labels."""
+
+    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, guided: torch.Tensor, form: Form):
+        self.labels, self.guided, self.form = labels, guided, form
+        # the paper sums over a sample's labels; the scale-free forms average
+        self.each = torch.ones_like(guided, dtype=torch.float32) if form in SUMMED_FORMS else 1 / label_count(labels)
+        self.loss = torch.zeros(len(pixels), device=pixels.device, dtype=_wide(pixels[:0]).dtype)
+        self.surrogate, self.share = self.loss, torch.zeros_like(self.loss)
+        self.counted = torch.zeros_like(self.loss)
+
+    def places(self, provenance: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """For each place: labels (B,), -100 where nothing is guided; masks (B, [T,] 1, H, W); scale (B,)."""
+        for k in range(self.labels.shape[1]):
+            chosen = self.labels[:, k].masked_fill(~self.guided, -100)
+            yield chosen, _wide(provenance[:, k]).unsqueeze(-3), self.each * (chosen >= 0)
+
+    def add_loss(
+        self, phi: torch.Tensor, scale: torch.Tensor, gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor
+    ) -> None:
+        # `where`, not a product: a row without guidance must not bring in its own inf or NaN
+        self.loss = self.loss + scale * torch.where(scale > 0, phi, 0)
+        self.share += torch.where(scale > 0, 1 - share(gradient.detach(), inside, pixels), 0)
+        self.counted += scale > 0
+
+    def result(self, surrogate: torch.Tensor) -> Guidance:
+        return Guidance(self.loss.detach(), surrogate, self.share / self.counted.clamp(min=1), self.counted > 0)
+
+
+def label_count(labels: torch.Tensor) -> torch.Tensor:
+    """(B,) number of a row's labels, at least 1."""
+    return (labels >= 0).sum(1).clamp(min=1)
 
 
 def exact_guidance(
@@ -194,6 +224,7 @@ def exact_guidance(
     form: Form = share,
     *,
     centered: bool = False,
+    loss_scale: float = 1.0,
 ) -> Guidance:
     """L_PG by double backward. The forward that made `logits` must run under `second_derivatives()`.
 
@@ -205,23 +236,20 @@ def exact_guidance(
         guided (`torch.Tensor`): (B,) bool, False for rows without provenance.
         form (`Form`): See the module's head.
         centered (`bool`): Guide the logit less the mean of all logits.
+        loss_scale (`float`): For float16, see [`input_gradient`].
 
     Raises:
         ValueError: If shapes disagree or a row's labels repeat.
     """
     _check(pixels, labels, provenance, guided)
-    loss = _zeros(pixels)
-    inside_share = torch.zeros_like(loss)
-    counted = torch.zeros_like(loss)
+    sums, still = _Sums(pixels, labels, guided, form), _wide(pixels.detach())
     with torch.autocast(pixels.device.type, enabled=False):
-        for chosen, inside, scale in _per_label(labels, provenance, guided, form):
-            gradient = input_gradient(logits, pixels, chosen, centered=centered, create_graph=True)
-            phi = form(gradient, inside, _wide(pixels.detach()))
-            # `where`, not a product: a row without guidance must not bring in its own inf or NaN
-            loss = loss + scale * torch.where(scale > 0, phi, 0)
-            inside_share += (scale > 0) * (1 - share(gradient.detach(), inside, pixels))
-            counted += scale > 0
-    return Guidance(loss.detach(), loss, inside_share / counted.clamp(min=1))
+        for chosen, inside, scale in sums.places(provenance):
+            gradient = input_gradient(
+                logits, pixels, chosen, centered=centered, create_graph=True, loss_scale=loss_scale
+            )
+            sums.add_loss(form(gradient, inside, still), scale, gradient, inside, still)
+    return sums.result(sums.loss)
 
 
 def first_order_guidance(
@@ -235,101 +263,54 @@ def first_order_guidance(
     *,
     random_state: RandomState,
     step: float = 1e-3,
+    central: bool = False,
     centered: bool = False,
+    loss_scale: float = 1.0,
+    base: torch.Tensor | None = None,
+    keep_graph: bool = True,
 ) -> Guidance:
     """L_PG whose parameter gradient comes from a finite difference: ordinary passes only.
 
     Args:
         forward (`Callable`): pixels -> logits, the pass that made `logits`.
-        random_state (`RandomState`): Taken before that pass; the second pass replays it.
+        random_state (`RandomState`): Taken before that pass; the others replay it.
         step (`float`): h relative to max(||x||, sqrt(number of elements)) of each sample.
+        central (`bool`): (f(x + h u) - f(x - h u)) / 2h, one more forward pass: its error falls with h^2, so that h
+            can be large enough for half precision.
+        base (`torch.Tensor`, *optional*): (B, classes), f(x) of the one-sided difference, by default `logits`.
+        keep_graph (`bool`): False frees the graph of `logits` after its last input gradient, where nothing else needs
+            it (then a one-sided difference takes `base` from another pass).
 
     The other arguments are those of [`exact_guidance`]; fused attention is fine here.
     """
     _check(pixels, labels, provenance, guided)
-    loss = _zeros(pixels)
-    surrogate, inside_share, counted = loss, torch.zeros_like(loss), torch.zeros_like(loss)
-    still = pixels.detach()
-    expand = (-1,) + (1,) * (pixels.ndim - 1)
-    norm = _wide(still).flatten(1).norm(dim=1).clamp(min=still[0].numel() ** 0.5)
+    sums, still = _Sums(pixels, labels, guided, form), _wide(pixels.detach())
+    norm = still.flatten(1).norm(dim=1).clamp(min=still[0].numel() ** 0.5)
+    h = step * norm
+    places = []
     with torch.autocast(pixels.device.type, enabled=False):
-        plan = []
-        for chosen, inside, scale in _per_label(labels, provenance, guided, form):
-            gradient = input_gradient(logits, pixels, chosen, centered=centered).requires_grad_()
-            phi = form(gradient, inside, _wide(still))
+        for k, (chosen, inside, scale) in enumerate(sums.places(provenance)):
+            last = k == labels.shape[1] - 1
+            gradient = input_gradient(
+                logits, pixels, chosen, centered=centered, retain_graph=keep_graph or not last, loss_scale=loss_scale
+            ).requires_grad_()
+            phi = form(gradient, inside, still)
             direction = torch.autograd.grad(phi.sum(), gradient)[0]
-            loss = loss + scale * torch.where(scale > 0, phi.detach(), 0)
-            inside_share += (scale > 0) * (1 - share(gradient.detach(), inside, still))
-            counted += scale > 0
-            plan.append((chosen, scale, direction))
-    for chosen, scale, direction in plan:
+            sums.add_loss(phi.detach(), scale, gradient, inside, still)
+            places.append((chosen, scale, direction))
+    surrogate = sums.surrogate
+    for chosen, scale, direction in places:
         length = direction.flatten(1).norm(dim=1)
-        unit = direction / length.clamp(min=torch.finfo(torch.float32).tiny).view(expand)
-        h = step * norm
-        with random_state.replayed():
-            moved = forward((_wide(still) + h.view(expand) * unit).to(pixels.dtype))
-        rise = chosen_logit(moved, chosen, centered) - chosen_logit(logits, chosen, centered)
-        surrogate = surrogate + scale * (length / h) * rise
-    return Guidance(loss, surrogate, inside_share / counted.clamp(min=1))
+        expand = (-1,) + (1,) * (pixels.ndim - 1)
+        moved = (h / length.clamp(min=torch.finfo(torch.float32).tiny)).view(expand) * direction
 
+        def at(point: torch.Tensor, chosen: torch.Tensor = chosen) -> torch.Tensor:
+            with random_state.replayed():
+                return chosen_logit(forward(point.to(pixels.dtype)), chosen, centered)
 
-# ---------------------------------------------------------------------------------------------- exchange
-
-
-def exchange_backgrounds(
-    pixels: torch.Tensor, provenance: torch.Tensor, guided: torch.Tensor, generator: torch.Generator
-) -> torch.Tensor:
-    """Each guided row's targets on the background of another guided row, whose own targets are filled with its mean.
-
-    Args:
-        pixels (`torch.Tensor`): (B, [T,] C, H, W). provenance (`torch.Tensor`): (B, K, [T,] H, W) in [0, 1].
-        guided (`torch.Tensor`): (B,) bool; other rows stay as they are, and so does a guided row without a partner.
-        generator (`torch.Generator`): On the CPU; draws the partners.
-    """
-    rows = torch.nonzero(guided)[:, 0]
-    if len(rows) < 2:
-        return pixels
-    shift = int(torch.randint(1, len(rows), (1,), generator=generator))
-    inside = _wide(provenance[rows]).sum(1).clamp(max=1).unsqueeze(-3)
-    own = _wide(pixels[rows])
-    outside = 1 - inside
-    space = tuple(range(own.ndim - 2, own.ndim))
-    mean = (own * outside).sum(space, keepdim=True) / outside.sum(space, keepdim=True).clamp(min=1)
-    background = (outside * own + inside * mean).roll(shift, 0)
-    return pixels.index_copy(0, rows, (inside * own + outside * background).to(pixels.dtype))
-
-
-def exchange_guidance(
-    forward: Callable[[torch.Tensor], torch.Tensor],
-    logits: torch.Tensor,
-    pixels: torch.Tensor,
-    labels: torch.Tensor,
-    provenance: torch.Tensor,
-    guided: torch.Tensor,
-    *,
-    random_state: RandomState,
-    generator: torch.Generator,
-    centered: bool = True,
-) -> Guidance:
-    """The form "exchange": mean over labels of (f_c(x') - f_c(x))^2, x' being x with everything outside exchanged.
-
-    The finite-step sibling of the gradient forms: f(x') - f(x) is the integral of the input gradient along the way
-    from x to x', which changes only what lies outside the target, in directions that occur in the data. Its unit is
-    that of the logits, which the classification loss fixes, and it needs no input gradient: one more forward pass.
-
-    Args:
-        generator (`torch.Generator`): Draws the partners, see [`exchange_backgrounds`].
-
-    The other arguments are those of [`first_order_guidance`]; `target_share` is not measured (zeros).
-    """
-    _check(pixels, labels, provenance, guided)
-    moved = exchange_backgrounds(pixels.detach(), provenance, guided, generator)
-    with random_state.replayed():
-        other = forward(moved)
-    loss = _zeros(pixels)
-    count = (labels >= 0).sum(1).clamp(min=1)
-    for k in range(labels.shape[1]):
-        chosen = labels[:, k].masked_fill(~guided, -100)
-        change = chosen_logit(other, chosen, centered) - chosen_logit(logits, chosen, centered)
-        loss = loss + change**2 / count
-    return Guidance(loss.detach(), loss, torch.zeros_like(loss))
+        if central:
+            slope = (at(still + moved) - at(still - moved)) / (2 * h)
+        else:
+            slope = (at(still + moved) - chosen_logit(logits if base is None else base, chosen, centered)) / h
+        surrogate = surrogate + torch.where(scale > 0, scale * length * slope, 0)
+    return sums.result(surrogate)

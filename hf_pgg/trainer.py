@@ -6,40 +6,28 @@ accumulated, global batch, so that accumulation x k equals batch x k whatever th
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Mapping
-from contextlib import nullcontext
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from datasets import Dataset, Image, List
-from safetensors import safe_open
 from torch import nn
+from torch._dynamo import OptimizedModule
 from torch.nn import functional as F
-from transformers import EvalPrediction, PreTrainedModel, Trainer, TrainerCallback
+from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput
-from transformers.utils import SAFE_WEIGHTS_NAME, logging
 
-from hf_pgg.checks import check_dataset, model_config, refuse_unsupported
+from hf_pgg.checkpoints import load_renamed_weights, publish, staging_folder
+from hf_pgg.checks import check_dataset, is_exact, model_config, refuse_unsupported
 from hf_pgg.collator import PGGCollator
 from hf_pgg.config import PGGConfig
-from hf_pgg.guidance import (
-    FORMS,
-    Guidance,
-    RandomState,
-    exact_guidance,
-    exchange_guidance,
-    first_order_guidance,
-    input_gradient,
-    running_statistics,
-    second_derivatives,
-    share,
-    uses_batch_statistics,
-)
+from hf_pgg.guidance import FORMS, Guidance, input_gradient, share
+from hf_pgg.guided_forward import GuidanceSettings, guided_forward
 from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE
-
-logger = logging.get_logger(__name__)
+from hf_pgg.telemetry import Telemetry
 
 
 class GroupedEvalPrediction(EvalPrediction):
@@ -104,6 +92,7 @@ class PGGTrainer(Trainer):
     args: PGGConfig
     model: Any
     loss_is_scaled_for_ga = True  # compute_loss divides by the samples of the whole accumulated batch
+    _staging = False  # while a checkpoint is being written
 
     def __init__(
         self,
@@ -150,13 +139,17 @@ class PGGTrainer(Trainer):
             compute_metrics=None if compute_metrics is None else self._metrics_with_groups,
             **kwargs,
         )
-        self.form = FORMS.get(args.guidance_form)
+        self.guidance = GuidanceSettings(
+            form=FORMS[args.guidance_form],
+            exact=args.alpha > 0 and is_exact(model, args),
+            step=args.guidance_step,
+            central={"one-sided": False, "central": True, "auto": None}[args.guidance_difference],
+            centered=args.guidance_logit == "centered",
+            one_label=args.guidance_labels == "one",
+            fraction=args.guidance_fraction,
+        )
         self._last_step, self._microstep = -1, 0
-        self._sums: dict[str, torch.Tensor] = {}
-        self._nonfinite_in_a_row = 0
-        self._steps_at_chance = 0
-        self.nonfinite_steps = 0
-        self.collapsed_at: int | None = None
+        self.telemetry = Telemetry(args.max_nonfinite_steps)
         self.add_callback(_Epochs(self))
 
     # ------------------------------------------------------------------ data
@@ -222,73 +215,57 @@ class PGGTrainer(Trainer):
         guided, provenance = inputs.pop("guided"), inputs.pop(PROVENANCE, None)
         for name in self.group_columns:
             inputs.pop(name, None)
-        pixels = inputs["pixel_values"]
-        alpha = self.current_alpha() if model.training and provenance is not None else 0.0
-        module = self.accelerator.unwrap_model(model)
+        module = self.accelerator.unwrap_model(model, keep_torch_compile=True)
         if model.training and self.args.freeze_batch_norm:
             _freeze_batch_norm(module)  # every step: the stock training step has just called `model.train()`
-
-        def forward(moved: torch.Tensor) -> torch.Tensor:
-            # past any wrapper: a second pass through DDP's would confuse its reducer
-            return module(**{**inputs, "pixel_values": moved}).logits
-
-        exact = self.args.guidance_mode == "exact"
-        separate = alpha > 0 and uses_batch_statistics(module)
-        if alpha > 0 and not separate:
-            inputs["pixel_values"] = pixels = pixels.detach().requires_grad_()
-        random_state = RandomState(pixels.device)
-        with second_derivatives() if alpha > 0 and exact and not separate else nullcontext():
-            outputs = model(**inputs)
-        entropy = soft_cross_entropy(outputs.logits, labels, weights, self.args.label_smoothing_factor)
-        count = num_items_in_batch if num_items_in_batch is not None else len(pixels)
-        loss = entropy.sum() / count
+        alpha = self.current_alpha() if model.training and provenance is not None else 0.0
         if alpha > 0:
-            guidance = self._guide(forward, outputs.logits, pixels, labels, provenance, guided, separate, random_state)
-            if self._finite(guidance):
-                # the surrogate's gradient, the loss's value
-                value = guidance.surrogate + (guidance.loss - guidance.surrogate).detach()
-                loss = loss + alpha * value.sum() / count
-            self._add_up(guidance_loss=guidance.loss.sum(), share=guidance.target_share.sum(), guided=guided.sum())
+            logits, guidance = self._guide(model, module, inputs, labels, provenance, guided)
+            outputs = ImageClassifierOutput(logits=logits)
+        else:
+            outputs, guidance = model(**inputs), None
+            logits = outputs.logits
+        entropy = soft_cross_entropy(logits, labels, weights, self.args.label_smoothing_factor)
+        count = num_items_in_batch if num_items_in_batch is not None else len(labels)
+        loss = entropy.sum() / count
+        if guidance is not None and self.telemetry.is_finite(guidance, self.state.global_step):
+            loss = loss + alpha * guidance.value.sum() / count
         if model.training:
-            top = labels.gather(1, weights.argmax(1, keepdim=True))[:, 0]
-            right = (outputs.logits.argmax(1) == top).sum()
-            self._add_up(classification_loss=entropy.detach().sum(), right=right, samples=torch.tensor(len(pixels)))
+            self.telemetry.add_batch(logits, labels, weights, entropy, guidance)
         if self.args.world_size > 1 and num_items_in_batch is not None:
             loss = loss * self.args.world_size  # DDP averages over processes, the count is global
         return (loss, outputs) if return_outputs else loss
 
     def _guide(
         self,
-        forward: Any,
-        logits: torch.Tensor,
-        pixels: torch.Tensor,
+        model: nn.Module,
+        module: nn.Module,
+        inputs: dict[str, Any],
         labels: torch.Tensor,
         provenance: torch.Tensor,
         guided: torch.Tensor,
-        separate: bool,
-        random_state: RandomState,
-    ) -> Guidance:
-        exact, centered = self.args.guidance_mode == "exact", self.args.guidance_logit == "centered"
-        module = self.accelerator.unwrap_model(self.model_wrapped)
-        with running_statistics(module), second_derivatives() if exact else nullcontext():
-            if separate:  # batch statistics leak between samples: guidance takes a forward pass of its own
-                pixels = pixels.detach().requires_grad_()
-                with random_state.replayed():
-                    logits = forward(pixels)
-            given = (logits, pixels, labels, provenance, guided)
-            if self.form is None:
-                generator = self._partner_generator()
-                return exchange_guidance(
-                    forward, *given, random_state=random_state, generator=generator, centered=centered
-                )
-            if exact:
-                return exact_guidance(*given, self.form, centered=centered)
-            step = self.args.guidance_step
-            return first_order_guidance(
-                forward, *given, self.form, random_state=random_state, step=step, centered=centered
-            )
+    ) -> tuple[torch.Tensor, Guidance]:
+        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        if sharded and not self.guidance.one_label:  # as many labels, hence passes, in every process
+            places = int(self.accelerator.reduce(torch.tensor(labels.shape[1], device=labels.device), "max"))
+            extra = places - labels.shape[1]
+            labels = F.pad(labels, (0, extra), value=PADDING_LABEL)
+            provenance = torch.cat([provenance, provenance[:, :1].expand(-1, extra, *provenance.shape[2:])], dim=1)
+        return guided_forward(
+            model,
+            module,
+            inputs,
+            labels,
+            provenance,
+            guided,
+            self.guidance,
+            generator=self._generator(),
+            sharded=sharded,
+            compiled=isinstance(module, OptimizedModule),
+            backoff=self.telemetry.backoff,
+        )
 
-    def _partner_generator(self) -> torch.Generator:
+    def _generator(self) -> torch.Generator:
         """Keyed by (seed, step, process, micro-step), so that a resumed run draws what an uninterrupted one draws."""
         step = self.state.global_step
         if step != self._last_step:
@@ -302,71 +279,68 @@ class PGGTrainer(Trainer):
         warmup = self.args.alpha_warmup_ratio * self.state.max_steps
         return self.args.alpha * min(1.0, (self.state.global_step + 1) / warmup) if warmup > 0 else self.args.alpha
 
-    def _finite(self, guidance: Guidance) -> bool:
-        if bool(torch.isfinite(guidance.loss).all() and torch.isfinite(guidance.surrogate).all()):
-            self._nonfinite_in_a_row = 0
-            return True
-        self.nonfinite_steps += 1
-        self._nonfinite_in_a_row += 1
-        logger.warning(f"step {self.state.global_step}: the guidance loss is not finite; this batch trains without it")
-        if self._nonfinite_in_a_row >= self.args.max_nonfinite_steps:
-            raise RuntimeError(
-                f"the guidance loss was NaN or infinite {self._nonfinite_in_a_row} times in a row: the model has"
-                " diverged. Lower the learning rate or alpha, or train in bf16 or float32 instead of fp16."
-            )
-        return False
-
     # ------------------------------------------------------------------ logging
 
-    def _add_up(self, **values: torch.Tensor) -> None:
-        for name, value in values.items():
-            value = value.detach().double()
-            self._sums[name] = self._sums[name] + value if name in self._sums else value
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
-        if "loss" in logs and self._sums:
-            names = ("guidance_loss", "share", "guided", "classification_loss", "right", "samples")
-            device = self.args.device
-            sums = torch.stack([self._sums.get(n, torch.zeros((), dtype=torch.float64)).to(device) for n in names])
-            if self.args.world_size > 1:
-                sums = self.accelerator.reduce(sums, "sum")
-            total = dict(zip(names, sums.tolist(), strict=True))
-            self._sums = {}
-            logs["classification_loss"] = total["classification_loss"] / total["samples"]
-            logs["train_accuracy"] = total["right"] / total["samples"]
-            if self.current_alpha() > 0:
-                logs["alpha"] = self.current_alpha()
-                logs["guidance_loss"] = total["guidance_loss"] / total["samples"]
-            if total["guided"] and self.form is not None:
-                logs["target_gradient_share"] = total["share"] / total["guided"]
-            if self.nonfinite_steps:
-                logs["nonfinite_steps"] = self.nonfinite_steps
-            self._watch_for_collapse(logs["train_accuracy"], total["samples"])
+        if "loss" in logs:
+            parts = self.telemetry.flush(self.args.device, self.accelerator if self.args.world_size > 1 else None)
+            if self.current_alpha() == 0:
+                parts.pop("guidance_loss", None)
+            elif parts:
+                parts["alpha"] = self.current_alpha()
+            logs.update(parts)
+            if "train_accuracy" in parts:
+                self.telemetry.watch_for_collapse(
+                    parts["train_accuracy"], model_config(self.model).num_labels, self.state
+                )
         super().log(logs, start_time)
 
-    def _watch_for_collapse(self, accuracy: float, samples: float) -> None:
-        """Warns when guidance has destroyed the features: training accuracy at chance after a fifth of the steps."""
-        chance = 1 / model_config(self.model).num_labels
-        spread = (chance * (1 - chance) / samples) ** 0.5
-        late = self.state.global_step > 0.2 * self.state.max_steps
-        self._steps_at_chance = self._steps_at_chance + 1 if late and accuracy < chance + 2 * spread else 0
-        if self._steps_at_chance >= 3 and self.collapsed_at is None:
-            self.collapsed_at = self.state.global_step
-            logger.warning(
-                f"step {self.state.global_step}: accuracy on the training batches is {accuracy:.2f}, chance is"
-                f" {chance:.2f}: the features are destroyed. Lower alpha or the learning rate."
-            )
+    @property
+    def collapsed_at(self) -> int | None:
+        """The step at which the training accuracy was found at chance, or None."""
+        return self.telemetry.collapsed_at
+
+    @property
+    def nonfinite_steps(self) -> int:
+        """Batches whose guidance loss was NaN or infinite, and which trained without it."""
+        return self.telemetry.nonfinite_steps
 
     # ------------------------------------------------------------------ checkpoints
 
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(staging_folder(folder)) if self._staging else folder
+
+    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
+        """As the stock Trainer's, but complete or not there: a crash or a full disk leaves no half checkpoint."""
+        folder = self._get_output_dir(trial)
+        if self.args.should_save:
+            shutil.rmtree(staging_folder(folder), ignore_errors=True)  # of an earlier crash
+        self.accelerator.wait_for_everyone()
+        self._staging = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self._staging = False
+        self.accelerator.wait_for_everyone()  # every process has written its random state
+        if self.args.should_save:
+            checkpoint = publish(folder, self.state, self.args.save_total_limit)
+            if self.args.push_to_hub:
+                super()._push_from_checkpoint(checkpoint)
+        self.accelerator.wait_for_everyone()
+
+    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
+        if not self._staging:
+            super()._push_from_checkpoint(checkpoint_folder)
+
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
-        _load_renamed_weights(self.model if model is None else model, resume_from_checkpoint)
+        load_renamed_weights(self.model if model is None else model, resume_from_checkpoint)
 
     def _load_best_model(self) -> None:
         super()._load_best_model()
         if self.state.best_model_checkpoint is not None:
-            _load_renamed_weights(self.model, self.state.best_model_checkpoint)
+            load_renamed_weights(self.model, self.state.best_model_checkpoint)
 
     # ------------------------------------------------------------------ evaluation
 
@@ -416,21 +390,6 @@ class PGGTrainer(Trainer):
                 losses=prediction.losses,
             )
         )
-
-
-def _load_renamed_weights(model: Any, folder: str) -> None:
-    """Loads a checkpoint whose weights are stored under other names than the modules have (ViT in transformers 5).
-
-    `save_pretrained` writes the Hub's old names, which the stock Trainer's `load_state_dict(strict=False)` passes
-    over: the resumed run would go on from the initial weights, with a warning only.
-    """
-    file = Path(folder) / SAFE_WEIGHTS_NAME
-    if not isinstance(model, PreTrainedModel) or not file.is_file():
-        return
-    with safe_open(file, framework="pt") as stored:
-        if set(stored.keys()) <= set(model.state_dict()):
-            return
-    model.load_state_dict(type(model).from_pretrained(folder).state_dict())
 
 
 def _freeze_batch_norm(module: nn.Module) -> None:

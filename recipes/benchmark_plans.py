@@ -103,14 +103,40 @@ def headline() -> list[Run]:
     return runs
 
 
+def vit_exchange() -> list[Run]:
+    common = {"setting": "b", "backbone": "vit", "learning_rate": 3e-5, "epochs": 3}
+    runs = []
+    for seed in (0, 1, 2):
+        runs += [Run(seed=seed, method="exchange+guided", alpha=ALPHA["share"], **common)]
+        runs += [Run(seed=seed, method="exchange", **common)]
+    return runs
+
+
+def vit_a() -> list[Run]:
+    common = {"setting": "a", "backbone": "vit", "learning_rate": 3e-5, "epochs": 3}
+    runs = []
+    for seed in (0, 1, 2):
+        runs += [Run(seed=seed, method="guided", alpha=ALPHA["share"], **common), Run(seed=seed, **common)]
+    return runs
+
+
 def large() -> list[Run]:
     """Setting c: all pets, automatic masks, cat against dog. The small settings' choices are taken over."""
     runs = []
     for seed in (0, 1, 2):
-        c = {"setting": "c", "seed": seed, "epochs": 3}
+        c = {"setting": "c", "seed": seed, "epochs": 2}
         runs += [Run(method=method, **c) for method in ("unbiased", "plain", "exchange")]
         runs += [Run(method=method, alpha=ALPHA["share"], **c) for method in ("guided", "exchange+guided")]
     return runs
+
+
+def fraction() -> list[Run]:
+    """A quarter of the guided rows each step, against all of them (`headline`)."""
+    return [
+        Run(setting=setting, seed=seed, method="guided", alpha=ALPHA["share"], extra={"guidance_fraction": 0.25})
+        for seed in range(5)
+        for setting in "ab"
+    ]
 
 
 def more_seeds() -> list[Run]:

@@ -9,8 +9,6 @@ from hf_pgg.guidance import (
     RandomState,
     energy,
     exact_guidance,
-    exchange_backgrounds,
-    exchange_guidance,
     first_order_guidance,
     l2,
     running_statistics,
@@ -246,33 +244,3 @@ def test_clips_need_nothing_of_their_own():
     loss = exact_guidance(logits, pixels, labels, inside, torch.tensor([True, True]), l2).loss
     expected = [(((1 - inside[i, 0, :, None]) * weight[labels[i, 0]]) ** 2).sum() for i in range(2)]
     assert torch.allclose(loss, torch.stack(expected), rtol=1e-5)
-
-
-def test_exchange_changes_only_what_lies_outside():
-    pixels, _, provenance, guided = sample()
-    provenance = provenance[:, :1]
-    moved = exchange_backgrounds(pixels.detach(), provenance, guided, torch.Generator().manual_seed(0))
-    inside = provenance.bool().expand_as(pixels)
-    assert torch.equal(moved[inside], pixels.detach()[inside])
-    assert torch.equal(moved[3], pixels.detach()[3])
-    assert not torch.equal(moved[0], pixels.detach()[0])
-
-
-def test_exchange_is_zero_for_a_model_that_looks_at_the_target_only():
-    pixels, _, provenance, guided = sample()
-    labels, provenance = torch.tensor([[0], [1], [2], [0]]), provenance[:, :1]
-    generator = torch.Generator().manual_seed(0)
-
-    def blind(x):
-        return (x * provenance).sum((1, 2, 3), keepdim=True).flatten(1) * torch.tensor([1.0, 2.0, 3.0])
-
-    def seeing(x):
-        return x.sum((1, 2, 3), keepdim=True).flatten(1) * torch.tensor([1.0, 2.0, 3.0])
-
-    for model, zero in ((blind, True), (seeing, False)):
-        loss = exchange_guidance(
-            model, model(pixels), pixels, labels, provenance, guided,
-            random_state=RandomState(pixels.device), generator=generator,
-        ).loss  # fmt: skip
-        assert (loss[:3].abs().max().item() < 1e-6) == zero
-        assert loss[3] == 0

@@ -1,0 +1,64 @@
+"""Checkpoints that are complete or not there, and that load under the names they were saved with."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+from typing import Any
+
+from safetensors import safe_open
+from transformers import PreTrainedModel
+from transformers.trainer import TRAINER_STATE_NAME
+from transformers.trainer_utils import rotate_checkpoints
+from transformers.utils import SAFE_WEIGHTS_NAME
+
+_STAGING = "unfinished"
+
+
+def staging_folder(folder: str | Path) -> Path:
+    """Where a checkpoint is written before it is complete; no search for checkpoints finds it."""
+    return Path(folder) / _STAGING
+
+
+def publish(folder: str, state: Any, save_total_limit: int | None) -> str:
+    """Moves the one checkpoint in the staging folder to its place; one `rename`, so it is there whole or not at all.
+
+    Args:
+        folder: Output folder of the run. state (`TrainerState`): Of the run; its best checkpoint gets its final path.
+        save_total_limit (`int`, *optional*): Older checkpoints beyond it are deleted, after the new one is in place.
+
+    Returns:
+        The checkpoint's path.
+    """
+    staging = staging_folder(folder)
+    (written,) = staging.iterdir()
+    final = Path(folder) / written.name
+    if state.best_model_checkpoint and Path(state.best_model_checkpoint).parent == staging:
+        state.best_model_checkpoint = str(final)
+        state.save_to_json(str(written / TRAINER_STATE_NAME))
+    if final.exists():  # a resumed run that passes the same step again
+        final.rename(staging / "replaced")
+    written.rename(final)
+    shutil.rmtree(staging)
+    rotate_checkpoints(
+        output_dir=folder,
+        save_total_limit=save_total_limit,
+        best_model_checkpoint=state.best_model_checkpoint,
+        use_mtime=True,
+    )
+    return str(final)
+
+
+def load_renamed_weights(model: Any, folder: str) -> None:
+    """Loads a checkpoint whose weights are stored under other names than the modules have (ViT in transformers 5).
+
+    `save_pretrained` writes the Hub's old names, which the stock Trainer's `load_state_dict(strict=False)` passes
+    over: the resumed run would go on from the initial weights, with a warning only.
+    """
+    file = Path(folder) / SAFE_WEIGHTS_NAME
+    if not isinstance(model, PreTrainedModel) or not file.is_file():
+        return
+    with safe_open(file, framework="pt") as stored:
+        if set(stored.keys()) <= set(model.state_dict()):
+            return
+    model.load_state_dict(type(model).from_pretrained(folder).state_dict())

@@ -1,0 +1,23 @@
+"""The README's figures are those of the stored results."""
+
+import sys
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "recipes"))
+
+import benchmark_table  # noqa: E402
+
+
+def test_the_tables_are_what_the_stored_results_say():
+    """`python recipes/benchmark_table.py --write` makes them anew."""
+    readme = (ROOT / "README.md").read_text()
+    assert benchmark_table.filled(readme) == readme
+
+
+def test_every_stored_result_names_its_seed_versions_and_device():
+    for path in (benchmark_table.PETS, benchmark_table.SEARCH):
+        for record in benchmark_table.load(path):
+            assert isinstance(record["run"]["seed"], int)
+            assert {"hf_pgg", "torch", "transformers"} <= set(record["versions"])
+            assert record["device"]
