@@ -69,12 +69,15 @@ def is_exact(model: Any, args: PGGConfig) -> bool:
     if args.guidance_mode != "auto":
         return args.guidance_mode == "exact"
     obstacle = _no_second_derivatives(args)
-    if obstacle:
-        reason = f"{obstacle} has no second derivatives"
+    exact = args.bf16 and not obstacle
+    if exact:
+        chosen, reason = "exact", "bfloat16 has too few digits for differences"
+    elif obstacle:
+        chosen, reason = "first-order", f"{obstacle} has no second derivatives"
     else:
-        reason = "it needs fewer operations than double backward, and fused attention stays on"
-    logger.warning_once(f"guidance_mode='auto': first-order, since {reason}")
-    return False
+        chosen, reason = "first-order", "it takes fewer operations than double backward and keeps fused attention"
+    logger.warning_once(f"guidance_mode='auto': {chosen} guidance, since {reason}")
+    return exact
 
 
 def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig, collator: Any) -> None:

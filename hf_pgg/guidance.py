@@ -278,8 +278,8 @@ def first_order_guidance(
         central (`bool`): (f(x + h u) - f(x - h u)) / 2h, one more forward pass: its error falls with h^2, so that h
             can be large enough for half precision.
         base (`torch.Tensor`, *optional*): (B, classes), f(x) of the one-sided difference, by default `logits`.
-        keep_graph (`bool`): False frees the graph of `logits` after its last input gradient, where nothing else needs
-            it (then a one-sided difference takes `base` from another pass).
+        keep_graph (`bool`): False frees the graph of `logits` with its input gradient, where nothing else needs it (a
+            one-sided difference then takes `base` from another pass); a second label makes it anew.
 
     The other arguments are those of [`exact_guidance`]; fused attention is fine here.
     """
@@ -288,11 +288,18 @@ def first_order_guidance(
     norm = still.flatten(1).norm(dim=1).clamp(min=still[0].numel() ** 0.5)
     h = step * norm
     places = []
-    with torch.autocast(pixels.device.type, enabled=False):
+    kind = pixels.device.type
+    mixed, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
+
+    def anew(point: torch.Tensor) -> torch.Tensor:
+        with random_state.replayed(), torch.autocast(kind, dtype=dtype, enabled=mixed):
+            return forward(point)
+
+    with torch.autocast(kind, enabled=False):
         for k, (chosen, inside, scale) in enumerate(sums.places(provenance)):
-            last = k == labels.shape[1] - 1
+            graph = logits if keep_graph or k == 0 else anew(pixels)
             gradient = input_gradient(
-                logits, pixels, chosen, centered=centered, retain_graph=keep_graph or not last, loss_scale=loss_scale
+                graph, pixels, chosen, centered=centered, retain_graph=keep_graph, loss_scale=loss_scale
             ).requires_grad_()
             phi = form(gradient, inside, still)
             direction = torch.autograd.grad(phi.sum(), gradient)[0]
@@ -305,8 +312,7 @@ def first_order_guidance(
         moved = (h / length.clamp(min=torch.finfo(torch.float32).tiny)).view(expand) * direction
 
         def at(point: torch.Tensor, chosen: torch.Tensor = chosen) -> torch.Tensor:
-            with random_state.replayed():
-                return chosen_logit(forward(point.to(pixels.dtype)), chosen, centered)
+            return chosen_logit(anew(point.to(pixels.dtype)), chosen, centered)
 
         if central:
             slope = (at(still + moved) - at(still - moved)) / (2 * h)

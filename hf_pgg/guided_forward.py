@@ -62,17 +62,29 @@ def compute_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
-def default_step(dtype: torch.dtype, tensor_float32: bool = False) -> tuple[float, bool]:
-    """Relative step and whether the difference is central, by the precision of the passes.
+def default_step(module: nn.Module, device: torch.device) -> tuple[float, bool]:
+    """Relative step, and whether the difference is central, for a module and the precision of its passes.
 
-    The rounding of f divides by the step, the curvature of f multiplies with it (or with its square in a central
-    difference), so fewer digits need a larger step and the extra pass. `recipes/benchmark.py` measures the choice.
+    The rounding of f is divided by the step, the curvature of f multiplied by it (in a central difference by its
+    square): fewer digits need the larger step and the extra pass. Where activations have kinks no step reproduces
+    double backward, and a larger one trains better (README, "What was found"). `recipes/benchmark.py` measures this.
     """
+    dtype = compute_dtype(module, device)
     if dtype in (torch.bfloat16, torch.float16):
-        return 1e-2, True
+        return 3e-3, True
     if dtype == torch.float64:
         return 1e-6, False
-    return (3e-3, True) if tensor_float32 else (1e-3, False)
+    if has_kinks(module):
+        return 1e-3, False
+    return (1e-3, True) if uses_tensor_float32(device) else (3e-4, False)
+
+
+_KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.MaxPool2d)
+
+
+def has_kinks(module: nn.Module) -> bool:
+    """Whether some layer is piecewise linear."""
+    return any(isinstance(layer, _KINKED) for layer in module.modules())
 
 
 def uses_tensor_float32(device: torch.device) -> bool:
@@ -126,7 +138,7 @@ def guided_forward(
         generator (`torch.Generator`, *optional*): On the CPU; draws rows and labels where `settings` samples them.
         sharded (`bool`): Parameters are spread over processes: every process must make the same passes, so a batch
             without guided rows makes them too, and `labels` must have as many places everywhere.
-        compiled (`bool`): The model is compiled and donates its buffers: the input gradient takes a pass of its own.
+        compiled (`bool`): The model is compiled and donates its buffers: every input gradient takes a pass of its own.
         backoff (`float`): Multiplies the step (and float16's loss scale) after passes that overflowed.
 
     Returns:
@@ -134,11 +146,10 @@ def guided_forward(
     """
     pixels = inputs["pixel_values"].detach()
     device = pixels.device
-    dtype = compute_dtype(module, device)
-    step, central = default_step(dtype, uses_tensor_float32(device))
+    step, central = default_step(module, device)
     step = (settings.step or step) * backoff
     central = central if settings.central is None else settings.central
-    loss_scale = FLOAT16_LOSS_SCALE * backoff if dtype == torch.float16 else 1.0
+    loss_scale = FLOAT16_LOSS_SCALE * backoff if compute_dtype(module, device) == torch.float16 else 1.0
     kernels = second_derivatives if settings.exact else nullcontext
 
     if sharded and settings.fraction == 1:
@@ -185,7 +196,7 @@ def guided_forward(
     if settings.exact:
         guidance = exact_guidance(*given, centered=settings.centered, loss_scale=loss_scale)
     else:
-        if compiled:  # `own`'s buffers are gone after its input gradient
+        if compiled:  # differences of the graph without input gradient: another one may draw other random numbers
             base, central = (logits, central) if everything else (None, True)
         else:
             base = own

@@ -89,6 +89,8 @@ def execute(run: Run, root: str) -> dict[str, object]:
                     "guidance_form": run.form,
                     "guidance_logit": run.logit,
                     "alpha_warmup_ratio": run.alpha_warmup,
+                    "guidance_mode": "finite_difference",
+                    "guidance_step": None if run.extra.get("guidance_mode") == "exact" else 1e-3,
                     "freeze_batch_norm": True,
                     "image_size": size,
                     "group_columns": ["background"],
