@@ -1,0 +1,71 @@
+"""Trains a small model in float64 on rows in a fixed order and saves its weights; started by `test_distributed.py`.
+
+python -m torch.distributed.run --nproc_per_node 2 -m tests.distributed_worker OPTIONS.json
+"""
+
+import json
+import os
+import sys
+from pathlib import Path
+
+import torch
+from datasets import load_from_disk
+from torch import nn
+from torch.utils.data import SequentialSampler
+from transformers import ViTImageProcessor
+
+from hf_pgg import PGGCollator, PGGConfig, PGGTrainer
+
+from .conftest import SIZE, tiny_model
+
+
+class Collator(PGGCollator):
+    """Pictures in float64."""
+
+    def __call__(self, rows):
+        batch = super().__call__(rows)
+        batch["pixel_values"] = batch["pixel_values"].double()
+        return batch
+
+
+class InOrder(PGGTrainer):
+    """Rows as they lie in the dataset."""
+
+    def _get_train_sampler(self, *args):
+        return SequentialSampler(self.train_dataset)
+
+
+def main() -> None:
+    options = json.loads(Path(sys.argv[1]).read_text())
+    model = tiny_model(options.pop("family")).double()
+    for module in model.modules():
+        if isinstance(module, nn.Dropout):
+            module.p = 0.0
+    rows = load_from_disk(options.pop("rows"))
+    weights = options.pop("weights")
+    args = PGGConfig(
+        use_cpu=True,
+        ddp_backend="gloo" if "RANK" in os.environ else None,
+        optim="sgd",
+        learning_rate=1e-3,
+        max_grad_norm=0.0,
+        num_train_epochs=1,
+        logging_steps=1,
+        save_strategy="no",
+        report_to=[],
+        disable_tqdm=True,
+        dataloader_pin_memory=False,
+        **options,
+    )
+    collator = Collator(ViTImageProcessor(size={"height": SIZE, "width": SIZE}))
+    trainer = InOrder(model, args, train_dataset=rows, data_collator=collator)
+    trainer.train()
+    state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    if trainer.is_world_process_zero():
+        flat = torch.cat([state[name].detach().flatten() for name in sorted(state)])
+        losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
+        torch.save({"weights": flat, "losses": losses, "processes": args.world_size}, weights)
+
+
+if __name__ == "__main__":
+    main()
