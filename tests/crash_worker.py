@@ -1,8 +1,8 @@
-"""A short guided run with checkpoints, resumed from the last one if there is one; started and killed by `test_crashes.py`.
+"""A short guided run with checkpoints, resumed from the last one if there is one; `test_crashes.py` kills it.
 
     python -m tests.crash_worker FOLDER MODE [BYTES]
 
-`BYTES` limits the size of a file from the third checkpoint on, as a full disk would.
+`BYTES` limits the size of a file after step 5, as a full disk would.
 """
 
 import resource
@@ -21,7 +21,7 @@ from .conftest import SIZE, tiny_model
 
 
 class FullDisk(TrainerCallback):
-    """No file may grow beyond a few bytes after step 4."""
+    """No file may grow beyond some bytes after step 5."""
 
     def __init__(self, size: int):
         self.size = size

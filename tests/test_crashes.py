@@ -27,7 +27,7 @@ def start(folder, mode, *more):
 
 
 def finish(process):
-    output, errors = process.communicate(timeout=300)
+    _, errors = process.communicate(timeout=300)
     return process.returncode, errors
 
 
