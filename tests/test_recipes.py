@@ -93,3 +93,12 @@ def test_wrong_options_are_told_in_a_sentence(parquet, tmp_path):
 def test_the_plain_loop_runs():
     code = "import runpy; m = runpy.run_path('recipes/accelerate_loop.py'); m['main'](steps=2)"
     assert "target share" in run("-c", code).stdout
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2", "deepspeed_zero2", "deepspeed_zero3"])
+def test_the_accelerate_configurations_are_understood(name):
+    """Parsed by Accelerate itself, which refuses unknown keys; DeepSpeed and CUDA are not needed for that."""
+    from accelerate.commands.config.config_args import load_config_from_file
+
+    config = load_config_from_file(str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"))
+    assert config.num_processes == 2 and config.mixed_precision == "bf16"

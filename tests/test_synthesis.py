@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from datasets import Dataset, Features, Image, List
+from datasets.distributed import split_dataset_by_node
 from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 
@@ -330,3 +331,33 @@ def test_masks_decode_to_what_was_mixed(photos):
     row = ResizeMix(source=photos, seed=1).map(photos)[0]
     total = sum(decode_mask(mask).astype(int) for mask in row["provenance"])
     assert (total == 255).all()
+
+
+# ---------------------------------------------------------------------------------------------- at scale
+
+
+def test_every_process_streams_its_own_rows_once_and_resumes_in_the_middle(photos):
+    """`split_dataset_by_node` over a stream: the processes' rows are those of the map-style run, each once."""
+    rows = photos.add_column("row_id", list(range(len(photos))))
+    method = CutMix(source=photos, row_id_column="row_id", seed=7)
+    expected = contents(method.map(rows))
+
+    def share_of(rank):
+        return split_dataset_by_node(method.map(rows.to_iterable_dataset(num_shards=4)), rank=rank, world_size=2)
+
+    parts = [list(share_of(rank)) for rank in range(2)]
+    names = [row["name"] for part in parts for row in part]
+    assert sorted(names) == sorted(photos["name"]) and all(parts)
+    assert contents(row for part in parts for row in part) == expected
+
+    whole, cut = [row["name"] for row in parts[1]], share_of(1)
+    first = []
+    for row in cut:
+        first.append(row["name"])
+        if len(first) == 5:
+            break
+    state, resumed = cut.state_dict(), share_of(1)
+    resumed.load_state_dict(state)
+    again = list(resumed)
+    assert first + [row["name"] for row in again] == whole
+    assert contents(again).items() <= expected.items()

@@ -165,6 +165,13 @@ def test_an_interrupted_run_resumes_to_the_same_weights(mode, guided_photos, pro
     assert torch.equal(weights(whole.model), weights(resumed.model))
 
 
+def test_a_stream_of_synthesized_rows_trains(photos, processor, tmp_path):
+    rows = photos.add_column("row_id", list(range(len(photos)))).to_iterable_dataset(num_shards=2)
+    mixed = CutMix(source=photos, row_id_column="row_id").map(rows)
+    trainer = train(tiny_model("convnext"), mixed, processor, tmp_path, alpha=1.0)
+    assert trainer.state.log_history[0]["guidance_loss"] > 0
+
+
 # ---------------------------------------------------------------------------------------------- logs and metrics
 
 
