@@ -281,7 +281,7 @@ def train_one(
             "name": method,
             "alpha": args.alpha,
             "form": args.guidance_form,
-            "mode": args.guidance_mode,
+            "mode": "exact" if trainer.guidance.exact else "finite_difference",
             "synthesis": "none" if method == "plain" else f"{data_args.synthesis} ({data_args.synthesis_copies} a row)",
             "seed": args.seed,
             "steps": trainer.state.global_step,
