@@ -88,7 +88,7 @@ class InputSpec:
     def normalize(self, pictures: torch.Tensor) -> torch.Tensor:
         """uint8 (..., C, H, W) to the model's float32 input."""
         mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
-        return (pictures.float() * self.scale - mean) / std
+        return pictures.float().mul_(self.scale).sub_(mean).div_(std)  # in place: a batch is large
 
 
 class PGGCollator:

@@ -287,6 +287,8 @@ def merge_sources(
     """
     same = (labels[:, :, None] == labels[:, None, :]) & (labels >= 0)[:, :, None]
     first = (labels >= 0) & ~same.tril(-1).any(-1)
+    if first.all():
+        return labels, label_weights, provenance
     weights = torch.einsum("bkj,bj->bk", same.to(label_weights.dtype), label_weights)
     masks = torch.einsum("bkj,bj...->bk...", same.to(provenance.dtype), provenance).clamp(max=1)
     keep = first.view(first.shape + (1,) * (provenance.ndim - 2))

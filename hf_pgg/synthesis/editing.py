@@ -11,9 +11,9 @@ from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
-from scipy.ndimage import binary_fill_holes
-from skimage.filters import gaussian, threshold_otsu
-from skimage.morphology import closing, disk, opening
+from scipy.ndimage import binary_dilation, binary_erosion, binary_fill_holes, gaussian_filter
+from skimage.filters import threshold_otsu
+from skimage.morphology import disk
 
 from hf_pgg.pictures import to_rgb
 from hf_pgg.provenance import sources_of
@@ -32,13 +32,15 @@ def unedited_mask(source: np.ndarray, edit: np.ndarray, *, radius: int = 2, min_
             method always finds two classes, in recompression noise too.
     """
     difference = np.abs(source.astype(np.float32) - edit.astype(np.float32)).mean(2)
-    difference = gaussian(difference, sigma=1, preserve_range=True)
+    difference = gaussian_filter(difference, 1, mode="nearest")
     if difference.max() < min_difference:
         return np.ones(difference.shape, bool)
     unedited = difference <= max(threshold_otsu(difference), min_difference)
     if radius > 0:
         footprint = disk(radius)
-        unedited = opening(closing(unedited, footprint, mode="ignore"), footprint, mode="ignore")
+        # closing, then opening; what lies outside the picture takes no part
+        closed = binary_erosion(binary_dilation(unedited, footprint), footprint, border_value=1)
+        unedited = binary_dilation(binary_erosion(closed, footprint, border_value=1), footprint)
     return binary_fill_holes(unedited)
 
 
