@@ -256,7 +256,7 @@ def pretrained(root: str, device: torch.device) -> dict[str, tuple[nn.Module, Ba
     for name, size in CHECKPOINTS.values():
         set_seed(0)
         model = AutoModelForImageClassification.from_pretrained(
-            f"{root}/{name}", num_labels=3, dtype=torch.float32, ignore_mismatched_sizes=True
+            f"{root}/{name}", num_labels=CLASSES, dtype=torch.float32, ignore_mismatched_sizes=True
         )
         rows = pets_on_scenes.load(root, "a", size, seed=0).test.shuffle(seed=0).select(range(4))
         batch = PGGCollator(AutoImageProcessor.from_pretrained(f"{root}/{name}"), image_size=size)(list(rows))
@@ -295,6 +295,8 @@ def main() -> None:
     if arguments.data is not None:
         for name, (model, batch) in pretrained(arguments.data, device).items():
             record["precision"][name] = precision(model, batch, STEPS)
+            shape = tuple(batch.pixels.shape[1:])
+            record["speed"][name] = speed(model, shape, rows, device, arguments.repetitions)
     path.write_text(json.dumps(record, indent=1) + "\n")
     print("written:", path)
 

@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from benchmark_pets import CHECKPOINTS
 from benchmark_plans import Run
 from scipy.stats import t as student
 
@@ -21,6 +22,8 @@ ROOT = Path(__file__).resolve().parents[1]
 PETS = ROOT / "recipes" / "results" / "pets.jsonl"
 SEARCH = ROOT / "recipes" / "results" / "pets_search.jsonl"
 DIGITS = ROOT / "recipes" / "results" / "digits.json"
+ENGINES = ROOT / "recipes" / "results" / "engines.json"
+DATA = ROOT / "recipes" / "results" / "data.json"
 Record = dict[str, Any]
 
 
@@ -58,19 +61,25 @@ def name(run: dict[str, Any]) -> str:
     base = {"guided": "", "exchange+guided": "background exchange + ", "unbiased+guided": "no bias + "}[run["method"]]
     masks = "" if run["masks"] == "true" else f", {run['masks']} masks"
     mode = ", exact mode" if run["extra"].get("guidance_mode") == "exact" else ""
-    return f"{base}{run['form']}, alpha {run['alpha']:g}{masks}{mode}"
+    part = f", {run['extra']['guidance_fraction']:.0%} of the rows" if "guidance_fraction" in run["extra"] else ""
+    return f"{base}{run['form']}, alpha {run['alpha']:g}{masks}{mode}{part}"
 
 
 TWINS = {"guided": "plain", "exchange+guided": "exchange", "unbiased+guided": "unbiased"}
 
 
+def settings_of(run: dict[str, Any]) -> str:
+    """The settings whose table shows a run: training without bias is the same for a and b."""
+    return "ab" if "unbiased" in run["method"] and run["setting"] in "ab" else run["setting"]
+
+
+def worst_group(runs: list[Record]) -> float:
+    return float(np.mean([r["test_worst_group_accuracy"] for r in runs]))
+
+
 def pets_table(records: list[Record], setting: str, backbone: str) -> str:
     """Rows of one setting and backbone, in the order in which they were first run."""
-    chosen = [
-        r
-        for r in records
-        if r["run"]["backbone"] == backbone and (r["run"]["setting"] == setting or "unbiased" in r["run"]["method"])
-    ]
+    chosen = [r for r in records if r["run"]["backbone"] == backbone and setting in settings_of(r["run"])]
     rows: dict[str, list[Record]] = {}
     for record in sorted(chosen, key=lambda r: ("unbiased" not in r["run"]["method"], r["run"]["alpha"] > 0)):
         rows.setdefault(name(record["run"]), []).append(record)
@@ -79,10 +88,11 @@ def pets_table(records: list[Record], setting: str, backbone: str) -> str:
         return {r["run"]["seed"]: r[key] for r in runs}
 
     plain = [r for runs in rows.values() for r in runs if r["run"]["method"] == "plain"]
+    unbiased = [r for runs in rows.values() for r in runs if r["run"]["method"] == "unbiased"]
     lines = [
-        "| training | seeds | accuracy | worst group | target gradient share | step"
+        "| training | seeds | accuracy | worst group | distance closed | target gradient share | step"
         " | worst group, less its unguided twin (95 %) |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
     ]
     for title, runs in rows.items():
         twin = TWINS.get(runs[0]["run"]["method"]) if runs[0]["run"]["alpha"] > 0 else None
@@ -95,17 +105,31 @@ def pets_table(records: list[Record], setting: str, backbone: str) -> str:
             f"| {title}{f' ({failed} of {len(runs)} runs failed)' if failed else ''} | {len(runs)}"
             f" | {mean_and_spread(r['test_accuracy'] for r in runs)}"
             f" | {mean_and_spread(r['test_worst_group_accuracy'] for r in runs)}"
+            f" | {closed(runs, plain, unbiased)}"
             f" | {mean_and_spread(r['test_target_gradient_share'] for r in runs)}"
-            f" | {step_ratio(runs, plain)} | {difference} |"
+            f" | {step_ratio(runs[0]['run'])} | {difference} |"
         )
     return "\n".join(lines)
 
 
-def step_ratio(runs: list[Record], plain: list[Record]) -> str:
-    def seconds(some: list[Record]) -> float:
-        return float(np.median([r["train_seconds"] / r["steps"] for r in some]))
+def closed(runs: list[Record], plain: list[Record], unbiased: list[Record]) -> str:
+    """Share of the way in worst group from no guidance to no bias, over the seeds that all three have."""
+    if not plain or not unbiased or "unbiased" in runs[0]["run"]["method"] or runs[0]["run"]["method"] == "plain":
+        return ""
+    seeds = set.intersection(*({r["run"]["seed"] for r in some} for some in (runs, plain, unbiased)))
+    ours, low, high = (worst_group([r for r in some if r["run"]["seed"] in seeds]) for some in (runs, plain, unbiased))
+    return f"{(ours - low) / (high - low):.0%}"
 
-    return f"{seconds(runs) / seconds(plain):.1f} x" if plain else ""
+
+def step_ratio(run: dict[str, Any]) -> str:
+    """Of a guided step to a plain one, as `recipes/benchmark.py` measured it within one run on this backbone."""
+    if run["alpha"] == 0:
+        return "1.0 x"
+    variant = "exact" if run["extra"].get("guidance_mode") == "exact" else "first-order"
+    if "guidance_fraction" in run["extra"]:
+        variant += ", a quarter of the rows"
+    speed = json.loads(ENGINES.read_text())["speed"][CHECKPOINTS[run["backbone"]][0]]
+    return f"{next(entry['ratio'] for entry in speed if entry['variant'] == variant):.1f} x"
 
 
 def search_table(records: list[Record]) -> str:
@@ -133,12 +157,52 @@ def digits_table(path: Path = DIGITS) -> str:
     return table(json.loads(path.read_text())) if path.exists() else "not run yet"
 
 
+def speed_table(path: Path = ENGINES) -> str:
+    """Steps and memory over those of a plain step."""
+    record = json.loads(path.read_text())
+    names = list(record["speed"])
+    lines = [f"| step / memory, in plain ones | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
+    for i, entry in enumerate(record["speed"][names[0]]):
+        cells = (f"{record['speed'][n][i]['ratio']:.2f} / {record['speed'][n][i]['memory_ratio']:.2f}" for n in names)
+        lines.append(f"| {entry['variant']} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def precision_table(path: Path = ENGINES) -> str:
+    """Agreement of the parameter gradient with exact mode in float64."""
+    record = json.loads(path.read_text())
+    names = list(record["precision"])
+    modes: dict[tuple[str, str], dict[str, str]] = {}
+    for n in names:
+        for entry in record["precision"][n]:
+            cell = f"{entry['cosine']:.4f} ({entry['norm_ratio']:.2f})"
+            modes.setdefault((entry["precision"], entry["mode"]), {})[n] = cell
+    lines = [f"| precision, mode | {' | '.join(names)} |", "| --- |" + " --- |" * len(names)]
+    for (precision, mode), cells in modes.items():
+        lines.append(f"| {precision}, {mode} | {' | '.join(cells.get(n, '') for n in names)} |")
+    return "\n".join(lines)
+
+
+def data_table(path: Path = DATA) -> str:
+    record = json.loads(path.read_text())
+    lines = ["| method | rows/s | over its floor |", "| --- | --- | --- |"]
+    for name, ratio in record["over_the_floor"].items():
+        lines.append(f"| {name} | {record['rows_per_second'][name]:.0f} | {ratio:.2f} x |")
+    rate, ratio = record["rows_per_second"]["collator"], record["collator_over_plain"]
+    lines.append(f"| collator (floor: the plain pipeline, no masks) | {rate:.0f} | {ratio:.2f} x |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": digits_table,
     "pets-a-cnn": lambda: pets_table(load(PETS), "a", "cnn"),
     "pets-b-cnn": lambda: pets_table(load(PETS), "b", "cnn"),
     "pets-a-vit": lambda: pets_table(load(PETS), "a", "vit"),
     "pets-b-vit": lambda: pets_table(load(PETS), "b", "vit"),
+    "pets-c-cnn": lambda: pets_table(load(PETS), "c", "cnn"),
+    "speed": speed_table,
+    "precision": precision_table,
+    "data": data_table,
     "search": lambda: search_table(load(SEARCH)),
 }
 
