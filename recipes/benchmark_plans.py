@@ -53,14 +53,15 @@ def explore() -> list[Run]:
 
 
 def search() -> list[Run]:
-    """Each form and ablation at three strengths on setting b, share on setting a too, and the baseline's step size."""
-    runs = [Run(setting="b", method="guided", form="share", alpha=alpha) for alpha in (10.0, 30.0, 3.0)]
+    """Each form and ablation at three strengths on setting b, share on a and c too, and the baseline's step size."""
+    runs = [Run(setting="c", method="guided", alpha=alpha, epochs=2) for alpha in (100.0, 30.0)]
+    runs += [Run(setting="b", method="guided", form="share", alpha=alpha) for alpha in (10.0, 30.0, 3.0)]
     runs += [Run(setting="a", method="guided", form="share", alpha=alpha) for alpha in (10.0, 30.0, 3.0)]
     runs += [Run(setting=s, method="plain", learning_rate=lr) for s in "ab" for lr in (3e-4, 1e-3, 1e-4)]
-    runs += [Run(setting="b", method="guided", form="l2", alpha=alpha) for alpha in (1e-5, 1e-4, 1e-6)]
+    runs += [Run(setting="b", method="guided", form="l2", alpha=alpha) for alpha in (1e-5, 1e-4, 1e-3)]
     runs += [Run(setting="b", method="guided", form="energy", alpha=alpha) for alpha in (10.0, 3.0, 30.0)]
     runs += [Run(setting="b", method="guided", masks="random", alpha=alpha) for alpha in (10.0, 3.0, 1.0)]
-    runs += [Run(setting="b", method="guided", form="l2", masks="whole", alpha=alpha) for alpha in (1e-5, 1e-4, 1e-6)]
+    runs += [Run(setting="b", method="guided", form="l2", masks="whole", alpha=alpha) for alpha in (1e-5, 1e-4, 1e-3)]
     return runs
 
 
