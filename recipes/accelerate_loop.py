@@ -7,7 +7,7 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImag
 
 from hf_pgg import PGGCollator
 from hf_pgg.demo_data import digits_on_photographs
-from hf_pgg.guidance import RandomState, first_order_guidance
+from hf_pgg.guided_forward import GuidanceSettings, guided_forward
 from hf_pgg.trainer import soft_cross_entropy
 
 
@@ -20,24 +20,21 @@ def main(steps: int = 60, alpha: float = 1.0) -> None:
     loader = torch.utils.data.DataLoader(rows, batch_size=32, shuffle=True, collate_fn=collator)
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-3)
     model, optimizer, loader = accelerator.prepare(model, optimizer, loader)
-    module = accelerator.unwrap_model(model)  # the second pass goes past DDP's wrapper
+    module = accelerator.unwrap_model(model)  # further passes go past DDP's wrapper
 
     # the twenty lines
     for step, batch in zip(range(steps), loader, strict=False):
-        pixels = batch["pixel_values"].requires_grad_()
-        random_state = RandomState(pixels.device)
-        logits = model(pixel_values=pixels).logits
-        guidance = first_order_guidance(
-            lambda moved: module(pixel_values=moved).logits,
-            logits,
-            pixels,
+        logits, guidance = guided_forward(
+            model,
+            module,
+            {"pixel_values": batch["pixel_values"]},
             batch["labels"],
             batch["provenance"],
             batch["guided"],
-            random_state=random_state,
+            GuidanceSettings(),
         )
         entropy = soft_cross_entropy(logits, batch["labels"], batch["label_weights"])
-        accelerator.backward((entropy + alpha * guidance.surrogate).mean())
+        accelerator.backward((entropy + alpha * guidance.value).mean())
         optimizer.step()
         optimizer.zero_grad()
         if step % 10 == 0:
