@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+import numpy as np
 import torch
 from transformers.utils import logging
 
@@ -28,7 +29,8 @@ class Telemetry:
         self.backoff = 1.0
         self._nonfinite_in_a_row = 0
         self._finite_in_a_row = 0
-        self._steps_at_chance = 0
+        self._windows_at_chance = 0
+        self._window = np.zeros(2)
         self._samples = 0.0
         self._sums: dict[str, torch.Tensor] = {}
 
@@ -109,12 +111,18 @@ class Telemetry:
             state (`TrainerState`): Of the run.
         """
         chance = 1 / num_classes
-        spread = (chance * (1 - chance) / max(self._samples, 1)) ** 0.5
-        late = state.global_step > 0.2 * state.max_steps
-        self._steps_at_chance = self._steps_at_chance + 1 if late and accuracy < chance + 2 * spread else 0
-        if self._steps_at_chance >= 3 and self.collapsed_at is None:
+        if state.global_step <= 0.2 * state.max_steps:
+            return
+        self._window += np.array([accuracy * self._samples, self._samples])
+        right, samples = self._window
+        spread = (chance * (1 - chance) / max(samples, 1)) ** 0.5
+        if 2 * spread > chance / 2:  # too few samples to tell
+            return
+        self._window[:] = 0
+        self._windows_at_chance = self._windows_at_chance + 1 if right / samples < chance + 2 * spread else 0
+        if self._windows_at_chance >= 3 and self.collapsed_at is None:
             self.collapsed_at = state.global_step
             logger.warning(
-                f"step {state.global_step}: accuracy on the training batches is {accuracy:.2f}, chance is"
+                f"step {state.global_step}: accuracy on the training batches is {right / samples:.2f}, chance is"
                 f" {chance:.2f}: the features are destroyed. Lower alpha or the learning rate."
             )

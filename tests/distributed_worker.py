@@ -9,6 +9,7 @@ import sys
 from pathlib import Path
 
 import torch
+import torch.distributed as dist
 from datasets import load_from_disk
 from torch import nn
 from torch.utils.data import SequentialSampler
@@ -65,6 +66,9 @@ def main() -> None:
         flat = torch.cat([state[name].detach().flatten() for name in sorted(state)])
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         torch.save({"weights": flat, "losses": losses, "processes": args.world_size}, weights)
+    if dist.is_initialized():  # leaving with gloo's threads alive aborts now and then
+        dist.barrier()
+        dist.destroy_process_group()
 
 
 if __name__ == "__main__":
