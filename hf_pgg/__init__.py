@@ -10,6 +10,7 @@ from hf_pgg.synthesis import (
     Edit,
     FreshDraws,
     MaskAblation,
+    PuzzleMix,
     ResizeMix,
 )
 from hf_pgg.trainer import PGGTrainer
@@ -27,6 +28,7 @@ __all__ = [
     "PGGConfig",
     "PGGTrainer",
     "ProvenanceError",
+    "PuzzleMix",
     "ResizeMix",
     "add_provenance",
     "provenance_features",

@@ -29,6 +29,10 @@ METRIC_NAMES = {
     "worst_group_accuracy": "Worst-group accuracy",
     "balanced_accuracy": "Balanced accuracy",
     "group_gap": "Gap between best and worst group",
+    "max_box_acc": "MaxBoxAcc",
+    "max_box_acc_v2": "MaxBoxAccV2",
+    "top1_localization": "Top-1 localization",
+    "pixel_average_precision": "PxAP",
     "target_gradient_share": "Target gradient share",
 }
 

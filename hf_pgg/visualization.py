@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
@@ -19,6 +20,7 @@ from hf_pgg.collator import PGGCollator
 from hf_pgg.guidance import input_gradient, share
 from hf_pgg.pictures import decode_mask, to_rgb
 from hf_pgg.provenance import LABELS, PROVENANCE
+from hf_pgg.synthesis.base import resize
 
 _SOURCE_COLOURS = ((0.10, 0.85, 0.35), (0.95, 0.25, 0.85), (0.20, 0.60, 1.00), (1.00, 0.75, 0.10))
 
@@ -37,6 +39,15 @@ def overlay(picture: np.ndarray, masks: Sequence[np.ndarray], strength: float = 
         weight = strength * mask[..., None]
         canvas = (1 - weight) * canvas + weight * np.asarray(colour, np.float32)
     return np.rint(canvas * 255).astype(np.uint8)
+
+
+def heat_overlay(picture: np.ndarray, score_map: np.ndarray, strength: float = 0.55) -> np.ndarray:
+    """Picture (H, W, 3) uint8 under a map of any size and scale, drawn in colours from its minimum to its maximum."""
+    heat = resize(np.ascontiguousarray(score_map, np.float32), picture.shape[:2])
+    span = float(heat.max() - heat.min())
+    heat = (heat - heat.min()) / span if span > 0 else np.zeros_like(heat)
+    colours = colormaps["magma"](heat)[..., :3] * 255
+    return np.rint((1 - strength) * picture + strength * colours).astype(np.uint8)
 
 
 def sample_grid(dataset: Dataset, count: int = 8, image_column: str = "image", label_column: str = "label") -> Figure:

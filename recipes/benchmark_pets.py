@@ -10,21 +10,16 @@ beside, and read by `recipes/benchmark_table.py` for the chosen rows only.
 
 from __future__ import annotations
 
-import json
 import os
 import platform
-import subprocess
-import sys
 import tempfile
 import time
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import asdict, dataclass, field
-from pathlib import Path
+from dataclasses import asdict
 
 import benchmark_plans
 import numpy as np
+import plan_runner
 from benchmark_plans import Run
-from transformers import HfArgumentParser
 
 CHECKPOINTS = {"cnn": ("efficientnet-lite0-imagenet1k", 96), "vit": ("dinov2-small-saliency", 98)}
 
@@ -163,48 +158,5 @@ def _head(model: object) -> object:
     return model.timm_model.get_classifier() if hasattr(model, "timm_model") else model.classifier
 
 
-@dataclass
-class Arguments:
-    data: str = field(metadata={"help": "Folder of the data sets and checkpoints."})
-    plan: str = field(default="search", metadata={"help": "Name of a plan in benchmark_plans.py."})
-    results: str = field(default="recipes/results/pets.jsonl", metadata={"help": "Results file, appended to."})
-    jobs: int = field(default=1, metadata={"help": "Runs at a time, one process each."})
-    run: str | None = field(default=None, metadata={"help": "One run as JSON; printed by --plan, used internally."})
-
-
-def finished(path: Path) -> set[str]:
-    """Keys of the runs that are in the results file."""
-    if not path.exists():
-        return set()
-    return {Run(**json.loads(line)["run"]).key for line in path.read_text().splitlines()}
-
-
-def main() -> None:
-    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    path = Path(arguments.results)
-    if arguments.run:
-        record = execute(Run(**json.loads(arguments.run)), arguments.data)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
-        return
-
-    done = finished(path)
-    todo = [run for run in getattr(benchmark_plans, arguments.plan)() if run.key not in done]
-    print(f"plan {arguments.plan}: {len(todo)} runs to do")
-
-    def launch(run: Run) -> None:
-        threads = max((os.cpu_count() or 1) // arguments.jobs, 1)
-        command = [sys.executable, __file__, "--data", arguments.data, "--results", str(path), "--run", run.key]
-        env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
-        result = subprocess.run(command, env=env, capture_output=True, text=True)
-        print(f"{'ok' if result.returncode == 0 else 'FAILED'} {run.key}", flush=True)
-        if result.returncode:
-            print(result.stderr[-3000:], flush=True)
-
-    with ThreadPoolExecutor(arguments.jobs) as pool:
-        list(pool.map(launch, todo))
-
-
 if __name__ == "__main__":
-    main()
+    plan_runner.main(__file__, execute, benchmark_plans, Run, "recipes/results/pets.jsonl")

@@ -5,8 +5,7 @@
 
 from __future__ import annotations
 
-import json
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 
 
 @dataclass(frozen=True)
@@ -28,10 +27,6 @@ class Run:
     head_epochs: int = 0
     clip: float = 1.0
     extra: dict[str, float] = field(default_factory=dict)
-
-    @property
-    def key(self) -> str:
-        return json.dumps(asdict(self), sort_keys=True)
 
 
 # chosen by worst-group accuracy on validation from the searches below (see README, "Regimes")

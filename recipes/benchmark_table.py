@@ -9,43 +9,22 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import wsol_table
 from benchmark_pets import CHECKPOINTS
 from benchmark_plans import Run
-from scipy.stats import t as student
+from table_format import RESULTS, Record, load, mean_and_spread, paired
 
 ROOT = Path(__file__).resolve().parents[1]
-PETS = ROOT / "recipes" / "results" / "pets.jsonl"
-SEARCH = ROOT / "recipes" / "results" / "pets_search.jsonl"
-DIGITS = ROOT / "recipes" / "results" / "digits.json"
-ENGINES = ROOT / "recipes" / "results" / "engines.json"
-DATA = ROOT / "recipes" / "results" / "data.json"
-Record = dict[str, Any]
-
-
-def load(path: Path) -> list[Record]:
-    """Records of a results file, the last one of a run that was repeated."""
-    if not path.exists():
-        return []
-    return list({Run(**r["run"]).key: r for r in map(json.loads, path.read_text().splitlines())}.values())
-
-
-def mean_and_spread(values: Iterable[float]) -> str:
-    array = np.array(list(values))
-    return f"{array.mean():.3f}" + (f" ± {array.std(ddof=1):.3f}" if len(array) > 1 else "")
-
-
-def paired(ours: dict[int, float], twins: dict[int, float]) -> str:
-    """Mean difference over the seeds that both have, with its 95 % interval."""
-    difference = np.array([ours[seed] - twins[seed] for seed in sorted(ours.keys() & twins.keys())])
-    if len(difference) < 2:
-        return ""
-    half = student.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference))
-    return f"{difference.mean():+.3f} [{difference.mean() - half:+.3f}, {difference.mean() + half:+.3f}]"
+PETS = RESULTS / "pets.jsonl"
+SEARCH = RESULTS / "pets_search.jsonl"
+DIGITS = RESULTS / "digits.json"
+ENGINES = RESULTS / "engines.json"
+DATA = RESULTS / "data.json"
 
 
 def name(run: dict[str, Any]) -> str:
@@ -195,15 +174,16 @@ def data_table(path: Path = DATA) -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "digits": digits_table,
-    "pets-a-cnn": lambda: pets_table(load(PETS), "a", "cnn"),
-    "pets-b-cnn": lambda: pets_table(load(PETS), "b", "cnn"),
-    "pets-a-vit": lambda: pets_table(load(PETS), "a", "vit"),
-    "pets-b-vit": lambda: pets_table(load(PETS), "b", "vit"),
-    "pets-c-cnn": lambda: pets_table(load(PETS), "c", "cnn"),
+    "pets-a-cnn": lambda: pets_table(load(PETS, Run), "a", "cnn"),
+    "pets-b-cnn": lambda: pets_table(load(PETS, Run), "b", "cnn"),
+    "pets-a-vit": lambda: pets_table(load(PETS, Run), "a", "vit"),
+    "pets-b-vit": lambda: pets_table(load(PETS, Run), "b", "vit"),
+    "pets-c-cnn": lambda: pets_table(load(PETS, Run), "c", "cnn"),
     "speed": speed_table,
     "precision": precision_table,
     "data": data_table,
-    "search": lambda: search_table(load(SEARCH)),
+    "search": lambda: search_table(load(SEARCH, Run)),
+    **wsol_table.TABLES,
 }
 
 

@@ -267,37 +267,65 @@ def train_one(
     trained = trainer.train()
     results = trainer.evaluate(metric_key_prefix="test")
     trainer.save_model()
-    record = {
-        "model": {"name": f"{Path(args.output_dir).name}", "base_model": model_args.model_name_or_path},
+    synthesis = "none" if method == "plain" else f"{data_args.synthesis} ({data_args.synthesis_copies} a row)"
+    record = run_record(
+        trainer,
+        {key.removeprefix("test_"): value for key, value in results.items() if key.startswith("test_")},
+        method=method,
+        base_model=model_args.model_name_or_path,
+        data_name=data_name,
+        test_rows=len(test),
+        synthesis=synthesis,
+        arguments=asdict(data_args),
+        train_seconds=trained.metrics["train_runtime"],
+    )
+    return trainer, record
+
+
+def run_record(
+    trainer: PGGTrainer,
+    results: dict[str, float],
+    *,
+    method: str,
+    base_model: str | None,
+    data_name: str,
+    test_rows: int,
+    synthesis: str,
+    arguments: dict[str, Any],
+    train_seconds: float,
+) -> dict[str, Any]:
+    """What `results.json` and the model card hold of one run."""
+    args, train = trainer.args, trainer.train_dataset
+    return {
+        "model": {"name": Path(args.output_dir).name, "base_model": base_model},
         "data": {
             "name": data_name,
             "fingerprint": train._fingerprint,
             "train_rows": len(train),
-            "test_rows": len(test),
-            "classes": label.names,
-            "arguments": asdict(data_args),
+            "test_rows": test_rows,
+            "classes": class_label(train.features, args.label_column).names,
+            "arguments": arguments,
         },
         "method": {
             "name": method,
             "alpha": args.alpha,
             "form": args.guidance_form,
             "mode": "exact" if trainer.guidance.exact else "finite_difference",
-            "synthesis": "none" if method == "plain" else f"{data_args.synthesis} ({data_args.synthesis_copies} a row)",
+            "synthesis": synthesis,
             "seed": args.seed,
             "steps": trainer.state.global_step,
             "epochs": round(trainer.state.epoch or 0, 2),
             "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
             "learning_rate": args.learning_rate,
             "image_size": trainer.data_collator.spec.size[0],
-            "train_seconds": trained.metrics["train_runtime"],
-            "seconds_per_step": trained.metrics["train_runtime"] / max(trainer.state.global_step, 1),
+            "train_seconds": train_seconds,
+            "seconds_per_step": train_seconds / max(trainer.state.global_step, 1),
         },
-        "results": {key.removeprefix("test_"): value for key, value in results.items() if key.startswith("test_")},
+        "results": results,
         "collapsed_at": trainer.collapsed_at,
         "nonfinite_steps": trainer.nonfinite_steps,
         "environment": environment(),
     }
-    return trainer, record
 
 
 def metrics_for(group_column: str | None) -> Callable[[GroupedEvalPrediction], dict[str, float]]:

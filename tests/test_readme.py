@@ -7,6 +7,7 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "recipes"))
 
 import benchmark_table  # noqa: E402
+import wsol_table  # noqa: E402
 
 
 def test_the_tables_are_what_the_stored_results_say():
@@ -17,7 +18,15 @@ def test_the_tables_are_what_the_stored_results_say():
 
 def test_every_stored_result_names_its_seed_versions_and_device():
     for path in (benchmark_table.PETS, benchmark_table.SEARCH):
-        for record in benchmark_table.load(path):
+        for record in benchmark_table.load(path, benchmark_table.Run):
             assert isinstance(record["run"]["seed"], int)
             assert {"hf_pgg", "torch", "transformers"} <= set(record["versions"])
             assert record["device"]
+
+
+def test_every_localization_result_names_its_seed_versions_and_device():
+    for path in (wsol_table.WSOL, wsol_table.SEARCH):
+        for record in wsol_table.load(path, wsol_table.Run):
+            assert isinstance(record["run"]["seed"], int)
+            assert {"hf_pgg", "torch", "transformers"} <= set(record["environment"]["versions"])
+            assert record["environment"]["device"]

@@ -6,6 +6,7 @@ from hf_pgg.synthesis.compositing import Composite
 from hf_pgg.synthesis.cutmix import CutMix
 from hf_pgg.synthesis.editing import Edit
 from hf_pgg.synthesis.exchange import BackgroundExchange
+from hf_pgg.synthesis.puzzlemix import InputGradientSaliency, PuzzleMix
 from hf_pgg.synthesis.resizemix import ResizeMix
 
 __all__ = [
@@ -14,7 +15,9 @@ __all__ = [
     "CutMix",
     "Edit",
     "FreshDraws",
+    "InputGradientSaliency",
     "MaskAblation",
+    "PuzzleMix",
     "ResizeMix",
     "Synthesizer",
 ]

@@ -1,0 +1,334 @@
+"""Frame-mAP and video-mAP of spatio-temporal action localization.
+
+Per class, detections are walked by falling score. One is a true positive if its best ground truth (of its frame, or of
+its clip for tubes) reaches the IoU threshold; a ground truth counts once. By default the definitions are those of the
+evaluator of ACT (V. Kalogeiton et al., "Action Tubelet Detector for Spatio-Temporal Action Localization", ICCV 2017),
+which most results on UCF101-24 and JHMDB come from. Other evaluators differ, and so do their numbers:
+
+| evaluator             | `interpolation` | `matching`         | `pixel_convention` | `nms_threshold` |
+| --------------------- | --------------- | ------------------ | ------------------ | --------------- |
+| ACT, MOC: the default | `"trapezoid"`   | `"best-unmatched"` | `"inclusive"`      | 0.3             |
+| YOWO, frame-mAP       | `"every-point"` | `"best"`           | `"inclusive"`      |                 |
+| YOWO, video-mAP       | `"every-point"` | `"best-unmatched"` | `"inclusive"`      | 0.3             |
+| MultiSports           | `"every-point"` | `"best"`           | `"exclusive"`      | `None`          |
+
+Not followed: YOWO adds 1e-5 to the number of ground truths and gives tubes that share a single frame the IoU 0;
+MultiSports counts a span of N frames as N - 1. A class without ground truth, on which ACT fails, is left out of the
+mean, as in the other two. Equal scores keep the order in which they were given, which ACT leaves open.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from hf_pgg.tubes import ClipError, PixelConvention, Tube, box_iou, checked_boxes, checked_scores, tube_iou, tube_nms
+
+Interpolation = Literal["trapezoid", "every-point"]
+Matching = Literal["best-unmatched", "best"]
+
+_COCO_THRESHOLDS = tuple(0.5 + 0.05 * i for i in range(10))
+
+
+@dataclass(frozen=True, eq=False)
+class FrameDetections:
+    """The boxes found in the frames of one clip, in any order; N may be 0.
+
+    Args:
+        frames: (N,) integers.
+        boxes: (N, 4) pixels, `[x1, y1, x2, y2]`.
+        scores: (N,) floats.
+        labels: (N,) integers.
+        clip (`str`, *optional*): Named in errors.
+
+    Raises:
+        ClipError: If a field is malformed or the lengths differ.
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    clip: str = ""
+
+    def __post_init__(self) -> None:
+        boxes = checked_boxes(self.boxes, self.clip)
+        object.__setattr__(self, "boxes", boxes)
+        object.__setattr__(self, "scores", checked_scores(self.scores, len(boxes), self.clip))
+        for name in ("frames", "labels"):
+            values = np.asarray(getattr(self, name))
+            if values.shape != (len(boxes),) or (len(boxes) and not np.issubdtype(values.dtype, np.integer)):
+                problem = f"{values.dtype} {values.shape} for {len(boxes)} boxes"
+                raise ClipError(self.clip, name, problem, "Give one integer a box.")
+            object.__setattr__(self, name, values.astype(np.int64))
+
+
+# ---------------------------------------------------------------------------------------------- definitions
+
+
+def average_precision(hits: ArrayLike, positives: int, interpolation: Interpolation = "trapezoid") -> float:
+    """Area under the precision-recall curve of one class, in [0, 1].
+
+    Args:
+        hits: (N,) bool, whether each detection is a true positive, by falling score.
+        positives (`int`): Number of ground truths, at least 1.
+        interpolation (`str`, *optional*, defaults to `"trapezoid"`): `"trapezoid"` (ACT): the sum of
+            (R_i - R_{i-1}) (P_i + P_{i-1}) / 2 from R_0 = 0, P_0 = 1. `"every-point"` (PASCAL VOC since 2010): the sum
+            of (R_i - R_{i-1}) max_{j >= i} P_j.
+    """
+    if interpolation not in get_args(Interpolation):
+        raise ValueError(f"`interpolation` is one of {get_args(Interpolation)}, not {interpolation!r}")
+    if positives < 1:
+        raise ValueError("`positives` is 0: without ground truth there is no recall")
+    true = np.cumsum(np.asarray(hits, bool))
+    precision = np.concatenate([[1.0], true / np.arange(1, len(true) + 1)])
+    steps = np.diff(true, prepend=0) / positives
+    if interpolation == "trapezoid":
+        return float((steps * (precision[1:] + precision[:-1]) / 2).sum())
+    return float((steps * np.maximum.accumulate(precision[:0:-1])[::-1]).sum())
+
+
+def match(
+    ious: np.ndarray, threshold: float, matching: Matching = "best-unmatched", scenes: np.ndarray | None = None
+) -> np.ndarray:
+    """Which detections are true positives: (D,) bool.
+
+    Args:
+        ious: (D, G), of the detections by falling score with the ground truths.
+        matching (`str`, *optional*, defaults to `"best-unmatched"`): `"best-unmatched"` (ACT): a detection is compared
+            with the best ground truth that is still free. `"best"` (VOC): with the best of all; where that one is
+            taken, the detection is false.
+        scenes: (D,) integers, the frame of each detection, where a column of `ious` is another ground truth in each
+            frame; one scene by default.
+    """
+    if matching not in get_args(Matching):
+        raise ValueError(f"`matching` is one of {get_args(Matching)}, not {matching!r}")
+    hits = np.zeros(len(ious), bool)
+    close = np.flatnonzero((ious >= threshold).any(1))
+    scene = np.zeros(len(close), int) if scenes is None else np.unique(scenes[close], return_inverse=True)[1]
+    free = np.ones((len(close), ious.shape[1]), bool)  # a row a scene
+    rank = _rank_in_group(scene)
+    for r in range(rank.max(initial=-1) + 1):  # the r-th detections of all scenes at once
+        rows, where = close[rank == r], scene[rank == r]
+        rivals = np.where(free[where], ious[rows], -1) if matching == "best-unmatched" else ious[rows]
+        best = rivals.argmax(1)
+        right = (rivals[np.arange(len(rows)), best] >= threshold) & free[where, best]
+        hits[rows[right]] = True
+        free[where[right], best[right]] = False
+    return hits
+
+
+def _rank_in_group(groups: np.ndarray) -> np.ndarray:
+    """(N,) integers to how many equal ones stand before each."""
+    order = np.argsort(groups, kind="stable")
+    rank = np.empty(len(groups), int)
+    rank[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
+    return rank
+
+
+# ---------------------------------------------------------------------------------------------- metrics
+
+
+class _ActionMAP:
+    """Clips come one by one; of each class only scores, hits and the number of ground truths are kept, no boxes."""
+
+    name: str
+
+    def __init__(
+        self,
+        num_classes: int,
+        thresholds: Sequence[float] = (0.5,),
+        *,
+        interpolation: Interpolation = "trapezoid",
+        matching: Matching = "best-unmatched",
+        pixel_convention: PixelConvention = "inclusive",
+    ):
+        self.num_classes, self.thresholds = num_classes, tuple(thresholds)
+        self.interpolation, self.matching, self.pixel_convention = interpolation, matching, pixel_convention
+        if not self.thresholds or not all(0 < threshold <= 1 for threshold in self.thresholds):
+            raise ValueError(f"`thresholds` are IoUs in (0, 1], not {self.thresholds}")
+        average_precision([True], 1, interpolation)  # a wrong argument fails here, not after the last clip
+        match(np.ones((1, 1)), 1, matching)
+        box_iou(np.zeros((1, 4)), np.zeros((1, 4)), pixel_convention)
+        self._clips: set[str] = set()
+        self._positives = np.zeros(num_classes, int)
+        self._scores: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
+        self._hits: list[list[np.ndarray]] = [[] for _ in range(num_classes)]
+
+    def _start(self, clip: str, truth: Sequence[Tube]) -> None:
+        if clip in self._clips:
+            raise ClipError(clip, "clip", "it was added before", "Give each clip once, with all its tubes.")
+        self._check_tubes(clip, truth, "ground-truth")
+        self._clips.add(clip)
+
+    def _check_tubes(self, clip: str, tubes: Sequence[Tube], kind: str) -> None:
+        for i, tube in enumerate(tubes):
+            self._check(clip, np.array([tube.label]), tube.boxes, tube.clip)
+            missing = np.flatnonzero(np.diff(tube.frames) > 1)
+            if len(missing):
+                problem = f"{kind} tube {i} has no box in frame {tube.frames[missing[0]] + 1}"
+                raise ClipError(clip, "frames", problem, "Fill the gap (`hf_pgg.tubes.fill_gaps`) or give two tubes.")
+
+    def _check(self, clip: str, labels: np.ndarray, boxes: np.ndarray, own_clip: str) -> None:
+        if own_clip not in ("", clip):
+            raise ClipError(clip, "clip", f"it was given boxes of clip '{own_clip}'", "Pair clips and boxes by name.")
+        unknown = labels[(labels < 0) | (labels >= self.num_classes)]
+        if len(unknown):
+            problem = f"label {unknown[0]} is not one of the {self.num_classes} classes"
+            raise ClipError(clip, "label", problem, f"Labels run from 0 to {self.num_classes - 1}; see `num_classes`.")
+        if self.pixel_convention == "inclusive" and len(boxes) and boxes.max() <= 1:
+            raise ClipError(
+                clip, "boxes", "all coordinates are <= 1, but boxes are in pixels", "Scale them by width and height."
+            )
+
+    def _add(self, label: int, scores: np.ndarray, hits: np.ndarray, positives: int) -> None:
+        self._positives[label] += positives
+        self._scores[label].append(scores)
+        self._hits[label].append(hits)
+
+    def average_precisions(self) -> np.ndarray:
+        """(number of thresholds, `num_classes`) average precisions in percent; NaN where a class has no ground truth.
+
+        Raises:
+            ValueError: If there is no ground truth at all.
+        """
+        if not self._positives.any():
+            raise ValueError(f"{self.name}: there is no ground truth in the {len(self._clips)} clips that were added")
+        result = np.full((len(self.thresholds), self.num_classes), np.nan)
+        for label in np.flatnonzero(self._positives):
+            scores = np.concatenate([np.zeros(0), *self._scores[label]])
+            hits = np.concatenate([np.zeros((len(self.thresholds), 0), bool), *self._hits[label]], axis=1)
+            order = np.argsort(-scores, kind="stable")
+            for k in range(len(self.thresholds)):
+                result[k, label] = 100 * average_precision(
+                    hits[k, order], int(self._positives[label]), self.interpolation
+                )
+        return result
+
+    def compute(self) -> dict[str, float]:
+        """`{name}@{threshold}`: the mean over the classes that have ground truth, in percent."""
+        means = np.nanmean(self.average_precisions(), axis=1)
+        return {f"{self.name}@{t:g}": float(mean) for t, mean in zip(self.thresholds, means, strict=True)}
+
+
+class FrameMAP(_ActionMAP):
+    """Frame-mAP: every box of every frame for itself.
+
+    Args:
+        num_classes (`int`): Labels are 0 to `num_classes` - 1.
+        thresholds (*optional*, defaults to `(0.5,)`): IoUs from which a box is right.
+        interpolation, matching, pixel_convention (`str`, *optional*): See the table above, [`average_precision`],
+            [`match`], [`~hf_pgg.tubes.box_iou`].
+    """
+
+    name = "frame_mAP"
+
+    def update(self, clip: str, truth: Sequence[Tube], detections: FrameDetections) -> None:
+        """Adds a clip: its ground-truth tubes (none, if nothing happens in it) and what was found in its frames.
+
+        Raises:
+            ClipError: If the clip was added before, a label is unknown, or a ground-truth tube has a gap.
+        """
+        self._check(clip, detections.labels, detections.boxes, detections.clip)
+        self._start(clip, truth)
+        order = np.argsort(-detections.scores, kind="stable")
+        for label in sorted({tube.label for tube in truth} | set(detections.labels.tolist())):
+            own = order[detections.labels[order] == label]
+            frames, boxes = detections.frames[own], detections.boxes[own]
+            tubes = [tube for tube in truth if tube.label == label]
+            ious = np.zeros((len(own), len(tubes)))
+            for column, tube in zip(ious.T, tubes, strict=True):
+                inside = (frames >= tube.frames[0]) & (frames <= tube.frames[-1])
+                true_boxes = tube.boxes[frames[inside] - tube.frames[0]]
+                column[inside] = box_iou(boxes[inside], true_boxes, self.pixel_convention)
+            hits = np.stack([match(ious, threshold, self.matching, frames) for threshold in self.thresholds])
+            self._add(label, detections.scores[own], hits, sum(len(tube.frames) for tube in tubes))
+
+
+class VideoMAP(_ActionMAP):
+    """Video-mAP: whole tubes, after non-maximum suppression within each class; with the mean over IoUs 0.5:0.05:0.95.
+
+    Args:
+        num_classes (`int`): Labels are 0 to `num_classes` - 1.
+        thresholds (*optional*, defaults to `(0.2, 0.5, 0.75)`): IoUs of tubes from which a tube is right.
+        nms_threshold (`float` or `None`, *optional*, defaults to 0.3): See [`~hf_pgg.tubes.tube_nms`]; `None` for none.
+            Where people act together it also removes right tubes.
+        interpolation, matching, pixel_convention (`str`, *optional*): See the table above, [`average_precision`],
+            [`match`], [`~hf_pgg.tubes.box_iou`].
+    """
+
+    name = "video_mAP"
+
+    def __init__(
+        self,
+        num_classes: int,
+        thresholds: Sequence[float] = (0.2, 0.5, 0.75),
+        *,
+        nms_threshold: float | None = 0.3,
+        **options: Any,
+    ):
+        super().__init__(num_classes, (*thresholds, *_COCO_THRESHOLDS), **options)
+        self.nms_threshold = nms_threshold
+
+    def update(self, clip: str, truth: Sequence[Tube], tubes: Sequence[Tube]) -> None:
+        """Adds a clip: its ground-truth tubes (none, if nothing happens in it) and the tubes found.
+
+        Raises:
+            ClipError: If the clip was added before, a label is unknown, or a tube has a gap.
+        """
+        self._check_tubes(clip, tubes, "predicted")
+        self._start(clip, truth)
+        order = np.argsort([-tube.score for tube in tubes], kind="stable").tolist()
+        if self.nms_threshold is not None:
+            order = tube_nms(tubes, self.nms_threshold, self.pixel_convention)
+        for label in sorted({tube.label for tube in (*truth, *tubes)}):
+            found = [tubes[i] for i in order if tubes[i].label == label]
+            real = [tube for tube in truth if tube.label == label]
+            ious = np.array([[tube_iou(a, b, self.pixel_convention) for b in real] for a in found])
+            ious = ious.reshape(len(found), len(real))
+            hits = np.stack([match(ious, threshold, self.matching) for threshold in self.thresholds])
+            self._add(label, np.array([tube.score for tube in found]), hits, len(real))
+
+    def compute(self) -> dict[str, float]:
+        """`video_mAP@{threshold}` and `video_mAP@0.5:0.95`: means over the classes with ground truth, in percent."""
+        means = np.nanmean(self.average_precisions(), axis=1)
+        count = len(self.thresholds) - len(_COCO_THRESHOLDS)
+        result = {f"{self.name}@{t:g}": float(m) for t, m in zip(self.thresholds[:count], means[:count], strict=True)}
+        return {**result, f"{self.name}@0.5:0.95": float(means[count:].mean())}
+
+
+def _over_clips(metric: Any, truth: Mapping[str, Sequence[Tube]], found: Mapping[str, Any]) -> dict[str, float]:
+    for clip in found:
+        if clip not in truth:
+            raise ClipError(clip, "clip", "it has detections but no ground truth", "Evaluate the clips of one split.")
+    for clip, tubes in truth.items():
+        if clip not in found:
+            raise ClipError(clip, "clip", "it has no detections", "Give an empty entry if nothing was found in it.")
+        metric.update(clip, tubes, found[clip])
+    return metric.compute()
+
+
+def frame_map(
+    truth: Mapping[str, Sequence[Tube]], detections: Mapping[str, FrameDetections], num_classes: int, **options: Any
+) -> dict[str, float]:
+    """Frame-mAP in percent of the detections of all clips, clip name to boxes; `options` as [`FrameMAP`].
+
+    Raises:
+        ClipError: If `truth` and `detections` are not of the same clips, or a clip's entry is malformed.
+    """
+    return _over_clips(FrameMAP(num_classes, **options), truth, detections)
+
+
+def video_map(
+    truth: Mapping[str, Sequence[Tube]], tubes: Mapping[str, Sequence[Tube]], num_classes: int, **options: Any
+) -> dict[str, float]:
+    """Video-mAP in percent of the tubes of all clips, clip name to tubes; `options` as [`VideoMAP`].
+
+    Raises:
+        ClipError: If `truth` and `tubes` are not of the same clips, or a clip's entry is malformed.
+    """
+    return _over_clips(VideoMAP(num_classes, **options), truth, tubes)

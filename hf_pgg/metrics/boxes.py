@@ -1,0 +1,304 @@
+"""From a score map to boxes, as the evaluator of weakly supervised object localization does it, and the IoU of boxes.
+
+J. Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020 (clovaai/wsolevaluation).
+The reference calls OpenCV (`resize` with INTER_CUBIC, `findContours` with RETR_TREE, `contourArea`); here NumPy and
+SciPy give the same numbers.
+
+Contours are found on runs, the horizontal stretches of foreground, for many thresholds in one pass:
+
+- an outer contour encloses an 8-connected set of runs; its box is that of the set;
+- a hole contour encloses a 4-connected set of gaps between runs that does not reach the outside; it lies on the
+  foreground around the hole, so its box is one pixel wider on each side;
+- the area of an outer contour is that of the polygon through its pixels' centres: per 2x2 block of the set with its
+  holes filled, 1 for four pixels and 1/2 for three. A hole's contour is never larger than the outer one around it.
+
+Boxes are integer corners `[x0, y0, x1, y1]` in pixels of the map.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import ArrayLike
+from scipy.sparse import coo_array
+from scipy.sparse.csgraph import connected_components
+
+SIZE = 224  # side of the square map on which the reference evaluates
+_LEVELS_AT_ONCE = 64  # bounds the memory: a map of noise has 10,000 runs a level
+
+
+# ---------------------------------------------------------------------------------------------- maps
+
+
+def normalize_map(score_map: ArrayLike, size: int = SIZE) -> np.ndarray:
+    """A score map (H, W) of any size and scale as (size, size) float64 in [0, 1]: resized, then min-max by itself.
+
+    The resize is bicubic with a = -0.75 and without antialiasing. A map that is constant or holds NaN gives zeros, as
+    in the reference; see `num_flat_maps` of [`BoxAccuracy`].
+
+    Raises:
+        ValueError: If it is not (H, W), has no pixels, or holds infinity.
+    """
+    score_map = np.asarray(score_map, np.float64)
+    if score_map.ndim != 2 or 0 in score_map.shape:
+        raise ValueError(f"score_map is (H, W) with pixels, not {score_map.shape}: pass one map of one class")
+    if np.isinf(score_map).any():
+        raise ValueError("score_map holds infinity: clip it first")
+    if score_map.min() == score_map.max():  # before the resize: the kernel's weights sum to 1 only nearly
+        return np.zeros((size, size))
+    resized = _resize_cubic(score_map, size)
+    low, high = resized.min(), resized.max()
+    if np.isnan(low) or low == high:
+        return np.zeros((size, size))
+    resized -= low
+    resized /= resized.max()
+    return resized
+
+
+def _resize_cubic(score_map: np.ndarray, size: int) -> np.ndarray:
+    """(H, W) float64 to a new array (size, size), along the rows and then along the columns."""
+    if score_map.shape == (size, size):
+        return score_map.copy()
+    columns, weights = _cubic_taps(score_map.shape[1], size)
+    wide = sum(score_map[:, index] * weight for index, weight in zip(columns, weights, strict=True))
+    rows, weights = _cubic_taps(score_map.shape[0], size)
+    return np.asarray(sum(wide[index] * weight[:, None] for index, weight in zip(rows, weights, strict=True)))
+
+
+def _cubic_taps(length: int, size: int) -> tuple[np.ndarray, np.ndarray]:
+    """(4, size) indices and weights that resize an axis. Single precision, as in OpenCV: one ulp can move a level."""
+    a = np.float32(-0.75)
+    position = ((np.arange(size) + 0.5) * (1 / (size / length)) - 0.5).astype(np.float32)
+    first = np.floor(position)
+    t = position - first
+
+    def near(x: np.ndarray) -> np.ndarray:  # the kernel of R. Keys (1981) at distances up to 1
+        return ((a + 2) * x - (a + 3)) * x * x + 1
+
+    def far(x: np.ndarray) -> np.ndarray:  # and from 1 to 2
+        return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
+
+    weights = [far(t + 1), near(t), near(1 - t)]
+    weights.append(1 - weights[0] - weights[1] - weights[2])
+    return np.clip(first.astype(int) + np.arange(-1, 3)[:, None], 0, length - 1), np.stack(weights).astype(np.float64)
+
+
+# ---------------------------------------------------------------------------------------------- boxes of a map
+
+
+class MapBoxes(NamedTuple):
+    """The boxes of one map at T thresholds, which fall on L <= T distinct grey levels.
+
+    Attributes:
+        boxes: (N, 4) box of each contour at each level; [0, 0, 0, 0] where a level has none.
+        level: (N,) the level of each, in [0, L).
+        largest: (L, 4) box of the contour of largest area at each level.
+        level_at: (T,) the level of each threshold.
+    """
+
+    boxes: np.ndarray
+    level: np.ndarray
+    largest: np.ndarray
+    level_at: np.ndarray
+
+
+def boxes_at_thresholds(normalized_map: ArrayLike, thresholds: ArrayLike) -> MapBoxes:
+    """The boxes of all contours of a map (H, W) in [0, 1], at each of (T,) thresholds in [0, 1].
+
+    The map becomes grey levels `s = uint8(255 * map)`, and foreground is `s > int(threshold * max(s))`. The box of a
+    contour is (x, y, x + width, y + height), clamped to the last column and row: one pixel beyond the contour to the
+    right and below, except at the border.
+
+    Raises:
+        ValueError: If the map is not (H, W), holds NaN or leaves [0, 1] (see [`normalize_map`]); if a threshold does.
+    """
+    normalized_map, thresholds = np.asarray(normalized_map), np.asarray(thresholds, np.float64)
+    if normalized_map.ndim != 2 or 0 in normalized_map.shape:
+        raise ValueError(f"normalized_map is (H, W) with pixels, not {normalized_map.shape}")
+    if not (normalized_map.min() >= 0 and normalized_map.max() <= 1):
+        raise ValueError("normalized_map holds NaN or values outside [0, 1]: pass it through `normalize_map`")
+    check_thresholds(thresholds)
+    grey = (normalized_map * 255).astype(np.uint8)
+    levels, level_at = np.unique((thresholds * grey.max()).astype(int), return_inverse=True)
+    parts = []
+    for start in range(0, len(levels), _LEVELS_AT_ONCE):
+        boxes, level, largest = find_contours(grey > levels[start : start + _LEVELS_AT_ONCE, None, None])
+        parts.append((boxes, level + start, largest))
+    boxes, level, largest = (np.concatenate(part) for part in zip(*parts, strict=True))
+    corner = np.array([normalized_map.shape[1] - 1, normalized_map.shape[0] - 1])
+    for found in (boxes, largest):
+        found[:, 2:] = np.minimum(found[:, 2:] + 1, corner)
+    empty = np.setdiff1d(np.arange(len(levels)), level)
+    largest[empty] = 0
+    boxes = np.concatenate([boxes, np.zeros((len(empty), 4), int)])
+    return MapBoxes(boxes, np.concatenate([level, empty]), largest, level_at)
+
+
+def boxes_at_threshold(normalized_map: ArrayLike, threshold: float) -> np.ndarray:
+    """(N, 4) boxes of all contours at one threshold; see [`boxes_at_thresholds`]."""
+    return boxes_at_thresholds(normalized_map, [threshold]).boxes
+
+
+def largest_box(normalized_map: ArrayLike, threshold: float) -> np.ndarray:
+    """(4,) box of the largest contour at one threshold; see [`boxes_at_thresholds`]."""
+    return boxes_at_thresholds(normalized_map, [threshold]).largest[0]
+
+
+def check_thresholds(thresholds: np.ndarray) -> None:
+    if thresholds.ndim != 1 or not len(thresholds) or not ((thresholds >= 0) & (thresholds <= 1)).all():
+        raise ValueError("thresholds are a list of numbers in [0, 1]")
+
+
+# ---------------------------------------------------------------------------------------------- contours
+
+
+def find_contours(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The contours of each mask of a bool stack (T, H, W), outer ones and holes.
+
+    Returns:
+        boxes (N, 4) with inclusive corners, mask (N,) that each belongs to, and largest (T, 4), the box of each mask's
+        contour of largest area (where equal, of the one that starts last in reading order; -1 where there is none).
+    """
+    total, height, width = masks.shape[0], masks.shape[1] + 2, masks.shape[2] + 2
+    padded = np.zeros((total, height, width), bool)  # the rim keeps rows and masks apart
+    padded[:, 1:-1, 1:-1] = masks
+    flat = padded.ravel()
+    changes = np.flatnonzero(flat[1:] != flat[:-1]) + 1
+    starts, ends = changes[::2], changes[1::2]
+    largest = np.full((total, 4), -1)
+    if not len(starts):
+        return np.zeros((0, 4), int), np.zeros(0, int), largest
+    upper, lower = _touching(starts, ends, width, diagonal=True)
+    count, labels = _components(len(starts), upper, lower)
+    outer = boxes = _bounding_boxes(starts, ends, width, labels, count)
+
+    gap_starts, gap_ends = np.append(0, ends), np.append(starts, flat.size)
+    node = np.arange(len(gap_starts))
+    node[gap_starts // width != gap_ends // width] = 0  # a gap over a row's end holds the rim: it is the outside
+    above, below = _touching(gap_starts, gap_ends, width, diagonal=False)
+    _, gap_labels = _components(len(node), node[above], node[below])
+    hole = gap_labels[node] != gap_labels[0]
+    if hole.any():
+        names, hole_labels = np.unique(gap_labels[hole], return_inverse=True)
+        holes = _bounding_boxes(gap_starts[hole], gap_ends[hole], width, hole_labels, len(names))
+        boxes = np.concatenate([outer, holes + np.array([-1, -1, 1, 1])])
+        starts, ends = starts[~hole[:-1]], ends[~hole[1:]]  # filled: what is left of the runs does not face a hole
+        upper, lower = _touching(starts, ends, width, diagonal=True)
+        count, labels = _components(len(starts), upper, lower)
+        outer = _bounding_boxes(starts, ends, width, labels, count)
+    areas = np.bincount(labels[upper], _area_between(starts, ends, width, upper, lower), minlength=count)
+    order = np.argsort(areas, kind="stable")  # the last written wins
+    largest[outer[order, 1] // height] = outer[order]
+    mask = boxes[:, 1] // height
+    boxes[:, 1::2] -= height * mask[:, None]
+    largest[:, 1::2] -= height * np.arange(total)[:, None] * (largest[:, 1::2] >= 0)
+    return boxes - 1, mask, np.where(largest >= 0, largest - 1, -1)
+
+
+def _touching(starts: np.ndarray, ends: np.ndarray, width: int, diagonal: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Pairs (upper, lower) of intervals that touch across two rows, at a side or also at a corner.
+
+    The intervals [start, end) are sorted positions in a flattened picture of `width` columns.
+    """
+    first = np.searchsorted(ends, starts + (width - diagonal), side="right")
+    count = np.searchsorted(starts, ends + (width + diagonal), side="left") - first
+    upper = np.repeat(np.arange(len(starts)), count)
+    lower = np.arange(len(upper)) + np.repeat(first - np.cumsum(count) + count, count)
+    return upper, lower
+
+
+def _components(size: int, upper: np.ndarray, lower: np.ndarray) -> tuple[int, np.ndarray]:
+    """The number of connected sets of nodes, and the set of each node; sets are numbered by their first node."""
+    graph = coo_array((np.ones(len(upper), np.int8), (upper, lower)), shape=(size, size))
+    return connected_components(graph, directed=False)
+
+
+def _bounding_boxes(starts: np.ndarray, ends: np.ndarray, width: int, labels: np.ndarray, count: int) -> np.ndarray:
+    """(count, 4) inclusive corners of sets of intervals, each within its row."""
+    boxes = np.empty((count, 4), int)
+    boxes[:, :2], boxes[:, 2:] = np.iinfo(int).max, -1
+    rows = starts // width
+    np.minimum.at(boxes[:, 0], labels, starts - rows * width)
+    np.minimum.at(boxes[:, 1], labels, rows)
+    np.maximum.at(boxes[:, 2], labels, ends - 1 - rows * width)
+    np.maximum.at(boxes[:, 3], labels, rows)
+    return boxes
+
+
+def _area_between(starts: np.ndarray, ends: np.ndarray, width: int, upper: np.ndarray, lower: np.ndarray) -> np.ndarray:
+    """(pairs,) area between two touching runs: 1 for each 2x2 block of four pixels, 1/2 for each of three."""
+    a0, a1, b0, b1 = starts[upper] + width, ends[upper] + width, starts[lower], ends[lower]
+    full = np.maximum(np.minimum(a1, b1) - np.maximum(a0, b0) - 1, 0)
+    ends_inside = [(a0 < end) & (end < a1) for end in (b0, b1)] + [(b0 < end) & (end < b1) for end in (a0, a1)]
+    return full + 0.5 * np.sum(ends_inside, axis=0)
+
+
+# ---------------------------------------------------------------------------------------------- boxes
+
+
+def box_iou(boxes: ArrayLike, others: ArrayLike) -> np.ndarray:
+    """(N, M) IoU of boxes (N, 4) and (M, 4) `[x0, y0, x1, y1]`, where x1 and y1 belong to the box ("+1 pixel").
+
+    Raises:
+        ValueError: If a box is inverted or has negative corners.
+    """
+    boxes, others = _checked_corners(boxes), _checked_corners(others)
+    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
+    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
+    shared = np.maximum(high - low + 1, 0).prod(axis=2)
+    areas, other_areas = ((b[:, 2:] - b[:, :2] + 1).prod(axis=1) for b in (boxes, others))
+    return shared / (areas[:, None] + other_areas[None] - shared)
+
+
+def picture_boxes(boxes: ArrayLike, picture_size: Sequence[float], box_format: str = "xywh") -> np.ndarray:
+    """Boxes of a picture as (N, 4) corners `[x0, y0, x1, y1]` that the evaluator takes.
+
+    Corners from `[x, y, width, height]` are (x, y, x + width, y + height). Corners at the picture's very edge are moved
+    to its last pixel, as in the reference's metadata.
+
+    Args:
+        boxes: (N, 4), or (4,) for one box, in pixels of the picture.
+        picture_size: (width, height) in pixels.
+        box_format: "xywh" or "xyxy".
+
+    Raises:
+        ValueError: If there is no box, or one is inverted, holds NaN or leaves the picture.
+    """
+    if box_format not in ("xywh", "xyxy"):
+        raise ValueError(f"box_format is 'xywh' or 'xyxy', not {box_format!r}")
+    size = np.asarray(picture_size, np.float64)
+    if size.shape != (2,) or not (size >= 1).all():
+        raise ValueError(f"picture_size is (width, height) in pixels, not {picture_size!r}")
+    corners = np.atleast_2d(np.array(boxes, np.float64))
+    if corners.size == 0:
+        raise ValueError("the picture has no box: localization is undefined there, leave the picture out")
+    if corners.ndim != 2 or corners.shape[1] != 4:
+        raise ValueError(f"boxes are (N, 4), not {corners.shape}")
+    if box_format == "xywh":
+        corners[:, 2:] += corners[:, :2]
+    for box, given in zip(corners, np.atleast_2d(np.asarray(boxes)).tolist(), strict=True):
+        if not (box[:2] <= box[2:]).all():
+            raise ValueError(f"box {given} is inverted or holds NaN as '{box_format}'")
+        if not ((box[:2] >= 0) & (box[:2] < size) & (box[2:] <= size)).all():
+            hint = "; are these corners? Then set box_format='xyxy'" if box_format == "xywh" else ""
+            raise ValueError(
+                f"box {given} as '{box_format}' leaves the picture of {size[0]:g}x{size[1]:g} (width x height){hint}"
+            )
+    return np.minimum(corners, np.tile(size - 1, 2))
+
+
+def resize_boxes(corners: ArrayLike, picture_size: Sequence[float], map_size: Sequence[float]) -> np.ndarray:
+    """(N, 4) corners scaled from a picture of (width, height) to a map of (width, height) and truncated to int."""
+    corners = _checked_corners(corners).astype(np.float64)
+    return (corners * np.tile(np.asarray(map_size), 2) / np.tile(np.asarray(picture_size), 2)).astype(int)
+
+
+def _checked_corners(boxes: ArrayLike) -> np.ndarray:
+    boxes = np.asarray(boxes)
+    if boxes.ndim != 2 or boxes.shape[1] != 4:
+        raise ValueError(f"boxes are (N, 4) corners, not {boxes.shape}")
+    if not ((boxes >= 0).all() and (boxes[:, :2] <= boxes[:, 2:]).all()):
+        raise ValueError("a box is inverted, holds NaN or has negative corners: boxes are [x0, y0, x1, y1]")
+    return boxes

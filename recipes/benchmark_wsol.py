@@ -1,0 +1,85 @@
+"""The localization benchmark on the Oxford pets: `train_wsol.py` for every run of a plan in `wsol_plans.py`.
+
+    python recipes/benchmark_wsol.py --data DATA --plan search --jobs 2
+    python recipes/benchmark_wsol.py --data DATA --plan headline --jobs 2
+
+`DATA` holds `oxford-pets-37` and `efficientnet-lite0-imagenet1k`. Training sees pictures and breeds; the boxes and
+trimaps of 357 training photos choose the map and the threshold, those of 335 test photos measure. PuzzleMix takes its
+saliency from the plain run of its seed, whose checkpoint is kept under `out/benchmark_wsol`.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import plan_runner
+import torch
+import train_wsol
+import wsol_plans
+from train_cls import ModelArguments
+from wsol_plans import SIZES, Run
+
+KEPT = Path("out/benchmark_wsol")  # checkpoints of the plain runs
+
+
+def execute(run: Run, root: str) -> dict[str, Any]:
+    """Trains and evaluates one run; the record holds the run, the figures, versions, device and time."""
+    torch.set_flush_denormal(True)
+    torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
+    task = train_wsol.LocalizationArguments(
+        dataset_name=f"{root}/oxford-pets-37",
+        mask_column="mask",
+        target_value=1,
+        ignore_value=3,
+        synthesis=run.synthesis,
+        masks=run.masks,
+        keep_originals=run.keep_originals,
+        synthesis_copies=1 if run.keep_originals else 2,
+        attributions=["cam", "guided_grad_cam", "input_gradient"]
+        if run.backbone != "vit"
+        else ["grad_cam", "attention_rollout", "input_gradient"],
+        saliency_model=str(KEPT / f"{run.backbone}-seed{run.seed}") if run.synthesis == "puzzlemix" else None,
+    )
+    models = ModelArguments(f"{root}/efficientnet-lite0-imagenet1k" if run.backbone == "cnn" else None)
+    with tempfile.TemporaryDirectory() as folder:
+        config = train_wsol.RecipeConfig(
+            output_dir=folder,
+            per_device_train_batch_size=32,
+            max_steps=run.steps,
+            learning_rate=run.learning_rate,
+            image_size=SIZES[run.backbone],
+            freeze_batch_norm=True,
+            alpha=run.alpha,
+            guidance_form=run.form,
+            guidance_mode="finite_difference",
+            guidance_labels=run.labels,
+            allow_overlap=run.masks.startswith("dilate"),
+            dataloader_pin_memory=False,
+            disable_tqdm=True,
+            seed=run.seed,
+        )
+        data = train_wsol.load_data(task, config)
+        rows = train_wsol.mix(data["train"], task, config, task.saliency_model)
+        trainer, seconds = train_wsol.train(rows, config, models, task)
+        record = train_wsol.evaluate(trainer, data, task, run.synthesis, models.model_name_or_path, seconds)
+        if run == Run(backbone=run.backbone, seed=run.seed):
+            trainer.save_model()
+            (KEPT / f"{run.backbone}-seed{run.seed}").parent.mkdir(parents=True, exist_ok=True)
+            shutil.copytree(folder, KEPT / f"{run.backbone}-seed{run.seed}", dirs_exist_ok=True)
+    history = [entry for entry in trainer.state.log_history if "classification_loss" in entry]
+    keys = ("step", "classification_loss", "guidance_loss", "target_gradient_share", "train_accuracy")
+    return {
+        "run": asdict(run),
+        **{key: record[key] for key in ("results", "localization", "collapsed_at", "nonfinite_steps", "environment")},
+        "train_seconds": seconds,
+        "curve": [{key: round(entry[key], 4) for key in keys if key in entry} for entry in history],
+    }
+
+
+if __name__ == "__main__":
+    plan_runner.main(__file__, execute, wsol_plans, Run, "recipes/results/wsol.jsonl")

@@ -1,0 +1,346 @@
+"""Weakly supervised object localization: a classifier trained on image labels, whose maps are measured against boxes.
+
+    accelerate launch recipes/train_wsol.py --compare
+
+trains on the embedded data (real digits on real photographs) plainly, with CutMix, and with CutMix and guidance;
+prints one table, and writes checkpoints, `results.json` and `localization.png`. Boxes are never trained on.
+
+    accelerate launch recipes/train_wsol.py --dataset_name my/birds --box_column bbox --compare \\
+        --model_name_or_path timm/tf_efficientnet_lite0.in1k --freeze_batch_norm --learning_rate 3e-4
+
+The attribution map and the threshold of each method are chosen on the annotated rows of `--selection_split`, and then
+applied to `--test_split`; MaxBoxAcc and MaxBoxAccV2 take the best threshold of the split they are measured on.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, DatasetDict, Image, concatenate_datasets
+from matplotlib.figure import Figure
+from torchvision.transforms import v2
+from train_cls import ModelArguments, RecipeConfig, load_model, open_dataset, run_record, write_records
+from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
+
+from hf_pgg import CutMix, MaskAblation, PGGTrainer, ResizeMix, add_provenance
+from hf_pgg.attribution import AttributionError
+from hf_pgg.collator import InputSpec
+from hf_pgg.demo_data import digits_on_photographs
+from hf_pgg.localization import box_of_map, draw, evaluate_localization, score_maps, with_smoothing
+from hf_pgg.metrics import group_metrics
+from hf_pgg.pictures import decode_mask, encode_png, to_rgb
+from hf_pgg.provenance import class_label
+from hf_pgg.synthesis.base import resize
+from hf_pgg.synthesis.puzzlemix import InputGradientSaliency, PuzzleMix
+from hf_pgg.trainer import GroupedEvalPrediction
+
+EMBEDDED = "digits on photographs"
+MIXES = {"cutmix": CutMix, "resizemix": ResizeMix, "puzzlemix": PuzzleMix}
+REPORTED = {
+    "max_box_acc_v2": "MaxBoxAccV2",
+    "max_box_acc_v2_30": "at 0.3",
+    "max_box_acc_v2_50": "at 0.5",
+    "max_box_acc_v2_70": "at 0.7",
+    "box_acc_v2": "V2, threshold of selection",
+    "pixel_average_precision": "PxAP",
+    "accuracy": "top-1",
+    "target_gradient_share": "target gradient share",
+}
+
+
+@dataclass
+class LocalizationArguments:
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub id, local folder or parquet file; default: the embedded data."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on: pictures and labels."})
+    selection_split: str = field(
+        default="train", metadata={"help": "Split whose annotated rows choose the map and the threshold."}
+    )
+    test_split: str = field(default="test", metadata={"help": "Split to report on."})
+    box_column: str = field(default="bbox", metadata={"help": "Boxes of the object; rows may have None."})
+    box_format: str = field(default="xywh", metadata={"help": "xywh or xyxy, in pixels of the picture."})
+    mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, for PxAP."})
+    target_value: int | None = field(default=None, metadata={"help": "The object's value, if the mask is a label map."})
+    ignore_value: int | None = field(default=None, metadata={"help": "Value of mask pixels that do not count."})
+    synthesis: str = field(default="cutmix", metadata={"help": "cutmix, resizemix, puzzlemix or none."})
+    synthesis_copies: int = field(default=1, metadata={"help": "Mixed rows for each training row."})
+    keep_originals: bool = field(default=True, metadata={"help": "Train on the unmixed rows too."})
+    saliency_model: str | None = field(
+        default=None, metadata={"help": "puzzlemix: trained classifier that gives the saliency; --compare trains one."}
+    )
+    masks: str = field(
+        default="true", metadata={"help": "Ablation of the provenance: true, random, whole, dilate:0.1, erode:0.3, ..."}
+    )
+    attributions: list[str] = field(
+        default_factory=lambda: ["grad_cam", "guided_grad_cam", "input_gradient"],
+        metadata={"help": "Maps to choose from, names of hf_pgg.attribution.METHODS."},
+    )
+    smoothing: float = field(default=0.05, metadata={"help": "Blur of gradient maps, as a share of the side."})
+
+
+@dataclass
+class CompareArguments:
+    compare: bool = field(default=False, metadata={"help": "Train plainly, with mixing alone, and with guidance."})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table gives mean and spread."})
+
+
+def main() -> None:
+    parser = HfArgumentParser((LocalizationArguments, ModelArguments, CompareArguments, RecipeConfig))
+    if len(sys.argv) == 2 and sys.argv[1].endswith((".yaml", ".yml", ".json")):
+        read = parser.parse_json_file if sys.argv[1].endswith(".json") else parser.parse_yaml_file
+        task, model_args, compare, config = read(sys.argv[1])
+    else:
+        task, model_args, compare, config = parser.parse_args_into_dataclasses()
+    torch.set_flush_denormal(True)
+    with config.main_process_first(desc="data"):
+        data = load_data(task, config)
+    methods = {"plain": 0.0, task.synthesis: 0.0, f"{task.synthesis} + guidance": config.alpha}
+    if task.synthesis == "none":
+        methods = {"plain": 0.0}  # nothing to guide
+    elif not compare.compare:
+        methods = dict([list(methods.items())[2 if config.alpha else 1]])
+
+    records, trained = [], {}
+    for seed in compare.seeds:
+        saliency_model = task.saliency_model
+        for name, alpha in methods.items():
+            folder = name.replace(" + ", "-") + (f"-seed{seed}" if len(compare.seeds) > 1 else "")
+            args = replace(config, output_dir=str(Path(config.output_dir) / folder), alpha=alpha, seed=seed)
+            with args.main_process_first(desc="mixing"):
+                rows = data["train"] if name == "plain" else mix(data["train"], task, args, saliency_model)
+            if args.max_steps <= 0:  # one budget for all: the steps of the mixed rows
+                copies = task.synthesis_copies + task.keep_originals if task.synthesis != "none" else 1
+                batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+                args.max_steps = round(args.num_train_epochs * copies * len(data["train"]) / batch)
+            trainer, seconds = train(rows, args, model_args, task)
+            record = evaluate(trainer, data, task, name, model_args.model_name_or_path, seconds)
+            trainer.save_model()
+            if name == "plain":
+                saliency_model = saliency_model or args.output_dir
+            records.append(record)
+            if seed == compare.seeds[0]:
+                trained[name] = (trainer, record)
+    if trainer.is_world_process_zero():
+        out = Path(config.output_dir)
+        figure = comparison_figure(trained, data["test"], task)
+        figure.savefig(out / "localization.png", dpi=130)
+        write_records(records, {"localization": (figure, "Maps, boxes (green) and true boxes (red)")}, out)
+        print(table(records))
+        print(f"written: {out}/results.json, localization.png")
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+def load_data(task: LocalizationArguments, config: RecipeConfig) -> DatasetDict:
+    """Splits `train` (pictures and labels, at the model's input size), `selection` and `test` (with boxes)."""
+    if task.dataset_name is None:
+        digits = digits_on_photographs(bias=0.1, seed=config.seed)
+        boxed = {split: digits[split].map(_digit_annotations) for split in ("train", "validation", "test")}
+        train = boxed["train"].select_columns(["image", "label"])
+        task.mask_column = task.mask_column or "mask"
+        return DatasetDict(train=train, selection=boxed["validation"], test=boxed["test"])
+    parts = {split: open_dataset(task.dataset_name, split) for split in (task.train_split, task.test_split)}
+    if task.selection_split not in parts:
+        parts[task.selection_split] = open_dataset(task.dataset_name, task.selection_split)
+    train = parts[task.train_split].select_columns([config.image_column, config.label_column])
+    if config.image_size is not None:
+        side = config.image_size  # squashed once, before mixing: the collator would crop
+        train = train.map(
+            lambda row: {config.image_column: encode_png(resize(to_rgb(row[config.image_column]), (side, side)))},
+            features=train.features,
+        )
+    return DatasetDict(train=train, selection=parts[task.selection_split], test=parts[task.test_split])
+
+
+def _digit_annotations(row: dict[str, Any]) -> dict[str, Any]:
+    """The digit's mask as a column, and the box around it."""
+    mask = decode_mask(row["provenance"][0]) > 127
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    top, left = int(rows[0]), int(columns[0])
+    box = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
+    return {"bbox": [float(value) for value in box], "mask": encode_png(mask), "provenance": None}
+
+
+def mix(train: Dataset, task: LocalizationArguments, args: RecipeConfig, saliency_model: str | None) -> Dataset:
+    """The training rows (unless `keep_originals` is off), followed by mixed ones with provenance."""
+    if task.synthesis == "none":
+        return train
+    if task.synthesis not in MIXES:
+        raise SystemExit(f"--synthesis {task.synthesis}: choose none, {', '.join(MIXES)}")
+    options = {}
+    if task.synthesis == "puzzlemix":
+        if saliency_model is None:
+            raise SystemExit(
+                "--synthesis puzzlemix needs --saliency_model (a classifier of these classes) or --compare"
+            )
+        model = AutoModelForImageClassification.from_pretrained(saliency_model, dtype=torch.float32)
+        processor = AutoImageProcessor.from_pretrained(saliency_model)
+        options["saliency"] = InputGradientSaliency(model, InputSpec.from_processor(processor, args.image_size))
+    parts = [train] if task.keep_originals else []
+    for copy in range(task.synthesis_copies):
+        rows = MIXES[task.synthesis](source=train, seed=args.seed, epoch=copy, **options).map(train)
+        if task.masks != "true":
+            kind, _, fraction = task.masks.partition(":")
+            rows = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=args.seed, epoch=copy).map(rows)
+        parts.append(rows)
+    return concatenate_datasets(parts)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def accuracy(prediction: GroupedEvalPrediction) -> dict[str, float]:
+    labels = prediction.label_ids
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    return {"accuracy": group_metrics(logits.argmax(1), labels, labels)["accuracy"]}
+
+
+def train(rows: Dataset, args: RecipeConfig, model_args: ModelArguments, task: LocalizationArguments) -> PGGTrainer:
+    """Trains one classifier on labels alone."""
+    set_seed(args.seed)
+    model, processor = load_model(model_args, args, class_label(rows.features, args.label_column))
+    if any(isinstance(module, torch.nn.Conv2d) for module in model.modules()):
+        model = model.to(memory_format=torch.channels_last)
+    trainer = PGGTrainer(
+        model,
+        args,
+        augment=None if task.dataset_name is None else v2.RandomHorizontalFlip(),
+        train_dataset=rows,
+        processing_class=processor,
+        compute_metrics=accuracy,
+    )
+    print(f"--- {Path(args.output_dir).name}: {len(rows)} rows, {args.max_steps} steps, alpha {args.alpha}", flush=True)
+    return trainer, trainer.train().metrics["train_runtime"]
+
+
+def evaluate(
+    trainer: PGGTrainer,
+    data: DatasetDict,
+    task: LocalizationArguments,
+    name: str,
+    base_model: str | None,
+    seconds: float,
+) -> dict[str, Any]:
+    """Top-1 on all test rows; the map and threshold chosen on `selection`; localization on the annotated test rows."""
+    args, spec = trainer.args, trainer.data_collator.spec
+    columns = {
+        "image_column": args.image_column,
+        "label_column": args.label_column,
+        "box_column": task.box_column,
+        "box_format": task.box_format,
+    }
+    masks = {"mask_column": task.mask_column, "target_value": task.target_value, "ignore_value": task.ignore_value}
+    selection = {}
+    for attribution in task.attributions:
+        method = with_smoothing(attribution, task.smoothing)
+        try:
+            selection[attribution] = evaluate_localization(trainer.model, spec, data["selection"], method, **columns)
+        except AttributionError as error:
+            print(f"{attribution}: not for this model ({error})")
+    chosen = max(selection, key=lambda key: selection[key]["max_box_acc_v2"])
+    best = selection[chosen]
+    method = with_smoothing(chosen, task.smoothing)
+    results = evaluate_localization(trainer.model, spec, data["test"], method, threshold=best, **columns, **masks)
+    plain = data["test"].select_columns([args.image_column, args.label_column])
+    results["accuracy"] = trainer.evaluate(plain, metric_key_prefix="test")["test_accuracy"]
+    if task.mask_column:
+        known = data["test"].select([i for i, box in enumerate(data["test"][task.box_column]) if box is not None])
+        guided = squashed_with_masks(known, spec.size, args, task)
+        measured = trainer.evaluate(guided, metric_key_prefix="test")
+        results["target_gradient_share"] = measured["test_target_gradient_share"]
+    record = run_record(
+        trainer,
+        results,
+        method=name,
+        base_model=base_model,
+        data_name=task.dataset_name or EMBEDDED,
+        test_rows=len(data["test"]),
+        synthesis="none" if name == "plain" else f"{task.synthesis} ({task.synthesis_copies} a row)",
+        arguments=asdict(task),
+        train_seconds=seconds,
+    )
+    record["localization"] = {"map": chosen, "threshold": best["best_threshold"], "selection": selection}
+    return record
+
+
+def squashed_with_masks(
+    rows: Dataset, size: tuple[int, int], args: RecipeConfig, task: LocalizationArguments
+) -> Dataset:
+    """The annotated rows at the model's size, their masks as provenance: for the target gradient share."""
+
+    def squash(row: dict[str, Any]) -> dict[str, Any]:
+        values = np.array(row[task.mask_column])
+        target = values == task.target_value if task.target_value is not None else values > values.max() / 2
+        return {
+            args.image_column: encode_png(resize(to_rgb(row[args.image_column]), size)),
+            "object": encode_png(resize(target.astype(np.float32), size)),
+        }
+
+    features = rows.features.copy()
+    features["object"] = Image()
+    squashed = rows.map(squash, features=features)
+    keep = [args.image_column, args.label_column, "object"]
+    return add_provenance(
+        squashed.select_columns(keep),
+        mask_column="object",
+        image_column=args.image_column,
+        label_column=args.label_column,
+    )
+
+
+# ---------------------------------------------------------------------------------------------- reports
+
+
+def comparison_figure(
+    trained: dict[str, tuple[PGGTrainer, dict[str, Any]]], test: Dataset, task: LocalizationArguments, count: int = 8
+) -> Figure:
+    """The same test pictures under every method: map, box (green) and true box (red)."""
+    known = [i for i, box in enumerate(test[task.box_column]) if box is not None]
+    rows = [test[known[int(i)]] for i in np.linspace(0, len(known) - 1, min(count, len(known)))]
+    figure = Figure(figsize=(1.6 * len(rows), 1.75 * len(trained)), layout="constrained")
+    grid = figure.subplots(len(trained), len(rows), squeeze=False)
+    for line, (name, (trainer, record)) in enumerate(trained.items()):
+        args = trainer.args
+        pictures = [to_rgb(row[args.image_column]) for row in rows]
+        method = with_smoothing(record["localization"]["map"], task.smoothing)
+        labels = [row[args.label_column] for row in rows]
+        scored = score_maps(trainer.model, trainer.data_collator.spec, pictures, method, labels)
+        for axes, picture, row, result in zip(grid[line], pictures, rows, scored, strict=True):
+            box = box_of_map(
+                result.score_map, record["localization"]["threshold"], (picture.shape[1], picture.shape[0])
+            )
+            truth = np.atleast_2d(np.asarray(row[task.box_column], float))
+            if task.box_format == "xyxy":
+                truth = np.concatenate([truth[:, :2], truth[:, 2:] - truth[:, :2]], axis=1)
+            axes.imshow(draw(picture, result.score_map, box, truth=truth.tolist()))
+            axes.set_xticks([])
+            axes.set_yticks([])
+        grid[line, 0].set_ylabel(f"{name}\n{record['attribution']}", fontsize=7)
+    return figure
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Method x {MaxBoxAccV2 and its parts, at the chosen threshold, PxAP, top-1, target gradient share}, in percent."""
+    lines = [f"| method | map | {' | '.join(REPORTED.values())} |", "| --- " * (len(REPORTED) + 2) + "|"]
+    for name in dict.fromkeys(record["method"]["name"] for record in records):
+        runs = [record for record in records if record["method"]["name"] == name]
+        maps = ", ".join(sorted({run["localization"]["map"] for run in runs}))
+        cells = []
+        for key in REPORTED:
+            values = 100 * np.array([run["results"][key] for run in runs if key in run["results"]])
+            spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.1f}{spread}" if len(values) else "")
+        lines.append(f"| {name} | {maps} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()

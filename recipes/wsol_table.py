@@ -1,0 +1,94 @@
+"""Tables of the localization benchmark, in percent; written by `benchmark_table.py --write`."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+
+from table_format import RESULTS, Record, load, mean_and_spread, paired
+from wsol_plans import Run, ablations, headline
+
+WSOL = RESULTS / "wsol.jsonl"
+SEARCH = RESULTS / "wsol_search.jsonl"
+COLUMNS = {
+    "max_box_acc_v2": "MaxBoxAccV2",
+    "max_box_acc_v2_30": "at 0.3",
+    "max_box_acc_v2_50": "at 0.5",
+    "max_box_acc_v2_70": "at 0.7",
+    "box_acc_v2": "V2, train's threshold",
+    "pixel_average_precision": "PxAP",
+    "accuracy": "top-1",
+    "target_gradient_share": "gradient share",
+}
+
+
+def percent(runs: list[Record], key: str) -> str:
+    return mean_and_spread((100 * r["results"][key] for r in runs if key in r["results"]), 1)
+
+
+def title(run: dict) -> str:
+    synthesis = {"none": "plain", "cutmix": "CutMix", "resizemix": "ResizeMix", "puzzlemix": "PuzzleMix"}
+    name = synthesis[run["synthesis"]]
+    if run["alpha"] == 0:
+        return name
+    masks = "" if run["masks"] == "true" else f", masks: {run['masks'].replace(':', ' ')}"
+    return f"{name} + {run['form']}, alpha {run['alpha']:g}{masks}"
+
+
+def step_ratio(run: dict, engines: str = "engines.json") -> str:
+    """Of a step to the plain one, as `recipes/benchmark.py` measured it within one run on this backbone."""
+    if run["alpha"] == 0:
+        return "1.0 x"
+    variant = "first-order, one of two labels" if run["labels"] == "one" else "first-order, two labels"
+    speed = json.loads((RESULTS / engines).read_text())["speed"]["efficientnet-lite0-imagenet1k"]
+    return f"{next(entry['ratio'] for entry in speed if entry['variant'] == variant):.1f} x"
+
+
+def table_of(records: list[Record], runs: list[Run], twins: bool) -> str:
+    """Rows of some runs, aggregated over seeds, in the order of the plan; only what has been run."""
+    rows: dict[str, list[Record]] = {}
+    wanted = {title(vars(run)): None for run in runs}
+    for record in records:
+        if record["run"]["backbone"] == "cnn" and title(record["run"]) in wanted:
+            rows.setdefault(title(record["run"]), []).append(record)
+    rows = {name: rows[name] for name in wanted if name in rows}
+    head = ["training", "seeds", "map", *COLUMNS.values(), "step"] + ["V2, less its unguided twin (95 %)"] * twins
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for name, some in rows.items():
+        run = some[0]["run"]
+        maps = ", ".join(sorted({r["localization"]["map"] for r in some}))
+        cells = [name, str(len(some)), maps, *(percent(some, key) for key in COLUMNS), step_ratio(run)]
+        if twins:
+            plain = rows.get(title({**run, "alpha": 0.0}), [])
+            ours, theirs = (
+                {r["run"]["seed"]: 100 * r["results"]["max_box_acc_v2"] for r in group} for group in (some, plain)
+            )
+            cells.append(paired(ours, theirs, 1) if run["alpha"] > 0 else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def search_table(records: list[Record]) -> str:
+    """Every run of the search: MaxBoxAccV2 on the masked training photos, which is what the choices are made on."""
+    lines = [
+        "| training | learning rate | map | V2 on masked training photos | top-1 of training |",
+        "| --- " * 5 + "|",
+    ]
+    for record in records:
+        run = record["run"]
+        chosen = record["localization"]["map"]
+        best = 100 * record["localization"]["selection"][chosen]["max_box_acc_v2"]
+        train = 100 * record["curve"][-1]["train_accuracy"]
+        lines.append(f"| {title(run)} | {run['learning_rate']:g} | {chosen} | {best:.1f} | {train:.1f} |")
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "wsol": lambda: table_of(load(WSOL, Run), headline(), twins=True),
+    "wsol-ablations": lambda: table_of(
+        [r for r in load(WSOL, Run) if r["run"]["seed"] == 0],
+        [Run(), Run(synthesis="cutmix"), *ablations()],
+        twins=False,
+    ),
+    "wsol-search": lambda: search_table(load(SEARCH, Run)),
+}
