@@ -12,7 +12,7 @@ from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
 
-_STAGING = "unfinished"
+_STAGING = "_unfinished"  # a push passes over what begins with an underscore
 
 
 def staging_folder(folder: str | Path) -> Path:

@@ -6,11 +6,11 @@ import inspect
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Image, List
+from datasets import ClassLabel, Dataset, Image, List, Video
 from transformers.utils import logging
 
 from hf_pgg.config import PGGConfig
-from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, PROVENANCE, validate_row
+from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, validate_row
 
 logger = logging.get_logger(__name__)
 
@@ -93,8 +93,9 @@ def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig
     if synthesized:
         return  # the rows that reach the model do not exist yet; the synthesizer names a bad one
     columns = dataset.column_names
-    if args.image_column not in columns:
-        raise ValueError(f"the {name} dataset has no column '{args.image_column}' but {columns}: set `image_column`")
+    sample, option = (args.video_column, "video") if args.video_column else (args.image_column, "image")
+    if sample not in columns:
+        raise ValueError(f"the {name} dataset has no column '{sample}' but {columns}: set `{option}_column`")
     if LABELS not in columns and args.label_column not in columns:
         raise ValueError(
             f"the {name} dataset has neither '{LABELS}' nor '{args.label_column}' but {columns}: set `label_column`"
@@ -107,13 +108,9 @@ def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig
                 f"group column '{group}' of the {name} dataset is {dataset.features[group]}, not integers: turn it into"
                 f" classes with `dataset.class_encode_column('{group}')`"
             )
-    read = [column for column in (*CONTRACT_COLUMNS, args.image_column, args.label_column) if column in columns]
+    read = [column for column in (*CONTRACT_COLUMNS, sample, args.label_column) if column in columns]
     rows = dataset.select_columns(list(dict.fromkeys(read)))
-    for column in rows.column_names:
-        if isinstance(rows.features[column], Image):
-            rows = rows.cast_column(column, Image(decode=False))
-        elif column == PROVENANCE:
-            rows = rows.cast_column(column, List(Image(decode=False)))
+    rows = undecoded(rows)
     count = min(len(rows), args.validate_rows)
     if count < len(rows):
         logger.warning(f"{count} of the {len(rows)} rows of the {name} dataset are checked (`validate_rows`)")
@@ -123,6 +120,19 @@ def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig
             f"{i} of the {name} dataset",
             num_classes,
             image_column=args.image_column,
+            video_column=args.video_column,
             label_column=args.label_column,
             allow_overlap=args.allow_overlap,
         )
+
+
+def undecoded(dataset: Dataset) -> Dataset:
+    """The dataset with its pictures and clips as they are stored: they are decoded once, in the collator."""
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image) and feature.decode:
+            dataset = dataset.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image) and feature.feature.decode:
+            dataset = dataset.cast_column(name, List(Image(decode=False)))
+        elif isinstance(feature, Video) and feature.decode:
+            dataset = dataset.cast_column(name, Video(decode=False))
+    return dataset

@@ -16,8 +16,9 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from hf_pgg.pictures import to_rgb
-from hf_pgg.provenance import IMAGE, PADDING_LABEL, PROVENANCE, merge_sources, sources_of
+from hf_pgg.provenance import IMAGE, PADDING_LABEL, PROVENANCE, VIDEO, merge_sources, sources_of
 from hf_pgg.synthesis.base import FreshDraws
+from hf_pgg.video import FrameSampler, open_clip
 
 
 @dataclass(frozen=True)
@@ -96,18 +97,21 @@ class PGGCollator:
 
     | key            | shape           | dtype                                                         |
     | -------------- | --------------- | ------------------------------------------------------------- |
-    | `pixel_values` | (B, C, H, W)    | float32                                                       |
+    | `pixel_values` | (B, [T,] C, H, W)| float32                                                      |
     | `labels`       | (B, K)          | int64, distinct in a row, padded with -100                    |
     | `label_weights`| (B, K)          | float32, sum to 1                                             |
-    | `provenance`   | (B, K, H, W)    | float32 in [0, 1]; only where some row of the batch has it    |
+    | `provenance`   | (B, K, [T,] H, W)| float32 in [0, 1]; only where some row of the batch has it   |
     | `guided`       | (B,)            | bool: the row has provenance                                  |
 
     Rows keep the contract, or have a single label in `label_column`; both may be mixed. Pictures of any mode are
-    converted to RGB (see `provenance.to_rgb`).
+    converted to RGB (see `pictures.to_rgb`).
 
     Args:
         image_processor: The model's `transformers` image processor.
         image_size (`int`, *optional*): Input size other than the processor's, in pixels.
+        video_column (`str`, *optional*): The column of the clips, where the samples are clips of T frames.
+        sampler ([`FrameSampler`], *optional*): Which frames of a clip are taken; by default all, for clips that were
+            sampled when they were made. `"window"` draws from torch's generator.
         augment (`Callable`, *optional*): A torchvision v2 transform of `{"image", "masks"}`, or of several of them;
             it draws from torch's generator. For training only.
         synthesis (`FreshDraws`, *optional*): A method applied to the rows, drawing afresh each epoch.
@@ -124,6 +128,8 @@ class PGGCollator:
         image_column: str = IMAGE,
         label_column: str = "label",
         extra_columns: Sequence[str] = (),
+        video_column: str | None = None,
+        sampler: FrameSampler | None = None,
     ):
         self.spec = InputSpec.from_processor(image_processor, image_size)
         self.augment = augment
@@ -131,6 +137,8 @@ class PGGCollator:
         self.image_column = image_column
         self.label_column = label_column
         self.extra_columns = tuple(extra_columns)
+        self.video_column = video_column
+        self.sampler = sampler
 
     def set_epoch(self, epoch: int) -> None:
         """Makes `synthesis` draw for this epoch; workers see it too."""
@@ -144,25 +152,26 @@ class PGGCollator:
         return twin
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        image_column = self.image_column
+        column = self.video_column or self.image_column
         if self.synthesis is not None:
             columns = self.synthesis({name: [row[name] for row in rows] for name in rows[0]})
             rows = [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
-            image_column = IMAGE
-        samples = [self._sample(row, image_column) for row in rows]
+            column = VIDEO if self.video_column else IMAGE
+        samples = [self._sample(row, column) for row in rows]
         places = max(len(labels) for _, labels, _, _ in samples)
         guided = torch.tensor([masks is not None for _, _, _, masks in samples])
 
         labels = torch.full((len(samples), places), PADDING_LABEL, dtype=torch.int64)
         weights = torch.zeros(len(samples), places)
-        provenance = torch.zeros(len(samples), places if guided.any() else 0, *self.spec.size)
+        shape = (*samples[0][0].shape[:-3], *self.spec.size)  # ([T,] H, W)
+        provenance = torch.zeros(len(samples), places if guided.any() else 0, *shape)
         for i, (_, row_labels, row_weights, masks) in enumerate(samples):
             labels[i, : len(row_labels)] = torch.tensor(row_labels)
             weights[i, : len(row_weights)] = torch.tensor(row_weights)
             if masks is not None:
                 provenance[i, : len(masks)] = masks
         if not guided.any():
-            provenance = torch.zeros(len(samples), places, 1, 1)  # merged, then dropped
+            provenance = torch.zeros(len(samples), places, 1)  # merged, then dropped
         labels, weights, provenance = merge_sources(labels, weights, provenance)
 
         batch = {
@@ -178,15 +187,34 @@ class PGGCollator:
         return batch
 
     def _sample(
-        self, row: Mapping[str, Any], image_column: str
+        self, row: Mapping[str, Any], column: str
     ) -> tuple[torch.Tensor, list[int], list[float], torch.Tensor | None]:
-        array = to_rgb(row[image_column])
-        labels, weights, masks = sources_of(row, array.shape[:2], self.label_column)
+        """Picture ([T,] C, H, W) uint8 of the model's size, labels, weights, and masks (K, [T,] H, W) or None."""
+        if self.video_column is None:
+            array = to_rgb(row[column])
+            labels, weights, masks = sources_of(row, array.shape[:2], self.label_column)
+        else:
+            array, indices, length = self._frames(row[column])
+            labels, weights, masks = sources_of(row, (length, *array.shape[1:3]), self.label_column)
+            masks = [mask[indices] for mask in masks]
         known = row.get(PROVENANCE) is not None
-        picture = torch.from_numpy(array).permute(2, 0, 1)
-        stack = torch.from_numpy(np.stack(masks)) if known else torch.zeros(0, *picture.shape[1:])
+        picture = torch.from_numpy(array).movedim(-1, -3)
+        # masks of a clip go through the transforms side by side, K * T of them
+        stack = torch.from_numpy(np.stack(masks)).flatten(0, -3) if known else torch.zeros(0, *picture.shape[-2:])
         if self.augment is not None:
-            out = self.augment({"image": tv_tensors.Image(picture), "masks": tv_tensors.Mask(stack)})
+            kind = tv_tensors.Image if self.video_column is None else tv_tensors.Video
+            out = self.augment({"image": kind(picture), "masks": tv_tensors.Mask(stack)})
             picture, stack = out["image"].as_subclass(torch.Tensor), out["masks"].as_subclass(torch.Tensor)
         picture, stack = self.spec.fit(picture, stack)
-        return picture, labels, weights, stack if known else None
+        if not known:
+            return picture, labels, weights, None
+        return picture, labels, weights, stack.unflatten(0, (len(labels), *picture.shape[:-3]))
+
+    def _frames(self, value: Any) -> tuple[np.ndarray, np.ndarray, int]:
+        """Frames (T, H, W, 3) uint8, their indices, and the length of the clip that they are from."""
+        with open_clip(value) as clip:
+            indices = np.arange(len(clip))
+            if self.sampler is not None:
+                rng = np.random.default_rng(int(torch.randint(2**31, ())))
+                indices = self.sampler.indices(len(clip), rng)
+            return clip.read(indices), indices, len(clip)

@@ -42,6 +42,8 @@ class PGGConfig(TrainingArguments):
         freeze_batch_norm (`bool`, *optional*, defaults to `False`): Train with batch norm's running statistics, which
             saves the separate guidance pass that batch statistics need.
         image_column, label_column (`str`): Names in the datasets; the label column serves rows without `labels`.
+        video_column (`str`, *optional*): Column of the clips, where the samples are clips.
+        num_frames (`int`, *optional*): Frames taken evenly from each clip; by default all of them.
         group_columns (`list[str]`, *optional*): Integer columns handed to `compute_metrics` as `.groups`.
         image_size (`int`, *optional*): Input size in pixels, other than the image processor's.
         allow_overlap (`bool`, *optional*, defaults to `False`): Accept masks that sum over 1 (dilated ones).
@@ -79,6 +81,8 @@ class PGGConfig(TrainingArguments):
     freeze_batch_norm: bool = field(default=False, metadata={"help": "Train with batch norm's running statistics."})
     image_column: str = field(default="image", metadata={"help": "Column of the pictures."})
     label_column: str = field(default="label", metadata={"help": "Column of the labels of rows without `labels`."})
+    video_column: str | None = field(default=None, metadata={"help": "Column of the clips, for video."})
+    num_frames: int | None = field(default=None, metadata={"help": "Frames taken evenly from each clip; default: all."})
     group_columns: list[str] | None = field(
         default=None, metadata={"help": "Integer columns handed to compute_metrics as `.groups`."}
     )
@@ -109,5 +113,7 @@ class PGGConfig(TrainingArguments):
                 "guidance_step and guidance_difference belong to guidance_mode='finite_difference': exact guidance"
                 " takes no step, remove them"
             )
+        if self.num_frames is not None and (self.num_frames < 1 or self.video_column is None):
+            raise ValueError(f"num_frames is {self.num_frames}: it takes at least 1, and clips in `video_column`")
         if not 0 <= self.alpha_warmup_ratio <= 1:
             raise ValueError(f"alpha_warmup_ratio is {self.alpha_warmup_ratio}: it must be in [0, 1]")

@@ -29,7 +29,7 @@ from tqdm.auto import tqdm
 from hf_pgg.attribution import METHODS, Method
 from hf_pgg.collator import InputSpec
 from hf_pgg.metrics.boxes import largest_box, normalize_map
-from hf_pgg.metrics.localization import BoxAccuracy, PixelAveragePrecision
+from hf_pgg.metrics.localization import BoxAccuracy, PixelAveragePrecision, threshold_grid
 from hf_pgg.pictures import open_picture, to_rgb
 from hf_pgg.visualization import heat_overlay
 
@@ -38,12 +38,20 @@ PICTURES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 @dataclass(frozen=True)
 class ScoredPicture:
-    """A picture's map (H, W) float32 of the model's input size, with the class it is of and what the model predicts."""
+    """A picture's map (H, W) float32 of the model's input size, the class it is of, and what the model predicts.
+
+    Of a clip the map is (T, H, W). probabilities: (classes,) float32.
+    """
 
     score_map: np.ndarray
     target: int
     predicted: int
-    probability: float
+    probabilities: np.ndarray
+
+    @property
+    def probability(self) -> float:
+        """Of the predicted class."""
+        return float(self.probabilities[self.predicted])
 
 
 def score_maps(
@@ -59,7 +67,7 @@ def score_maps(
     Args:
         model (`nn.Module`): A classifier; its device is used.
         spec ([`InputSpec`]): Its input, `InputSpec.from_processor(image_processor)`.
-        pictures: (H, W, 3) uint8 each, of any sizes.
+        pictures: (H, W, 3) uint8 each, of any sizes; or clips (T, H, W, 3), of one T.
         method: One of [`hf_pgg.attribution.METHODS`], or any function of its signature.
         targets (*optional*): The class to explain of each picture; by default the predicted one.
         batch_size (`int`): Pictures a forward pass.
@@ -76,16 +84,16 @@ def score_maps(
         with torch.no_grad():
             probabilities = model(pixel_values=pixels).logits.float().softmax(1)
         model.train(training)
-        best, predicted = (values.tolist() for values in probabilities.max(1))
+        predicted = probabilities.argmax(1).tolist()
         chosen = predicted if targets is None else [int(t) for t in targets[done : done + len(batch)]]
         maps = method(model, pixels, torch.tensor(chosen, device=device)).cpu().numpy()
-        for fields in zip(maps, chosen, predicted, best, strict=True):
+        for fields in zip(maps, chosen, predicted, probabilities.cpu().numpy(), strict=True):
             yield ScoredPicture(*fields)
         done += len(batch)
         batch.clear()
 
     for picture in pictures:
-        channels_first = torch.from_numpy(picture).permute(2, 0, 1)
+        channels_first = torch.from_numpy(picture).movedim(-1, -3)
         batch.append(F.resize(channels_first, list(spec.size), interpolation=spec.interpolation, antialias=True))
         if len(batch) == batch_size:
             yield from flush()
@@ -128,6 +136,7 @@ def evaluate_localization(
     target_value: int | None = None,
     ignore_value: int | None = None,
     threshold: float | Mapping[str, float] | None = None,
+    delta: float = 0.01,
     batch_size: int = 32,
 ) -> dict[str, float]:
     """MaxBoxAcc, MaxBoxAccV2, PxAP and top-1 localization of the maps of the *true* class (GT-known, as in the field).
@@ -139,6 +148,7 @@ def evaluate_localization(
             map, `ignore_value` marks pixels that do not count.
         threshold (`float` or results of another split, *optional*): Chosen on other data: also reports the accuracy at
             it, see [`BoxAccuracy.result`].
+        delta (`float`, *optional*, defaults to 0.01): Step of the thresholds that are tried.
 
     Returns:
         Fractions in [0, 1]: what [`BoxAccuracy`] returns, and `pixel_average_precision`.
@@ -154,7 +164,7 @@ def evaluate_localization(
     if not known:
         raise ValueError(f"no row has a box in column '{box_column}': localization cannot be measured")
     rows = dataset.select(known)
-    accuracy, precision = BoxAccuracy(), PixelAveragePrecision()
+    accuracy, precision = BoxAccuracy(threshold_grid(delta)), PixelAveragePrecision()
     pictures = (to_rgb(row[image_column]) for row in rows)
     scored = score_maps(model, spec, pictures, method, rows[label_column], batch_size)
     for index, row, result in zip(known, rows, scored, strict=True):
@@ -223,7 +233,7 @@ def to_coco(
                 "bbox": [round(value, 2) for value in box],
                 "area": round(box[2] * box[3], 2),
                 "iscrowd": 0,
-                "score": round(result.probability, 6),
+                "score": round(float(result.probabilities[result.target]), 6),
             }
             for i, (box, result) in enumerate(zip(boxes, scored, strict=True))
         ],

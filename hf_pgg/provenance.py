@@ -4,12 +4,13 @@ A sample keeps its provenance beside it in an ordinary `datasets.Dataset`:
 
 | column          | feature                    | meaning                                                        |
 | --------------- | -------------------------- | -------------------------------------------------------------- |
-| `image`         | `Image()`                  | the synthetic sample                                           |
+| `image`         | `Image()`                  | the synthetic sample; a clip is in `video` instead             |
 | `labels`        | `List(ClassLabel)`, K      | the label of each source                                       |
 | `label_weights` | `List(Value("float32"))`, K| share of each label in the training target, sums to 1          |
 | `provenance`    | `List(Image(mode="L"))`, K | 255 where the pixel comes from that label's target, 0 where not |
 
-`provenance = None` means that nothing is known, hence *no guidance*: neither "all target" nor "all background".
+`video` is `Video(decode=False)` or `List(Image())`; each of its masks holds the T frames' masks, stacked from top to
+bottom. `provenance = None` means that nothing is known, hence *no guidance*: neither "all target" nor "all background".
 """
 
 from __future__ import annotations
@@ -22,8 +23,10 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from hf_pgg.pictures import boxes_to_mask, decode_mask, encode_mask, open_picture
+from hf_pgg.video import probe
 
 IMAGE = "image"
+VIDEO = "video"
 LABELS = "labels"
 LABEL_WEIGHTS = "label_weights"
 PROVENANCE = "provenance"
@@ -38,22 +41,24 @@ class ProvenanceError(ValueError):
     """A row does not keep the contract. The message names the row, the column and the remedy."""
 
     def __init__(self, row: object, column: str, problem: str, remedy: str):
-        super().__init__(f"row {row}, column '{column}': {problem}. {remedy}")
+        super().__init__(f"row {row}, column '{column}': {problem.rstrip('.')}. {remedy}")
 
 
 # ---------------------------------------------------------------------------------------------- features
 
 
-def provenance_features(label: ClassLabel, **extra: Any) -> Features:
+def provenance_features(label: ClassLabel, *, video: Any = None, **extra: Any) -> Features:
     """The `Features` of a dataset that keeps the contract.
 
     Args:
         label (`ClassLabel`): The classes.
+        video (*optional*): `Video(decode=False)` or `List(Image())`: the feature of the clips that stand in place of
+            the pictures.
         extra: Further columns, name to feature.
     """
     return Features(
         {
-            IMAGE: Image(),
+            **({IMAGE: Image()} if video is None else {VIDEO: video}),
             LABELS: List(label),
             LABEL_WEIGHTS: List(Value("float32")),
             PROVENANCE: List(Image(mode="L")),
@@ -82,9 +87,9 @@ def class_label(features: Features, label_column: str = "label") -> ClassLabel:
 
 
 def sources_of(
-    row: Mapping[str, Any], shape: tuple[int, int], label_column: str = "label"
+    row: Mapping[str, Any], shape: tuple[int, ...], label_column: str = "label"
 ) -> tuple[list[int], list[float], list[np.ndarray]]:
-    """Labels, weights and (H, W) float masks in [0, 1] of a row's sources.
+    """Labels, weights and float masks in [0, 1] of a row's sources, of `shape` (H, W), or (T, H, W) for a clip.
 
     A row with a single label and no provenance is one source whose target is the whole picture: what a mixing
     method such as CutMix assumes.
@@ -96,7 +101,18 @@ def sources_of(
     labels, weights = list(row[LABELS]), list(row[LABEL_WEIGHTS])
     if row.get(PROVENANCE) is None:
         return labels, weights, [np.ones(shape, np.float32) for _ in labels]
-    return labels, weights, [decode_mask(mask).astype(np.float32) / 255 for mask in row[PROVENANCE]]
+    num_frames = shape[0] if len(shape) == 3 else None
+    return labels, weights, [decode_mask(mask, num_frames).astype(np.float32) / 255 for mask in row[PROVENANCE]]
+
+
+def _sample_shape(
+    row: Mapping[str, Any], image_column: str = IMAGE, video_column: str | None = None
+) -> tuple[int, int, int]:
+    """(T, height, width) of a row's clip, or of its picture with T = 1; its masks are T * height pixels high."""
+    if video_column is None:
+        return (1, *open_picture(row.get(image_column)).size[::-1])
+    clip = probe(row.get(video_column))
+    return clip.num_frames, clip.height, clip.width
 
 
 def validate_row(
@@ -105,6 +121,7 @@ def validate_row(
     num_classes: int,
     *,
     image_column: str = IMAGE,
+    video_column: str | None = None,
     label_column: str = "label",
     allow_overlap: bool = False,
 ) -> None:
@@ -114,6 +131,7 @@ def validate_row(
         row: The row; pictures and masks decoded or as `{"bytes", "path"}`.
         name: How the error names the row (its index or id).
         num_classes (`int`): Number of classes of the model.
+        video_column (`str`, *optional*): The column of the clips, where the samples are clips.
         allow_overlap (`bool`, *optional*, defaults to `False`): Whether masks of different sources may sum over 1,
             as after a declared dilation.
 
@@ -121,9 +139,9 @@ def validate_row(
         ProvenanceError: Naming the row, the column and the remedy.
     """
     try:
-        size = open_picture(row.get(image_column)).size
+        num_frames, height, width = _sample_shape(row, image_column, video_column)
     except (ValueError, OSError) as error:
-        raise ProvenanceError(name, image_column, str(error), "Replace or remove the row.") from error
+        raise ProvenanceError(name, video_column or image_column, str(error), "Replace or remove the row.") from error
 
     plain = row.get(LABELS) is None
     labels = [row.get(label_column)] if plain else row[LABELS]
@@ -138,7 +156,7 @@ def validate_row(
     if not plain:
         _validate_weights(row.get(LABEL_WEIGHTS), len(labels), name)
     if row.get(PROVENANCE) is not None:
-        _validate_masks(row[PROVENANCE], len(labels), size, name, allow_overlap)
+        _validate_masks(row[PROVENANCE], len(labels), (width, num_frames * height), name, allow_overlap)
 
 
 def _validate_weights(weights: Sequence[float] | None, count: int, name: object) -> None:
@@ -189,6 +207,7 @@ def add_provenance(
     mask_column: str | None = None,
     box_column: str | None = None,
     image_column: str = IMAGE,
+    video_column: str | None = None,
     label_column: str = "label",
     target_value: int | None = None,
     **map_kwargs: Any,
@@ -201,7 +220,10 @@ def add_provenance(
         dataset (`Dataset`): With a picture and a single-label column.
         mask_column (`str`, *optional*): A mask image: zero is background, the highest value the target; or a label
             map, with `target_value`.
-        box_column (`str`, *optional*): Boxes `[x, y, width, height]` in pixels of the picture, one or a list.
+        box_column (`str`, *optional*): Boxes `[x, y, width, height]` in pixels of the picture, one or a list; of a
+            clip, one for each frame.
+        video_column (`str`, *optional*): The column of the clips, where the samples are clips. Their masks are stacked
+            from top to bottom in one picture.
         target_value (`int`, *optional*): The value of the target in a label map (1 in the Oxford pets trimaps).
         map_kwargs: Passed on to `Dataset.map` (`num_proc`, `batch_size`, ...).
 
@@ -211,13 +233,17 @@ def add_provenance(
     if (mask_column is None) == (box_column is None):
         raise ValueError("give either `mask_column` or `box_column`")
     column = mask_column or box_column
-    for needed in (image_column, label_column, column):
+    sample_column = video_column or image_column
+    for needed in (sample_column, label_column, column):
         if needed not in dataset.column_names:
             raise ValueError(f"column '{needed}' is not in the dataset; its columns are {dataset.column_names}")
 
-    features = Features({**dataset.features, **provenance_features(class_label(dataset.features, label_column))})
-    features[IMAGE] = dataset.features[image_column]
-    # `image` is kept where it stands: a row function that returned it would encode every picture anew
+    video = None if video_column is None else dataset.features[video_column]
+    label = class_label(dataset.features, label_column)
+    features = Features({**dataset.features, **provenance_features(label, video=video)})
+    if video is None:
+        features[IMAGE] = dataset.features[image_column]
+    # the sample is kept where it stands: a row function that returned it would encode every picture anew
     return dataset.map(
         _row_to_provenance,
         with_indices=True,
@@ -225,10 +251,11 @@ def add_provenance(
             "column": column,
             "is_box": box_column is not None,
             "image_column": image_column,
+            "video_column": video_column,
             "label_column": label_column,
             "target_value": target_value,
         },
-        features=features if image_column == IMAGE else None,
+        features=features if sample_column == (IMAGE if video is None else VIDEO) else None,
         **map_kwargs,
     )
 
@@ -240,6 +267,7 @@ def _row_to_provenance(
     column: str,
     is_box: bool,
     image_column: str,
+    video_column: str | None,
     label_column: str,
     target_value: int | None,
 ) -> dict[str, Any]:
@@ -247,19 +275,24 @@ def _row_to_provenance(
     out: dict[str, Any] = {LABELS: [row[label_column]], LABEL_WEIGHTS: [1.0], PROVENANCE: None}
     if known is None:
         return out
-    width, height = open_picture(row[image_column]).size
+    num_frames, height, width = _sample_shape(row, image_column, video_column)
     if is_box:
-        mask = boxes_to_mask(np.atleast_2d(np.asarray(known, dtype=np.float64)), (height, width))
+        boxes = [known] if video_column is None else known
+        if len(boxes) != num_frames:
+            problem = f"{len(boxes)} boxes for a clip of {num_frames} frames"
+            raise ProvenanceError(index, column, problem, "Give every frame its box, or its list of boxes.")
+        of_frames = [np.asarray(frame, dtype=np.float64).reshape(-1, 4) for frame in boxes]
+        mask = np.concatenate([boxes_to_mask(of_frame, (height, width)) for of_frame in of_frames])
     elif target_value is not None:
         mask = np.array(open_picture(known)) == target_value
     else:
         values = np.array(open_picture(known).convert("L"))
         mask = values / max(int(values.max()), 1)
-    if mask.shape != (height, width):
+    if mask.shape != (num_frames * height, width):
         raise ProvenanceError(
             index,
             column,
-            f"mask of {mask.shape[1]}x{mask.shape[0]} for a picture of {width}x{height}",
+            f"mask of {mask.shape[1]}x{mask.shape[0]} for a picture of {width}x{num_frames * height}",
             "Resize the mask with its picture.",
         )
     out[PROVENANCE] = [encode_mask(mask)]

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, Image, List
+from datasets import Dataset
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn import functional as F
@@ -21,13 +21,15 @@ from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput
 
 from hf_pgg.checkpoints import load_renamed_weights, publish, staging_folder
-from hf_pgg.checks import check_dataset, is_exact, model_config, refuse_unsupported
+from hf_pgg.checks import check_dataset, is_exact, model_config, refuse_unsupported, undecoded
 from hf_pgg.collator import PGGCollator
 from hf_pgg.config import PGGConfig
 from hf_pgg.guidance import FORMS, Guidance, input_gradient, share
 from hf_pgg.guided_forward import GuidanceSettings, guided_forward
+from hf_pgg.hub import forget_arguments, has_own_card, push_checkpoint
 from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE
 from hf_pgg.telemetry import Telemetry
+from hf_pgg.video import FrameSampler
 
 
 class GroupedEvalPrediction(EvalPrediction):
@@ -121,6 +123,8 @@ class PGGTrainer(Trainer):
                 image_column=args.image_column,
                 label_column=args.label_column,
                 extra_columns=self.group_columns,
+                video_column=args.video_column,
+                sampler=FrameSampler(args.num_frames) if args.num_frames else None,
             )
         num_classes = model_config(model).num_labels
         evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
@@ -165,9 +169,10 @@ class PGGTrainer(Trainer):
         if self._signature_columns is None:
             collator = self.data_collator
             names = [*CONTRACT_COLUMNS, self.args.image_column, self.args.label_column, *self.group_columns]
+            names += [self.args.video_column] if self.args.video_column else []
             synthesis = getattr(collator, "synthesis", None)
             if synthesis is not None:
-                names += [synthesis.synthesizer.row_id_column, synthesis.synthesizer.image_column]
+                names += [synthesis.synthesizer.row_id_column, synthesis.synthesizer.input_column]
                 names += [
                     value for name, value in vars(synthesis.synthesizer).items() if name.endswith("_column") and value
                 ]
@@ -177,11 +182,7 @@ class PGGTrainer(Trainer):
         if isinstance(dataset, Dataset):
             if dataset.format["type"] == "custom":
                 return dataset  # a transform set by the user may read any column
-            for name, feature in dataset.features.items():  # decoded once, in the collator
-                if isinstance(feature, Image) and feature.decode:
-                    dataset = dataset.cast_column(name, Image(decode=False))
-                elif isinstance(feature, List) and isinstance(feature.feature, Image):
-                    dataset = dataset.cast_column(name, List(Image(decode=False)))
+            dataset = undecoded(dataset)
         return super()._remove_unused_columns(dataset, description)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -326,12 +327,22 @@ class PGGTrainer(Trainer):
         if self.args.should_save:
             checkpoint = publish(folder, self.state, self.args.save_total_limit)
             if self.args.push_to_hub:
-                super()._push_from_checkpoint(checkpoint)
+                self._push_from_checkpoint(checkpoint)
         self.accelerator.wait_for_everyone()
 
+    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
+        super()._save(output_dir, state_dict)
+        if self.args.should_save:
+            forget_arguments(output_dir or str(self.args.output_dir))
+
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._staging:
-            super()._push_from_checkpoint(checkpoint_folder)
+        if not self._staging and self.is_world_process_zero():
+            push_checkpoint(self, checkpoint_folder)
+
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The stock draft, unless a card stands in the output folder already (see `hf_pgg.model_card`)."""
+        if not has_own_card(str(self.args.output_dir)):
+            super().create_model_card(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
@@ -358,7 +369,7 @@ class PGGTrainer(Trainer):
             for k in range(inputs["labels"].shape[1]):
                 chosen = inputs["labels"][:, k].masked_fill(~inputs["guided"], PADDING_LABEL)
                 gradient = input_gradient(logits, pixels, chosen)
-                outside = share(gradient, provenance[:, k, None], pixels.detach())
+                outside = share(gradient, provenance[:, k].unsqueeze(-3), pixels.detach())
                 self._eval_sums += torch.stack([((1 - outside) * (chosen >= 0)).sum(), (chosen >= 0).sum()]).double()
 
     def evaluation_loop(

@@ -2,6 +2,8 @@
 
     python recipes/benchmark.py                     # small inputs on a CPU, 224 px on a GPU
     python recipes/benchmark.py --data DATA         # also the pretrained CNN and ViT of the pets benchmark
+    python recipes/benchmark.py --data DATA --only efficientnet-lite0-imagenet1k --batch_size 32 --results \
+        recipes/results/engines_batch32.json
 
 Speed: time of a training step (forward, backward; the optimizer's step is the same for all) over that of a plain step,
 as the median of repetitions that interleave the variants, and the peak of allocated memory over the plain one's.
@@ -52,6 +54,7 @@ class Arguments:
     data: str | None = field(default=None, metadata={"help": "Folder of the pretrained checkpoints."})
     repetitions: int = field(default=7, metadata={"help": "Of every step; their median counts."})
     batch_size: int | None = field(default=None, metadata={"help": "Default: 8 on a CPU, 64 on a GPU."})
+    only: str | None = field(default=None, metadata={"help": "Measure this backbone alone."})
 
 
 class TimmModel(nn.Module):
@@ -291,7 +294,7 @@ def main() -> None:
         }:
             record = stored
     for name, (make, shape) in backbones(size).items():
-        if name in record["speed"]:
+        if name in record["speed"] or arguments.only not in (None, name):
             continue
         set_seed(0)
         model = make()
@@ -301,7 +304,7 @@ def main() -> None:
         show(name, record)
     if arguments.data is not None:
         for name, (model, batch) in pretrained(arguments.data, device).items():
-            if name in record["speed"]:
+            if name in record["speed"] or arguments.only not in (None, name):
                 continue
             record["precision"][name] = precision(model, batch, STEPS)
             shape = tuple(batch.pixels.shape[1:])

@@ -5,7 +5,8 @@
 
 `DATA` holds `oxford-pets-37` and `efficientnet-lite0-imagenet1k`. Training sees pictures and breeds; the boxes and
 trimaps of 357 training photos choose the map and the threshold, those of 335 test photos measure. PuzzleMix takes its
-saliency from the plain run of its seed, whose checkpoint is kept under `out/benchmark_wsol`.
+saliency from the plain run of its seed, whose checkpoint is kept under `out/benchmark_wsol`. Those of seed 0 stay there
+too, for `python recipes/wsol_figure.py --data DATA`.
 """
 
 from __future__ import annotations
@@ -24,7 +25,12 @@ import wsol_plans
 from train_cls import ModelArguments
 from wsol_plans import SIZES, Run
 
-KEPT = Path("out/benchmark_wsol")  # checkpoints of the plain runs
+KEPT = Path("out/benchmark_wsol")
+
+
+def kept(run: Run) -> Path:
+    """Where a checkpoint is kept: of the plain runs, for PuzzleMix, and of seed 0, for the figure."""
+    return KEPT / f"{run.backbone}-{run.synthesis}{'-guided' if run.alpha > 0 else ''}-seed{run.seed}"
 
 
 def execute(run: Run, root: str) -> dict[str, Any]:
@@ -43,9 +49,10 @@ def execute(run: Run, root: str) -> dict[str, Any]:
         attributions=["cam", "guided_grad_cam", "input_gradient"]
         if run.backbone != "vit"
         else ["grad_cam", "attention_rollout", "input_gradient"],
-        saliency_model=str(KEPT / f"{run.backbone}-seed{run.seed}") if run.synthesis == "puzzlemix" else None,
+        saliency_model=str(kept(Run(seed=run.seed))) if run.synthesis == "puzzlemix" else None,
     )
-    models = ModelArguments(f"{root}/efficientnet-lite0-imagenet1k" if run.backbone == "cnn" else None)
+    pretrained = f"{root}/efficientnet-lite0-imagenet1k" if run.backbone == "cnn" else None
+    models = ModelArguments(pretrained, architecture=run.backbone)
     with tempfile.TemporaryDirectory() as folder:
         config = train_wsol.RecipeConfig(
             output_dir=folder,
@@ -67,10 +74,10 @@ def execute(run: Run, root: str) -> dict[str, Any]:
         rows = train_wsol.mix(data["train"], task, config, task.saliency_model)
         trainer, seconds = train_wsol.train(rows, config, models, task)
         record = train_wsol.evaluate(trainer, data, task, run.synthesis, models.model_name_or_path, seconds)
-        if run == Run(backbone=run.backbone, seed=run.seed):
+        if run == Run(backbone=run.backbone, seed=run.seed) or (run.seed == 0 and run in wsol_plans.headline()):
             trainer.save_model()
-            (KEPT / f"{run.backbone}-seed{run.seed}").parent.mkdir(parents=True, exist_ok=True)
-            shutil.copytree(folder, KEPT / f"{run.backbone}-seed{run.seed}", dirs_exist_ok=True)
+            shutil.rmtree(kept(run), ignore_errors=True)
+            shutil.copytree(folder, kept(run))
     history = [entry for entry in trainer.state.log_history if "classification_loss" in entry]
     keys = ("step", "classification_loss", "guidance_loss", "target_gradient_share", "train_accuracy")
     return {

@@ -30,6 +30,8 @@ from transformers import (
     ConvNextConfig,
     ConvNextForImageClassification,
     HfArgumentParser,
+    ViTConfig,
+    ViTForImageClassification,
     ViTImageProcessor,
     set_seed,
 )
@@ -75,8 +77,9 @@ class DataArguments:
 @dataclass
 class ModelArguments:
     model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id or local checkpoint; default: a small ConvNeXt from scratch."}
+        default=None, metadata={"help": "Hub id or local checkpoint; default: a small network from scratch."}
     )
+    architecture: str = field(default="convnext", metadata={"help": "From scratch: convnext or vit."})
     model_revision: str = field(default="main", metadata={"help": "Revision of the checkpoint on the Hub."})
 
 
@@ -219,7 +222,7 @@ def synthesize(train: Dataset, args: DataArguments, seed: int) -> Dataset:
 
 
 def load_model(args: ModelArguments, config: PGGConfig, label: ClassLabel) -> tuple[Any, Any]:
-    """A checkpoint with a new head, or a small ConvNeXt from scratch, and its image processor."""
+    """A checkpoint with a new head, or a small ConvNeXt or ViT from scratch, and its image processor."""
     labels = {
         "num_labels": label.num_classes,
         "id2label": dict(enumerate(label.names)),
@@ -227,10 +230,15 @@ def load_model(args: ModelArguments, config: PGGConfig, label: ClassLabel) -> tu
     }
     if args.model_name_or_path is None:
         # layer norm and GELU: nothing leaks between samples, and finite differences see a smooth function
-        shape = {"hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 2, 1], "layer_scale_init_value": 1.0}
         size = config.image_size or 48
-        model = ConvNextForImageClassification(ConvNextConfig(**shape, image_size=size, **labels))
-        return model, ViTImageProcessor(size={"height": size, "width": size})
+        processor = ViTImageProcessor(size={"height": size, "width": size})
+        if args.architecture == "convnext":
+            shape = {"hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 2, 1], "layer_scale_init_value": 1.0}
+            return ConvNextForImageClassification(ConvNextConfig(**shape, image_size=size, **labels)), processor
+        if args.architecture == "vit":
+            shape = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 576}
+            return ViTForImageClassification(ViTConfig(**shape, image_size=size, patch_size=8, **labels)), processor
+        raise SystemExit(f"--architecture {args.architecture}: choose convnext or vit")
     options = {"revision": args.model_revision}
     processor = AutoImageProcessor.from_pretrained(args.model_name_or_path, **options)
     model = AutoModelForImageClassification.from_pretrained(

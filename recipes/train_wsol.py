@@ -126,10 +126,11 @@ def main() -> None:
                 saliency_model = saliency_model or args.output_dir
             records.append(record)
             if seed == compare.seeds[0]:
-                trained[name] = (trainer, record)
+                trained[name] = (trainer.model, trainer.data_collator.spec, record["localization"])
     if trainer.is_world_process_zero():
         out = Path(config.output_dir)
-        figure = comparison_figure(trained, data["test"], task)
+        columns = {"image_column": config.image_column, "label_column": config.label_column}
+        figure = comparison_figure(trained, data["test"], task, **columns)
         figure.savefig(out / "localization.png", dpi=130)
         write_records(records, {"localization": (figure, "Maps, boxes (green) and true boxes (red)")}, out)
         print(table(records))
@@ -242,7 +243,9 @@ def evaluate(
     for attribution in task.attributions:
         method = with_smoothing(attribution, task.smoothing)
         try:
-            selection[attribution] = evaluate_localization(trainer.model, spec, data["selection"], method, **columns)
+            selection[attribution] = evaluate_localization(
+                trainer.model, spec, data["selection"], method, delta=0.02, **columns
+            )
         except AttributionError as error:
             print(f"{attribution}: not for this model ({error})")
     chosen = max(selection, key=lambda key: selection[key]["max_box_acc_v2"])
@@ -300,30 +303,35 @@ def squashed_with_masks(
 
 
 def comparison_figure(
-    trained: dict[str, tuple[PGGTrainer, dict[str, Any]]], test: Dataset, task: LocalizationArguments, count: int = 8
+    methods: dict[str, tuple[Any, InputSpec, dict[str, Any]]],
+    test: Dataset,
+    task: LocalizationArguments,
+    count: int = 8,
+    image_column: str = "image",
+    label_column: str = "label",
 ) -> Figure:
-    """The same test pictures under every method: map, box (green) and true box (red)."""
+    """The same test pictures under every method: map, box (green) and true box (red).
+
+    Args:
+        methods: Name to the model, its input, and its record's `localization` (map and threshold).
+    """
     known = [i for i, box in enumerate(test[task.box_column]) if box is not None]
     rows = [test[known[int(i)]] for i in np.linspace(0, len(known) - 1, min(count, len(known)))]
-    figure = Figure(figsize=(1.6 * len(rows), 1.75 * len(trained)), layout="constrained")
-    grid = figure.subplots(len(trained), len(rows), squeeze=False)
-    for line, (name, (trainer, record)) in enumerate(trained.items()):
-        args = trainer.args
-        pictures = [to_rgb(row[args.image_column]) for row in rows]
-        method = with_smoothing(record["localization"]["map"], task.smoothing)
-        labels = [row[args.label_column] for row in rows]
-        scored = score_maps(trainer.model, trainer.data_collator.spec, pictures, method, labels)
+    pictures = [to_rgb(row[image_column]) for row in rows]
+    labels = [row[label_column] for row in rows]
+    figure = Figure(figsize=(1.6 * len(rows), 1.75 * len(methods)), layout="constrained")
+    grid = figure.subplots(len(methods), len(rows), squeeze=False)
+    for line, (name, (model, spec, chosen)) in enumerate(methods.items()):
+        scored = score_maps(model, spec, pictures, with_smoothing(chosen["map"], task.smoothing), labels)
         for axes, picture, row, result in zip(grid[line], pictures, rows, scored, strict=True):
-            box = box_of_map(
-                result.score_map, record["localization"]["threshold"], (picture.shape[1], picture.shape[0])
-            )
+            box = box_of_map(result.score_map, chosen["threshold"], (picture.shape[1], picture.shape[0]))
             truth = np.atleast_2d(np.asarray(row[task.box_column], float))
             if task.box_format == "xyxy":
                 truth = np.concatenate([truth[:, :2], truth[:, 2:] - truth[:, :2]], axis=1)
             axes.imshow(draw(picture, result.score_map, box, truth=truth.tolist()))
             axes.set_xticks([])
             axes.set_yticks([])
-        grid[line, 0].set_ylabel(f"{name}\n{record['attribution']}", fontsize=7)
+        grid[line, 0].set_ylabel(f"{name}\n{chosen['map']}", fontsize=7)
     return figure
 
 

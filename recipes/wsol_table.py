@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from table_format import RESULTS, Record, load, mean_and_spread, paired
-from wsol_plans import Run, ablations, headline
+from wsol_plans import Run, ablations, headline, scratch
 
 WSOL = RESULTS / "wsol.jsonl"
 SEARCH = RESULTS / "wsol_search.jsonl"
@@ -40,16 +40,17 @@ def step_ratio(run: dict, engines: str = "engines.json") -> str:
     if run["alpha"] == 0:
         return "1.0 x"
     variant = "first-order, one of two labels" if run["labels"] == "one" else "first-order, two labels"
-    speed = json.loads((RESULTS / engines).read_text())["speed"]["efficientnet-lite0-imagenet1k"]
+    backbone = {"cnn": "efficientnet-lite0-imagenet1k", "vit": "ViT-S/16", "convnext": "ConvNeXt-T"}[run["backbone"]]
+    speed = json.loads((RESULTS / engines).read_text())["speed"][backbone]
     return f"{next(entry['ratio'] for entry in speed if entry['variant'] == variant):.1f} x"
 
 
-def table_of(records: list[Record], runs: list[Run], twins: bool) -> str:
+def table_of(records: list[Record], runs: list[Run], twins: bool, backbone: str = "cnn") -> str:
     """Rows of some runs, aggregated over seeds, in the order of the plan; only what has been run."""
     rows: dict[str, list[Record]] = {}
-    wanted = {title(vars(run)): None for run in runs}
+    wanted = {title(vars(run)): None for run in runs if run.backbone == backbone}
     for record in records:
-        if record["run"]["backbone"] == "cnn" and title(record["run"]) in wanted:
+        if record["run"]["backbone"] == backbone and title(record["run"]) in wanted:
             rows.setdefault(title(record["run"]), []).append(record)
     rows = {name: rows[name] for name in wanted if name in rows}
     head = ["training", "seeds", "map", *COLUMNS.values(), "step"] + ["V2, less its unguided twin (95 %)"] * twins
@@ -90,5 +91,7 @@ TABLES: dict[str, Callable[[], str]] = {
         [Run(), Run(synthesis="cutmix"), *ablations()],
         twins=False,
     ),
+    "wsol-convnext": lambda: table_of(load(WSOL, Run), scratch(), twins=False, backbone="convnext"),
+    "wsol-vit": lambda: table_of(load(WSOL, Run), scratch(), twins=False, backbone="vit"),
     "wsol-search": lambda: search_table(load(SEARCH, Run)),
 }

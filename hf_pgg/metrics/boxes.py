@@ -25,6 +25,8 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from hf_pgg.tubes import box_iou as overlap
+
 SIZE = 224  # side of the square map on which the reference evaluates
 _LEVELS_AT_ONCE = 64  # bounds the memory: a map of noise has 10,000 runs a level
 
@@ -245,11 +247,7 @@ def box_iou(boxes: ArrayLike, others: ArrayLike) -> np.ndarray:
         ValueError: If a box is inverted or has negative corners.
     """
     boxes, others = _checked_corners(boxes), _checked_corners(others)
-    low = np.maximum(boxes[:, None, :2], others[None, :, :2])
-    high = np.minimum(boxes[:, None, 2:], others[None, :, 2:])
-    shared = np.maximum(high - low + 1, 0).prod(axis=2)
-    areas, other_areas = ((b[:, 2:] - b[:, :2] + 1).prod(axis=1) for b in (boxes, others))
-    return shared / (areas[:, None] + other_areas[None] - shared)
+    return overlap(boxes[:, None], others[None], "inclusive")
 
 
 def picture_boxes(boxes: ArrayLike, picture_size: Sequence[float], box_format: str = "xywh") -> np.ndarray:

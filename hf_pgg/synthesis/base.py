@@ -11,11 +11,11 @@ import zlib
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any, TypeVar
+from typing import Any, ClassVar, TypeVar
 
 import numpy as np
 import torch
-from datasets import Dataset, Features, IterableDataset
+from datasets import ClassLabel, Dataset, Features, IterableDataset
 from PIL import UnidentifiedImageError
 from torchvision.transforms.v2 import functional as F
 
@@ -30,12 +30,15 @@ from hf_pgg.provenance import (
     provenance_features,
 )
 
-Self = TypeVar("Self", bound="Synthesizer")
+Self = TypeVar("Self", bound="RowSynthesizer")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One synthesized sample: picture (H, W, 3) uint8, K labels, K weights, K masks (H, W) float in [0, 1] or None."""
+    """One synthesized sample: picture (H, W, 3) uint8, K labels, K weights, K masks (H, W) float in [0, 1] or None.
+
+    Of a clip, the picture is (T, H, W, 3) and the masks are (T, H, W).
+    """
 
     picture: np.ndarray
     labels: Sequence[int]
@@ -45,24 +48,38 @@ class Sample:
 
 
 @dataclass(frozen=True, kw_only=True)
-class Synthesizer(ABC):
-    """A synthesis method as a `datasets.map` transform.
+class RowSynthesizer(ABC):
+    """A synthesis method as a `datasets.map` transform, of pictures ([`Synthesizer`]) or clips (`ClipSynthesizer`).
 
     Args:
         seed (`int`, *optional*, defaults to 0): With the row's id and the epoch, decides every draw.
         epoch (`int`, *optional*, defaults to 0): See [`FreshDraws`] for a new draw each epoch.
         row_id_column (`str`, *optional*): A column of unique ids (int or str). By default the index that `map` passes
             is the id. Needed where there is no lasting index: `IterableDataset`, `with_transform`, the collator.
-        image_column, label_column (`str`): Names in the mapped dataset (and in the source pool, where there is one).
+        label_column (`str`): Its name in the mapped dataset (and in the source pool, where there is one).
     """
+
+    output_column: ClassVar[str]
 
     seed: int = 0
     epoch: int = 0
     row_id_column: str | None = None
-    image_column: str = IMAGE
     label_column: str = "label"
     # `datasets` hashes the fields, not the code: a change of what a method computes must change its number
     version: int = field(default=1, init=False, repr=False)
+
+    @property
+    @abstractmethod
+    def input_column(self) -> str:
+        """The column of the pictures or clips."""
+
+    @abstractmethod
+    def encode(self, picture: np.ndarray) -> Any:
+        """A sample's picture or clip as the value of its output column."""
+
+    @abstractmethod
+    def contract_features(self, label: ClassLabel) -> Features:
+        """The features of the contract's columns."""
 
     @abstractmethod
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
@@ -86,11 +103,13 @@ class Synthesizer(ABC):
             ValueError: If a column is missing, or there is neither an index nor a `row_id_column`.
         """
         columns = {name: read_column(batch, name, indices) for name in batch}
-        if self.image_column not in columns:
-            raise ValueError(f"column '{self.image_column}' is not among {sorted(columns)}: set `image_column`")
-        count = len(columns[self.image_column])
+        if self.input_column not in columns:
+            raise ValueError(
+                f"column '{self.input_column}' is not among {sorted(columns)}: set `{self.output_column}_column`"
+            )
+        count = len(columns[self.input_column])
         out: dict[str, list[Any]] = {
-            name: [] for name in (IMAGE, LABELS, LABEL_WEIGHTS, PROVENANCE, *self.extra_features())
+            name: [] for name in (self.output_column, LABELS, LABEL_WEIGHTS, PROVENANCE, *self.extra_features())
         }
         for i in range(count):
             row = {name: values[i] for name, values in columns.items()}
@@ -102,11 +121,11 @@ class Synthesizer(ABC):
                     raise
                 raise ProvenanceError(
                     name,
-                    self.image_column,
+                    self.input_column,
                     str(error.args[0] if error.args else error),
                     f"{type(self).__name__} failed",
                 ) from error
-            out[IMAGE].append(encode_png(sample.picture))
+            out[self.output_column].append(self.encode(sample.picture))
             out[LABELS].append([int(label) for label in sample.labels])
             out[LABEL_WEIGHTS].append([float(np.float32(weight)) for weight in sample.weights])  # as stored
             out[PROVENANCE].append(None if sample.masks is None else [encode_mask(mask) for mask in sample.masks])
@@ -134,7 +153,7 @@ class Synthesizer(ABC):
     def features(self, features: Features) -> Features:
         """The features of the mapped dataset, from those of the dataset."""
         label = class_label(features, self.label_column)
-        return Features({**features, **provenance_features(label), **self.extra_features()})
+        return Features({**features, **self.contract_features(label), **self.extra_features()})
 
     def _row_id(self, row: Mapping[str, Any], index: int | None) -> int | str:
         if self.row_id_column is not None:
@@ -148,6 +167,30 @@ class Synthesizer(ABC):
                 " `row_id_column` (`dataset.add_column('row_id', range(len(dataset)))`)"
             )
         return int(index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Synthesizer(RowSynthesizer, ABC):
+    """A synthesis method of pictures, as a `datasets.map` transform.
+
+    Args:
+        seed, epoch, row_id_column, label_column: See [`RowSynthesizer`].
+        image_column (`str`): Its name in the mapped dataset (and in the source pool, where there is one).
+    """
+
+    output_column = IMAGE
+
+    image_column: str = IMAGE
+
+    @property
+    def input_column(self) -> str:
+        return self.image_column
+
+    def encode(self, picture: np.ndarray) -> Any:
+        return encode_png(picture)
+
+    def contract_features(self, label: ClassLabel) -> Features:
+        return provenance_features(label)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -179,7 +222,7 @@ class FreshDraws:
         dataset.with_transform(fresh)
     """
 
-    def __init__(self, synthesizer: Synthesizer):
+    def __init__(self, synthesizer: RowSynthesizer):
         if synthesizer.row_id_column is None:
             raise ValueError("fresh draws need `row_id_column`: outside `map` a row has no index")
         self.synthesizer = synthesizer
@@ -206,7 +249,8 @@ def read_column(batch: Mapping[str, Sequence[Any]], name: str, indices: Sequence
         raw = batch.pa_table[name].to_pylist() if hasattr(batch, "pa_table") else []
         for i, value in enumerate(raw):
             try:
-                open_picture(value)
+                for picture in value if isinstance(value, list) else [value]:
+                    open_picture(picture)
             except (ValueError, OSError):
                 row = i if indices is None else indices[i]
                 raise ProvenanceError(

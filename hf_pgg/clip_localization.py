@@ -1,0 +1,169 @@
+"""Spatio-temporal action localization from clip labels: maps of a clip to boxes on its frames, and to tubes.
+
+The maps come from `hf_pgg.attribution` on the frames that the model sees; boxes on the frames between are interpolated,
+those before the first and after the last hold still. `hf_pgg.tubes` cuts tubes in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+
+from hf_pgg.attribution import Method
+from hf_pgg.collator import InputSpec
+from hf_pgg.localization import box_of_map, score_maps
+from hf_pgg.metrics.actions import FrameDetections, FrameMAP, VideoMAP
+from hf_pgg.tubes import ClipError, Tube, fill_gaps
+from hf_pgg.video import FrameSampler, Size, open_clip
+
+
+@dataclass(frozen=True)
+class DetectedAction:
+    """What is found in one clip.
+
+    probabilities: (classes,) float32. maps: (T, H, W), of the predicted class. indices: (T,), the frames of the maps.
+    length, size: the clip's number of frames, and their (height, width) in pixels.
+    """
+
+    probabilities: np.ndarray
+    maps: np.ndarray
+    indices: np.ndarray
+    length: int
+    size: Size
+
+    @property
+    def label(self) -> int:
+        """The predicted class."""
+        return int(self.probabilities.argmax())
+
+    def tube(self, threshold: float) -> Tube:
+        """Of the predicted class, see [`tube_of_maps`]."""
+        score = float(self.probabilities[self.label])
+        return tube_of_maps(self.maps, threshold, self.indices, self.length, self.size, self.label, score)
+
+    def frame_evidence(self) -> np.ndarray:
+        """(T,) share of the maps' mass on each sampled frame: when the action happens, for [`hf_pgg.tubes.trim`]."""
+        mass = np.maximum(self.maps, 0).sum((1, 2), dtype=np.float64)
+        return mass / max(mass.sum(), np.finfo(mass.dtype).tiny)
+
+
+def tube_of_maps(
+    maps: np.ndarray, threshold: float, indices: np.ndarray, length: int, size: Size, label: int, score: float = 1.0
+) -> Tube:
+    """The tube around the largest part of each frame's map above `threshold`, over all `length` frames of a clip.
+
+    Args:
+        maps: (T, H, W) of the sampled frames; each is normalised to its own minimum and maximum.
+        threshold (`float`): In [0, 1].
+        indices: (T,) ascending frame numbers of the maps; a frame that is repeated counts once.
+        size: (height, width) of the clip's frames, in pixels.
+    """
+    indices, first = np.unique(indices, return_index=True)
+    boxes = np.array([box_of_map(maps[i], threshold, size[::-1]) for i in first])
+    tube = fill_gaps(Tube(indices, corners(boxes), score, label))
+    before, after = tube.frames[0], length - 1 - tube.frames[-1]
+    held = [np.repeat(tube.boxes[:1], before, 0), tube.boxes, np.repeat(tube.boxes[-1:], after, 0)]
+    return Tube(np.arange(length), np.concatenate(held), score, label)
+
+
+def corners(boxes: np.ndarray) -> np.ndarray:
+    """(N, 4) `[x, y, width, height]` to `[x1, y1, x2, y2]` whose last pixels belong to the box."""
+    boxes = np.asarray(boxes, np.float64)
+    return np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2] + boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
+
+
+def detect_actions(
+    model: nn.Module,
+    spec: InputSpec,
+    dataset: Dataset,
+    method: Method,
+    *,
+    sampler: FrameSampler,
+    video_column: str = "video",
+    batch_size: int = 8,
+) -> Iterator[DetectedAction]:
+    """The action of each clip, in order.
+
+    Args:
+        model, spec, method: See [`score_maps`]; the model takes (B, T, C, H, W).
+        sampler ([`FrameSampler`]): Which frames the model sees.
+    """
+    read: list[tuple[np.ndarray, int, Size]] = []
+
+    def clips() -> Iterator[np.ndarray]:
+        for row in dataset:
+            frames, indices, length = _read(row[video_column], sampler)
+            read.append((indices, length, (frames.shape[1], frames.shape[2])))
+            yield frames
+
+    scored = score_maps(model, spec, clips(), method, batch_size=batch_size)
+    for number, result in enumerate(scored):
+        yield DetectedAction(result.probabilities, result.score_map, *read[number])
+
+
+def _read(value: Any, sampler: FrameSampler) -> tuple[np.ndarray, np.ndarray, int]:
+    with open_clip(value) as clip:
+        indices = sampler.indices(len(clip), np.random.default_rng(0))
+        return clip.read(indices), indices, len(clip)
+
+
+def evaluate_actions(
+    actions: Iterable[DetectedAction],
+    dataset: Dataset,
+    thresholds: Sequence[float],
+    *,
+    label_column: str = "label",
+    box_column: str = "bboxes",
+) -> dict[float, dict[str, float]]:
+    """Clip accuracy, frame-mAP at 0.5 and video-mAP, of one actor a clip, for each threshold of the maps.
+
+    The boxes are those of the predicted class's map, and stand for every class with that class's probability.
+
+    Args:
+        actions: Of [`detect_actions`] on `dataset`.
+        dataset (`Dataset`): Clips with a label and a box `[x, y, width, height]` on every frame.
+
+    Returns:
+        For each threshold, `accuracy` in [0, 1], and in percent what [`FrameMAP`] and [`VideoMAP`] return.
+
+    Raises:
+        ClipError: If a clip has more or fewer boxes than frames.
+    """
+    num_classes, right = dataset.features[label_column].num_classes, 0
+    frame_maps = {threshold: FrameMAP(num_classes, thresholds=(0.5,)) for threshold in thresholds}
+    video_maps = {threshold: VideoMAP(num_classes) for threshold in thresholds}
+    annotations = dataset.select_columns([label_column, box_column])
+    for number, (row, action) in enumerate(zip(annotations, actions, strict=True)):
+        clip, frames = f"row {number}", np.arange(action.length)
+        boxes = np.asarray(row[box_column], np.float64)
+        if len(boxes) != action.length:
+            problem = f"{len(boxes)} boxes for {action.length} frames"
+            raise ClipError(clip, box_column, problem, "Give a box [x, y, width, height] on every frame.")
+        truth = Tube(frames, corners(boxes), 1.0, row[label_column], clip)
+        right += int(action.label == row[label_column])
+        scores = action.probabilities.astype(np.float64)
+        for threshold in thresholds:
+            found = action.tube(threshold).boxes
+            tubes = [Tube(frames, found, float(score), label) for label, score in enumerate(scores)]
+            video_maps[threshold].update(clip, [truth], tubes)
+            detections = FrameDetections(
+                np.tile(frames, num_classes),
+                np.tile(found, (num_classes, 1)),
+                np.repeat(scores, action.length),
+                np.repeat(np.arange(num_classes), action.length),
+                clip,
+            )
+            frame_maps[threshold].update(clip, [truth], detections)
+    return {
+        threshold: {
+            "accuracy": right / len(dataset),
+            **frame_maps[threshold].compute(),
+            **video_maps[threshold].compute(),
+        }
+        for threshold in thresholds
+    }

@@ -1,0 +1,151 @@
+"""Actors on other scenes: each frame's actor pasted on a frame of another clip, or on a picture of a scene.
+
+The clips' form of compositing and of the exchange of backgrounds: the model sees the action where its usual scene is
+not. The masks of the actor, one a frame, are the provenance. Kin: J. Kimata et al., "ObjectMix: Data Augmentation by
+Copy-Pasting Objects in Videos for Action Recognition", MMAsia 2022, which pastes segmented objects of two clips.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from scipy.ndimage import gaussian_filter, maximum_filter
+
+from hf_pgg.pictures import decode_mask, open_picture, to_rgb
+from hf_pgg.provenance import IMAGE, PROVENANCE
+from hf_pgg.synthesis.base import Sample, read_row, resize
+from hf_pgg.synthesis.clips import ClipSynthesizer, SampledClip, refuse_decoding, resize_frames
+from hf_pgg.synthesis.exchange import fill_target
+from hf_pgg.video import Size
+
+
+def paste_actor(frames: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """`frames` (T, H, W, 3) uint8 where `alpha` (T, H, W) in [0, 1] is 1, `background` of their shape where it is 0."""
+    weight = alpha[..., None]
+    return np.rint(weight * frames + (1 - weight) * background).astype(np.uint8)
+
+
+def read_masks(value: Any, clip: SampledClip) -> np.ndarray:
+    """A clip's masks at its sampled frames, (T, H, W) float32 in [0, 1], brought to the size of these frames.
+
+    Args:
+        value: A list of masks, one a frame, or one picture in which they are stacked from top to bottom. Zero is
+            background, the highest value the actor.
+
+    Raises:
+        ValueError: If the masks are not as many and as large as the clip's stored frames, or cannot be decoded.
+    """
+    if not isinstance(value, (list, tuple)):
+        masks = decode_mask(value, clip.length)[clip.indices]
+    elif len(value) == clip.length:
+        masks = np.stack([np.array(open_picture(value[index]).convert("L")) for index in clip.indices.tolist()])
+    else:
+        raise ValueError(f"{len(value)} masks for a clip of {clip.length} frames")
+    if masks.shape[1:] != clip.stored_size:
+        raise ValueError(
+            f"{clip.length} masks of {masks.shape[2]}x{masks.shape[1]} for frames of"
+            f" {clip.stored_size[1]}x{clip.stored_size[0]}"
+        )
+    return resize_frames(masks.astype(np.float32) / max(int(masks.max()), 1), clip.size)
+
+
+def crop_to_aspect(picture: np.ndarray, size: Size, rng: np.random.Generator) -> np.ndarray:
+    """The largest window of a picture (H, W, 3) with the aspect of `size`, at a random place, resized to it."""
+    scale = min(picture.shape[0] / size[0], picture.shape[1] / size[1])
+    height, width = (max(round(side * scale), 1) for side in size)
+    top = int(rng.integers(picture.shape[0] - height + 1))
+    left = int(rng.integers(picture.shape[1] - width + 1))
+    return resize(picture[top : top + height, left : left + width], size)
+
+
+@dataclass(frozen=True, kw_only=True)
+class ActorComposite(ClipSynthesizer):
+    """Puts each row's actor, where and as it moves, on the frames of a row drawn from `backgrounds`.
+
+    The labels stay the row's. An actor whom the background's masks show is filled first with the colours around him.
+
+    Args:
+        backgrounds (`Dataset`): Clips (the method's `video_column`), or still scenes (column `image`).
+        mask_column (`str`, *optional*): The actor's masks, one a frame: `List(Image())`, or one picture with the masks
+            stacked from top to bottom. By default the row's provenance. Backgrounds may have it too.
+        background_column (`str`, *optional*): `ClassLabel` of `backgrounds`, kept in the output as `background`.
+        flip (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip of the actor's clip.
+        feather (`float`, *optional*, defaults to 0.7): Standard deviation, in pixels, of the edge's blur; the blurred
+            mask is the provenance.
+        margin (`int`, *optional*, defaults to 3): Pixels by which a background's masks are grown before its actor is
+            filled: masks often miss hair, clothes and shadow.
+    """
+
+    backgrounds: Dataset
+    mask_column: str | None = None
+    background_column: str | None = None
+    flip: float = 0.5
+    feather: float = 0.7
+    margin: int = 3
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        columns = self.backgrounds.column_names
+        if len(self.backgrounds) == 0 or not {self.video_column, IMAGE} & set(columns):
+            raise ValueError(
+                f"`backgrounds` has {len(self.backgrounds)} rows and the columns {columns}: it needs clips in"
+                f" '{self.video_column}' or pictures in '{IMAGE}'"
+            )
+        refuse_decoding(self.backgrounds, self.video_column, "backgrounds")
+        if self.background_column is not None and not isinstance(
+            self.backgrounds.features.get(self.background_column), ClassLabel
+        ):
+            raise ValueError(f"column '{self.background_column}' of `backgrounds` is not a ClassLabel")
+
+    def extra_features(self) -> dict[str, Any]:
+        if self.background_column is None:
+            return {}
+        return {"background": self.backgrounds.features[self.background_column]}
+
+    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        clip = self.sample(row, rng)
+        labels, weights, _ = self.sources(row, clip)
+        frames, masks = clip.frames, self._actors(row, clip)
+        if masks is None:
+            raise ValueError("no actor: give a `mask_column`, or rows with provenance")
+        if len(masks) != len(labels):
+            raise ValueError(f"one mask in '{self.mask_column}' for {len(labels)} labels: leave `mask_column` out")
+        if not any(mask.any() for mask in masks):
+            raise ValueError("the actor's masks are empty in all of the frames sampled")
+        if rng.random() < self.flip:
+            frames, masks = frames[:, :, ::-1], [mask[:, :, ::-1] for mask in masks]
+        if self.feather > 0:
+            masks = [gaussian_filter(mask, (0, self.feather, self.feather), mode="nearest") for mask in masks]
+        scene, background = self._background(len(frames), clip.size, rng)
+        extra = {} if self.background_column is None else {"background": scene[self.background_column]}
+        return Sample(paste_actor(frames, np.clip(sum(masks), 0, 1), background), labels, weights, masks, extra)
+
+    def _actors(self, row: Mapping[str, Any], clip: SampledClip) -> list[np.ndarray] | None:
+        """Masks (T, H, W) of the actor of each source, None where nothing is known."""
+        if self.mask_column is not None and row.get(self.mask_column) is not None:
+            try:
+                return [read_masks(row[self.mask_column], clip)]
+            except (ValueError, OSError) as error:
+                raise ValueError(f"column '{self.mask_column}': {error}") from error
+        return None if row.get(PROVENANCE) is None else self.sources(row, clip)[2]
+
+    def _background(
+        self, num_frames: int, size: Size, rng: np.random.Generator
+    ) -> tuple[Mapping[str, Any], np.ndarray]:
+        """A row of the pool, and its (T, H, W, 3) frames without the actor."""
+        if self.video_column not in self.backgrounds.column_names:
+            scene = read_row(self.backgrounds, int(rng.integers(len(self.backgrounds))))
+            still = crop_to_aspect(to_rgb(scene[IMAGE]), size, rng)
+            return scene, np.broadcast_to(still, (num_frames, *still.shape))
+        row, clip = self.sample_pool(self.backgrounds, rng, size)
+        actors = self._actors(row, clip)
+        if actors is None:
+            return row, clip.frames
+        inside = np.clip(sum(actors), 0, 1)
+        if self.margin:
+            inside = maximum_filter(inside, (1, 2 * self.margin + 1, 2 * self.margin + 1))
+        return row, np.stack([fill_target(*frame) for frame in zip(clip.frames, inside, strict=True)])

@@ -1,0 +1,355 @@
+"""Spatio-temporal action localization: VideoMAE trained on clip labels, its maps measured against tubes.
+
+    accelerate launch recipes/train_stal.py --compare
+
+trains on the embedded clips (real digits moving over real photographs, labelled by their motion) plainly, with the
+actor put on other scenes, and with that and guidance; prints one table, and writes checkpoints, `results.json`, and for
+each method the same test clips with map and tube as `clips-*.gif`. Boxes are never trained on; masks serve synthesis.
+
+    accelerate launch recipes/train_stal.py --dataset_name my/clips --mask_column masks --box_column bboxes --compare \\
+        --model_name_or_path MCG-NJU/videomae-base --image_size 224 --num_frames 16 --learning_rate 5e-5
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Image, List, concatenate_datasets
+from PIL import Image as PILImage
+from PIL import ImageDraw
+from torchvision.transforms import v2
+from train_cls import RecipeConfig, open_dataset, run_record, write_records
+from transformers import (
+    AutoModelForVideoClassification,
+    AutoVideoProcessor,
+    HfArgumentParser,
+    VideoMAEConfig,
+    VideoMAEForVideoClassification,
+    VideoMAEVideoProcessor,
+    set_seed,
+)
+
+from hf_pgg import MaskAblation, PGGTrainer, add_provenance
+from hf_pgg.clip_localization import detect_actions, evaluate_actions
+from hf_pgg.collator import InputSpec
+from hf_pgg.demo_clips import digits_in_motion
+from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, photographs
+from hf_pgg.localization import draw, with_smoothing
+from hf_pgg.metrics import group_metrics
+from hf_pgg.pictures import decode_mask, encode_mask, encode_png
+from hf_pgg.provenance import class_label
+from hf_pgg.synthesis.actor_composite import ActorComposite
+from hf_pgg.synthesis.clips import resize_frames
+from hf_pgg.synthesis.videomix import TileMix, VideoMix
+from hf_pgg.trainer import GroupedEvalPrediction
+from hf_pgg.video import FrameSampler, open_clip, uniform_indices
+
+EMBEDDED = "digits in motion"
+SYNTHESES = ("actor", "videomix", "tilemix", "none")
+REPORTED = {
+    "accuracy": ("clip accuracy", 100),
+    "frame_mAP@0.5": ("frame-mAP@0.5", 1),
+    "video_mAP@0.2": ("video-mAP@0.2", 1),
+    "video_mAP@0.5": ("video-mAP@0.5", 1),
+    "target_gradient_share": ("target gradient share", 100),
+}
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+
+
+@dataclass
+class ClipArguments:
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub id, local folder or parquet file; default: the embedded clips."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split to train on."})
+    test_split: str = field(default="test", metadata={"help": "Split to report on."})
+    validation_share: float = field(default=0.2, metadata={"help": "Of the training clips: they choose the map."})
+    mask_column: str = field(default="masks", metadata={"help": "The actor's masks, for synthesis."})
+    box_column: str = field(default="bboxes", metadata={"help": "Boxes [x, y, width, height] on every frame."})
+    synthesis: str = field(default="actor", metadata={"help": f"One of {', '.join(SYNTHESES)}."})
+    synthesis_copies: int = field(default=1, metadata={"help": "Synthesized clips for each training clip."})
+    masks: str = field(default="true", metadata={"help": "Ablation of the provenance: true, random, whole, ..."})
+    bias: float = field(default=0.9, metadata={"help": "Embedded clips: how often a motion is on its photograph."})
+    attributions: list[str] = field(
+        default_factory=lambda: ["grad_cam", "input_gradient"], metadata={"help": "Maps to choose from."}
+    )
+    smoothing: float = field(default=0.06, metadata={"help": "Blur of gradient maps, as a share of the side."})
+    model_name_or_path: str | None = field(
+        default=None, metadata={"help": "Hub id or local checkpoint; default: a small VideoMAE from scratch."}
+    )
+    compare: bool = field(default=False, metadata={"help": "Train plainly, with synthesis, and with guidance."})
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table gives mean and spread."})
+
+
+@dataclass
+class ClipConfig(RecipeConfig):
+    """The recipe's defaults for clips."""
+
+    output_dir: str | None = field(default="out/train_stal", metadata={"help": "Where everything is written."})
+    video_column: str | None = field(default="video", metadata={"help": "Column of the clips."})
+    num_frames: int | None = field(default=8, metadata={"help": "Frames that the model sees, taken evenly."})
+    image_size: int | None = field(default=48, metadata={"help": "Side of the frames, in pixels."})
+    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the synthesized training clips."})
+    per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips a step and device."})
+    learning_rate: float = field(default=1e-3, metadata={"help": "Peak step size of AdamW."})
+
+
+def main() -> None:
+    parser = HfArgumentParser((ClipArguments, ClipConfig))
+    task, config = parser.parse_args_into_dataclasses()
+    torch.set_flush_denormal(True)
+    if task.synthesis not in SYNTHESES:
+        raise SystemExit(f"--synthesis {task.synthesis}: choose {', '.join(SYNTHESES)}")
+    with config.main_process_first(desc="data"):
+        data = load_data(task, config)
+    methods = {"plain": 0.0, task.synthesis: 0.0, f"{task.synthesis} + guidance": config.alpha}
+    if task.synthesis == "none":
+        methods = {"plain": 0.0}
+    elif not task.compare:
+        methods = dict([list(methods.items())[2 if config.alpha else 1]])
+
+    records, pictures = [], {}
+    for seed in task.seeds:
+        for name, alpha in methods.items():
+            folder = name.replace(" + ", "-") + (f"-seed{seed}" if len(task.seeds) > 1 else "")
+            args = replace(config, output_dir=str(Path(config.output_dir) / folder), alpha=alpha, seed=seed)
+            with args.main_process_first(desc="synthesis"):
+                rows = data["train"] if name == "plain" else synthesize(data["train"], task, args)
+            if args.max_steps <= 0:  # one budget for all: the steps of the synthesized rows
+                copies = 1 + (task.synthesis_copies if task.synthesis != "none" else 0)
+                batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+                args.max_steps = round(args.num_train_epochs * copies * len(data["train"]) / batch)
+            trainer, seconds = train(rows, args, task)
+            record = evaluate(trainer, data, task, name, seconds)
+            trainer.save_model()
+            records.append(record)
+            if seed == task.seeds[0]:
+                pictures[name] = clip_pictures(trainer, data["test"], task, record)
+    if trainer.is_world_process_zero():
+        out = Path(config.output_dir)
+        write_records(records, {}, out)
+        for name, frames in pictures.items():
+            frames[0].save(
+                out / f"clips-{name.replace(' + ', '-')}.gif",
+                save_all=True,
+                append_images=frames[1:],
+                duration=180,
+                loop=0,
+            )
+        print(table(records))
+        print(f"written: {out}/results.json, clips-*.gif")
+
+
+# ---------------------------------------------------------------------------------------------- data
+
+
+def load_data(task: ClipArguments, config: ClipConfig) -> DatasetDict:
+    """`train` (clips of T small frames, labels, masks), and with all their frames and boxes `validation` and `test`."""
+    if task.dataset_name is None:
+        clips = digits_in_motion(bias=task.bias, seed=config.seed, size=config.image_size, num_frames=config.num_frames)
+        train, validation, test = clips["train"], clips["validation"], clips["test"]
+    else:
+        whole = open_dataset(task.dataset_name, task.train_split)
+        parts = whole.train_test_split(task.validation_share, seed=0, stratify_by_column=config.label_column)
+        train, validation = parts["train"], parts["test"]
+        test = open_dataset(task.dataset_name, task.test_split)
+    columns = [config.video_column, config.label_column, task.mask_column]
+    return DatasetDict(train=sampled(train.select_columns(columns), task, config), validation=validation, test=test)
+
+
+def sampled(rows: Dataset, task: ClipArguments, config: ClipConfig) -> Dataset:
+    """The T frames that the model sees and their masks, squashed to its size: decoded once, not every epoch."""
+    video, size = config.video_column, (config.image_size, config.image_size)
+
+    def sample(row: dict[str, Any]) -> dict[str, Any]:
+        with open_clip(row[video]) as clip:
+            indices, length = uniform_indices(len(clip), config.num_frames), len(clip)
+            frames = clip.read(indices, size)
+        masks = decode_mask(row[task.mask_column], length)[indices]
+        masks = resize_frames(masks.astype(np.float32) / max(int(masks.max()), 1), size)
+        return {video: [encode_png(frame) for frame in frames], task.mask_column: encode_mask(masks)}
+
+    features = rows.features.copy()
+    features[video], features[task.mask_column] = List(Image()), Image()
+    return rows.map(sample, features=features).cast_column(video, List(Image(decode=False)))
+
+
+def synthesize(train: Dataset, task: ClipArguments, args: ClipConfig) -> Dataset:
+    """The training clips, followed by synthesized ones with provenance."""
+    sampler = FrameSampler(args.num_frames)
+    parts = [train]
+    for copy in range(task.synthesis_copies):
+        common = {"seed": args.seed, "epoch": copy, "sampler": sampler, "video_column": args.video_column}
+        if task.synthesis == "actor":
+            # other scenes: photographs that no motion is tied to, or the scenes of all other clips
+            scenes = photographs(OTHER_PHOTOGRAPHS) if task.dataset_name is None else train
+            flip = 0.0 if task.dataset_name is None else 0.5  # a mirrored motion is another motion
+            method: Any = ActorComposite(backgrounds=scenes, mask_column=task.mask_column, flip=flip, **common)
+        else:
+            method = {"videomix": VideoMix, "tilemix": TileMix}[task.synthesis](source=train, **common)
+        rows = method.map(train)
+        if task.masks != "true":
+            kind, _, fraction = task.masks.partition(":")
+            rows = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=args.seed, epoch=copy).map(rows)
+        parts.append(rows.cast_column(args.video_column, List(Image(decode=False))))
+    return concatenate_datasets(parts)
+
+
+# ---------------------------------------------------------------------------------------------- training
+
+
+def load_model(task: ClipArguments, config: ClipConfig, label: ClassLabel) -> tuple[Any, Any]:
+    """A checkpoint with a new head, or a small VideoMAE from scratch, and its processor."""
+    labels = {
+        "num_labels": label.num_classes,
+        "id2label": dict(enumerate(label.names)),
+        "label2id": {name: i for i, name in enumerate(label.names)},
+    }
+    if task.model_name_or_path is not None:
+        model = AutoModelForVideoClassification.from_pretrained(
+            task.model_name_or_path, dtype=torch.float32, ignore_mismatched_sizes=True, **labels
+        )
+        return model, AutoVideoProcessor.from_pretrained(task.model_name_or_path)
+    size = config.image_size
+    shape = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 288}
+    model = VideoMAEForVideoClassification(
+        VideoMAEConfig(**shape, image_size=size, patch_size=8, num_frames=config.num_frames, tubelet_size=2, **labels)
+    )
+    return model, VideoMAEVideoProcessor(size={"height": size, "width": size}, do_center_crop=False)
+
+
+def accuracy(prediction: GroupedEvalPrediction) -> dict[str, float]:
+    labels = prediction.label_ids
+    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
+    return {"accuracy": group_metrics(logits.argmax(1), labels, labels)["accuracy"]}
+
+
+def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrainer, float]:
+    """Trains one classifier on clip labels; also the seconds it took."""
+    set_seed(args.seed)
+    model, processor = load_model(task, args, class_label(rows.features, args.label_column))
+    trainer = PGGTrainer(
+        model,
+        args,
+        augment=None if task.dataset_name is None else v2.RandomHorizontalFlip(),
+        train_dataset=rows,
+        processing_class=processor,
+        compute_metrics=accuracy,
+    )
+    print(
+        f"--- {Path(args.output_dir).name}: {len(rows)} clips, {args.max_steps} steps, alpha {args.alpha}", flush=True
+    )
+    return trainer, trainer.train().metrics["train_runtime"]
+
+
+def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: str, seconds: float) -> dict[str, Any]:
+    """The map and threshold chosen on validation clips; the test clips' figures with them."""
+    args, spec = trainer.args, trainer.data_collator.spec
+    sampler, columns = FrameSampler(args.num_frames), {"label_column": args.label_column, "box_column": task.box_column}
+
+    def measure(split: str, attribution: str, thresholds: Sequence[float]) -> dict[float, dict[str, float]]:
+        method = with_smoothing(attribution, task.smoothing)
+        found = detect_actions(
+            trainer.model, spec, data[split], method, sampler=sampler, video_column=args.video_column
+        )
+        return evaluate_actions(found, data[split], thresholds, **columns)
+
+    selection = {
+        f"{attribution} at {threshold}": figures["frame_mAP@0.5"]
+        for attribution in task.attributions
+        for threshold, figures in measure("validation", attribution, THRESHOLDS).items()
+    }
+    chosen, _, at = max(selection, key=selection.__getitem__).partition(" at ")
+    threshold = float(at)
+    results = measure("test", chosen, [threshold])[threshold]
+    test = data["test"].select_columns([args.video_column, args.label_column, task.mask_column])
+    known = add_provenance(
+        sampled(test, task, args),
+        mask_column=task.mask_column,
+        video_column=args.video_column,
+        label_column=args.label_column,
+    )
+    measured = trainer.evaluate(known, metric_key_prefix="test")
+    results["target_gradient_share"] = measured["test_target_gradient_share"]
+    record = run_record(
+        trainer,
+        results,
+        method=name,
+        base_model=task.model_name_or_path,
+        data_name=task.dataset_name or EMBEDDED,
+        test_rows=len(data["test"]),
+        synthesis="none" if name == "plain" else f"{task.synthesis} ({task.synthesis_copies} a clip)",
+        arguments=asdict(task),
+        train_seconds=seconds,
+    )
+    record["localization"] = {"map": chosen, "threshold": threshold, "selection": selection}
+    return record
+
+
+# ---------------------------------------------------------------------------------------------- reports
+
+
+def clip_pictures(
+    trainer: PGGTrainer, test: Dataset, task: ClipArguments, record: dict[str, Any], count: int = 6, side: int = 144
+) -> list[PILImage.Image]:
+    """The frames of an animation: evenly spaced test clips side by side, with map, tube (green) and true box (red)."""
+    args, chosen = trainer.args, record["localization"]
+    rows = test.select(np.linspace(0, len(test) - 1, min(count, len(test))).astype(int))
+    found = list(
+        detect_actions(
+            trainer.model,
+            InputSpec.from_processor(trainer.processing_class, args.image_size),
+            rows,
+            with_smoothing(chosen["map"], task.smoothing),
+            sampler=FrameSampler(args.num_frames),
+            video_column=args.video_column,
+        )
+    )
+    names = class_label(test.features, args.label_column).names
+    strips = []
+    for t in range(args.num_frames):
+        strip = PILImage.new("RGB", (side * len(rows), side))
+        for column, (row, action) in enumerate(zip(rows, found, strict=True)):
+            index = int(action.indices[t])
+            with open_clip(row[args.video_column]) as clip:
+                frame = clip.read([index])[0]
+            x1, y1, x2, y2 = action.tube(chosen["threshold"]).boxes[index]
+            canvas = draw(
+                frame, action.maps[t], (x1, y1, x2 - x1 + 1, y2 - y1 + 1), truth=[row[task.box_column][index]]
+            )
+            strip.paste(canvas.resize((side, side), PILImage.Resampling.NEAREST), (side * column, 0))
+            if action.label != row[args.label_column]:
+                wrong = f"{names[action.label]}, not {names[row[args.label_column]]}"
+                strip.paste(_caption(wrong, side), (side * column, side - 14))
+        strips.append(strip)
+    return strips
+
+
+def _caption(text: str, width: int) -> PILImage.Image:
+    canvas = PILImage.new("RGB", (width, 14), "white")
+    ImageDraw.Draw(canvas).text((3, 1), text, fill="crimson")
+    return canvas
+
+
+def table(records: Sequence[dict[str, Any]]) -> str:
+    """Method x figures, in percent: mean and spread over seeds."""
+    lines = [f"| method | map | {' | '.join(t for t, _ in REPORTED.values())} |", "| --- " * (len(REPORTED) + 2) + "|"]
+    for name in dict.fromkeys(record["method"]["name"] for record in records):
+        runs = [record for record in records if record["method"]["name"] == name]
+        maps = ", ".join(sorted({run["localization"]["map"] for run in runs}))
+        cells = []
+        for key, (_, scale) in REPORTED.items():
+            values = scale * np.array([run["results"][key] for run in runs])
+            spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.1f}{spread}")
+        lines.append(f"| {name} | {maps} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
