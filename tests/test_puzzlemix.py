@@ -398,23 +398,6 @@ def test_nothing_draws_from_global_random_state(photos, gradient_saliency):
     assert (np.random.get_state()[1] == before[0]).all() and torch.equal(torch.get_rng_state(), before[1])
 
 
-def test_torch_runs_in_one_thread_meanwhile(photos):
-    """With more, a forked worker can hang."""
-    threads = []
-
-    def saliency(picture, label):
-        threads.append(torch.get_num_threads())
-        return greenness(picture, label)
-
-    before = torch.get_num_threads()
-    try:
-        torch.set_num_threads(2)
-        PuzzleMix(source=photos, saliency=saliency).synthesize(photos[0], np.random.default_rng(0))
-        assert threads == [1, 1] and torch.get_num_threads() == 2
-    finally:
-        torch.set_num_threads(before)
-
-
 @pytest.mark.parametrize("family", ["vit", "convnext"])
 def test_the_fingerprint_is_that_of_weights_and_settings(photos, processor, family):
     spec = InputSpec.from_processor(processor)

@@ -361,3 +361,20 @@ def test_every_process_streams_its_own_rows_once_and_resumes_in_the_middle(photo
     again = list(resumed)
     assert first + [row["name"] for row in again] == whole
     assert contents(again).items() <= expected.items()
+
+
+def test_torch_runs_in_one_thread_meanwhile(photos):
+    """With more, a forked worker of `map(num_proc=)` can hang on the first large resize."""
+    threads = []
+
+    def editor(picture):
+        threads.append(torch.get_num_threads())
+        return 255 - picture
+
+    before = torch.get_num_threads()
+    try:
+        torch.set_num_threads(2)
+        Edit(editor=editor)(photos[:2], [0, 1])
+        assert threads == [1, 1] and torch.get_num_threads() == 2
+    finally:
+        torch.set_num_threads(before)

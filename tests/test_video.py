@@ -107,7 +107,7 @@ def sound(cover=False):
         if cover:
             picture = out.add_stream("mjpeg", rate=1)
             picture.height, picture.width, picture.pix_fmt = 32, 64, "yuvj420p"
-            picture.disposition = int(av.stream.Disposition.attached_pic)
+            picture.disposition = av.stream.Disposition.attached_pic.value
             out.mux(picture.encode(av.VideoFrame.from_ndarray(numbered(0), format="rgb24")))
             out.mux(picture.encode())
         frame = av.AudioFrame.from_ndarray(np.zeros((1, 1024), np.float32), format="fltp", layout="mono")

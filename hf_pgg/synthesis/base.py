@@ -7,9 +7,10 @@ or global state, so the result is the same for any `num_proc`, `batch_size`, ord
 
 from __future__ import annotations
 
+import contextlib
 import zlib
 from abc import ABC, abstractmethod
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, TypeVar
 
@@ -45,6 +46,17 @@ class Sample:
     weights: Sequence[float]
     masks: Sequence[np.ndarray] | None
     extra: Mapping[str, Any] = field(default_factory=dict)
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """torch in one thread: with more, a forked worker of `map(num_proc=)` hangs once its parent has used several."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(threads)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,6 +105,7 @@ class RowSynthesizer(ABC):
         """The same method, drawing for another epoch."""
         return replace(self, epoch=epoch)
 
+    @one_thread()
     def __call__(
         self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
     ) -> dict[str, list[Any]]:

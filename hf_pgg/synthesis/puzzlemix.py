@@ -18,10 +18,9 @@ TPAMI 2003).
 
 from __future__ import annotations
 
-import contextlib
 import copy
 import math
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -264,17 +263,6 @@ def puzzlemix(
     return np.rint(share * ours + (1 - share) * theirs).astype(np.uint8), z, orders
 
 
-@contextlib.contextmanager
-def _one_thread() -> Iterator[None]:
-    """torch in one thread: with more, a forked worker of `map(num_proc=)` hangs once its parent has used several."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    try:
-        yield
-    finally:
-        torch.set_num_threads(threads)
-
-
 @dataclass(frozen=True, kw_only=True)
 class PuzzleMix(PairSynthesizer):
     """PuzzleMix with a partner from `source`.
@@ -312,7 +300,6 @@ class PuzzleMix(PairSynthesizer):
                 "PuzzleMix needs `alpha` > 0, `beta`, `eta` and `transport_cost` >= 0, and `gamma` in [0, 1]"
             )
 
-    @_one_thread()
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         n, lam, partner = int(rng.choice(self.blocks)), float(rng.beta(self.alpha, self.alpha)), self.partner(rng)
         pictures = [to_rgb(part[self.image_column]) for part in (row, partner)]
