@@ -180,6 +180,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "pets-b-vit": lambda: pets_table(load(PETS, Run), "b", "vit"),
     "pets-c-cnn": lambda: pets_table(load(PETS, Run), "c", "cnn"),
     "speed": speed_table,
+    "speed-batch32": lambda: speed_table(RESULTS / "engines_batch32.json"),
     "precision": precision_table,
     "data": data_table,
     "search": lambda: search_table(load(SEARCH, Run)),
