@@ -4,6 +4,7 @@ from hf_pgg.collator import PGGCollator
 from hf_pgg.config import PGGConfig
 from hf_pgg.provenance import ProvenanceError, add_provenance, provenance_features
 from hf_pgg.synthesis import (
+    ActorComposite,
     BackgroundExchange,
     Composite,
     CutMix,
@@ -12,12 +13,15 @@ from hf_pgg.synthesis import (
     MaskAblation,
     PuzzleMix,
     ResizeMix,
+    TileMix,
+    VideoMix,
 )
 from hf_pgg.trainer import PGGTrainer
 
 __version__ = "0.1.0"
 
 __all__ = [
+    "ActorComposite",
     "BackgroundExchange",
     "Composite",
     "CutMix",
@@ -30,6 +34,8 @@ __all__ = [
     "ProvenanceError",
     "PuzzleMix",
     "ResizeMix",
+    "TileMix",
+    "VideoMix",
     "add_provenance",
     "provenance_features",
 ]

@@ -380,6 +380,14 @@ def test_a_clip_shorter_than_the_sample_is_named(clips):
     assert len(frames_of(held[0])) == 9
 
 
+def test_provenance_of_another_length_is_named(guided_clips):
+    def shorten(_, i):
+        return {"provenance": [encode_mask(actor_masks(i, 7))]}
+
+    with pytest.raises(ProvenanceError, match=r"row 0.*column 'provenance': 8 masks of 32x21 for frames of 32x24"):
+        VideoMix(source=guided_clips).map(guided_clips.map(shorten, with_indices=True))
+
+
 def test_columns_that_decode_whole_clips_are_refused(clips):
     whole = Dataset.from_dict(
         {"video": [{"bytes": b"0", "path": None}] * 2, "label": [0, 1]}, features=Features(video=Video(), label=LABEL)

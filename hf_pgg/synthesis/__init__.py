@@ -1,6 +1,7 @@
 """Synthesis methods that keep provenance: each a pure function on arrays under a `datasets.map` transform."""
 
 from hf_pgg.synthesis.ablation import MaskAblation
+from hf_pgg.synthesis.actor_composite import ActorComposite
 from hf_pgg.synthesis.base import FreshDraws, Synthesizer
 from hf_pgg.synthesis.compositing import Composite
 from hf_pgg.synthesis.cutmix import CutMix
@@ -8,8 +9,10 @@ from hf_pgg.synthesis.editing import Edit
 from hf_pgg.synthesis.exchange import BackgroundExchange
 from hf_pgg.synthesis.puzzlemix import InputGradientSaliency, PuzzleMix
 from hf_pgg.synthesis.resizemix import ResizeMix
+from hf_pgg.synthesis.videomix import TileMix, VideoMix
 
 __all__ = [
+    "ActorComposite",
     "BackgroundExchange",
     "Composite",
     "CutMix",
@@ -20,4 +23,6 @@ __all__ = [
     "PuzzleMix",
     "ResizeMix",
     "Synthesizer",
+    "TileMix",
+    "VideoMix",
 ]

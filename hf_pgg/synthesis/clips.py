@@ -115,6 +115,10 @@ class ClipSynthesizer(RowSynthesizer, ABC):
         if row.get(PROVENANCE) is None:  # the target is every frame sampled, whatever the clip's length
             return sources_of(row, clip.frames.shape[:3], self.label_column)
         labels, weights, masks = sources_of(row, (clip.length, *clip.size), self.label_column)
+        for mask in masks:
+            if mask.shape[1:] != clip.stored_size:
+                found, wanted = (f"{size[1]}x{size[0]}" for size in (mask.shape[1:], clip.stored_size))
+                raise ValueError(f"column '{PROVENANCE}': {clip.length} masks of {found} for frames of {wanted}")
         return labels, weights, [resize_frames(mask[clip.indices], clip.size) for mask in masks]
 
 
