@@ -32,7 +32,7 @@ def main() -> None:
     test = train_wsol.open_dataset(task.dataset_name, "test")
     records = {tuple(record["run"].items()): record for record in load(wsol_table.WSOL, Run)}
     shown = {}
-    for run in headline():
+    for run in sorted(headline(), key=wsol_table.place):
         folder, record = benchmark_wsol.kept(run), records.get(tuple(vars(run).items()))
         if run.seed == 0 and folder.exists() and record is not None:
             model = AutoModelForImageClassification.from_pretrained(folder)

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from table_format import RESULTS, Record, load, mean_and_spread, paired
-from wsol_plans import Run, ablations, headline, scratch
+from wsol_plans import MIXES, Run, ablations, headline, scratch
 
 WSOL = RESULTS / "wsol.jsonl"
 SEARCH = RESULTS / "wsol_search.jsonl"
@@ -84,8 +84,13 @@ def search_table(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
+def place(run: Run) -> tuple[int, float]:
+    """Plain first, and each mix before its guided twin."""
+    return (("none", *MIXES).index(run.synthesis), run.alpha)
+
+
 TABLES: dict[str, Callable[[], str]] = {
-    "wsol": lambda: table_of(load(WSOL, Run), headline(), twins=True),
+    "wsol": lambda: table_of(load(WSOL, Run), sorted(headline(), key=place), twins=True),
     "wsol-ablations": lambda: table_of(
         [r for r in load(WSOL, Run) if r["run"]["seed"] == 0],
         [Run(), Run(synthesis="cutmix"), *ablations()],
