@@ -1,0 +1,493 @@
+"""From-Fake-to-Real: what training needs when a label is tied to a bias attribute, and some groups are small.
+
+A group is a (label, bias) pair. M. Qraitem, K. Saenko, B. Plummer, "From Fake to Real: Pretraining on Balanced
+Synthetic Images to Prevent Spurious Correlations in Image Recognition" (arXiv 2308.04553): balanced synthetic rows
+first, biased real rows second, so that telling real from synthetic never helps. The baselines (USB, ASB) mix both.
+Here: how many synthetic rows a group gets, biased splits, and the methods of stage two: resampling, GroupDRO and
+refitting the last layer (DFR). The trainers stand on [`PGGTrainer`], so that either stage may be guided.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset
+from numpy.typing import ArrayLike
+from sklearn.linear_model import LogisticRegression
+from sklearn.preprocessing import StandardScaler
+from torch import nn
+from torch.utils.data import DataLoader, WeightedRandomSampler
+
+from hf_pgg.collator import PGGCollator
+from hf_pgg.config import PGGConfig
+from hf_pgg.metrics import group_metrics
+from hf_pgg.trainer import PGGTrainer, soft_cross_entropy
+
+GROUP = "group"
+RULES = ("usb", "asb", "ffr")
+STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # inverse strengths C of the L1 penalty that DFR tries
+_DRO_STATE = "group_dro.json"
+
+
+# ---------------------------------------------------------------------------------------------- groups
+
+
+def _classes(dataset: Dataset, column: str) -> ClassLabel:
+    feature = dataset.features.get(column)
+    if not isinstance(feature, ClassLabel):
+        raise ValueError(
+            f"column '{column}' is {'missing' if feature is None else feature}, not a ClassLabel; the columns are"
+            f" {dataset.column_names}. Turn it into classes with `dataset.class_encode_column('{column}')`."
+        )
+    return feature
+
+
+def _values(dataset: Dataset, column: str) -> np.ndarray:
+    values = dataset.select_columns(column).with_format("arrow")[:][column]
+    if values.null_count or (len(values) and values.to_numpy().min() < 0):
+        raise ValueError(f"column '{column}' has rows without a value: remove them, they belong to no group")
+    return values.to_numpy().astype(np.int64)
+
+
+def count_groups(dataset: Dataset, label_column: str, bias_column: str) -> np.ndarray:
+    """(labels, biases) int64: the rows of each group. Both columns are `ClassLabel`s.
+
+    Raises:
+        ValueError: If a column is missing, is no `ClassLabel`, or has rows without a value.
+    """
+    shape = (_classes(dataset, label_column).num_classes, _classes(dataset, bias_column).num_classes)
+    index = _values(dataset, label_column) * shape[1] + _values(dataset, bias_column)
+    return np.bincount(index, minlength=shape[0] * shape[1]).reshape(shape)
+
+
+def add_groups(dataset: Dataset, columns: Sequence[str], name: str = GROUP) -> Dataset:
+    """Adds the group of each row as a `ClassLabel` of all combinations of `columns` (themselves `ClassLabel`s).
+
+    USB and ASB train on groups of (label, bias, real or synthetic): name the column of the source as the third.
+    """
+    names = [" / ".join(parts) for parts in product(*(_classes(dataset, column).names for column in columns))]
+    index = np.zeros(len(dataset), np.int64)
+    for column in columns:
+        index = index * _classes(dataset, column).num_classes + _values(dataset, column)
+    return dataset.add_column(name, index.tolist(), feature=ClassLabel(names=names))
+
+
+def subgroup_counts(real: ArrayLike, rule: str) -> np.ndarray:
+    """How many synthetic rows each group gets, from the real rows of each.
+
+    `"usb"` tops every group up to the largest one: n_syn = sum_g (max n - n_g). `"ffr"` (stage one) and `"asb"` (added
+    to the real rows) share the same total evenly: floor(n_syn / groups) each.
+
+    Args:
+        real: (labels, biases) integers >= 0.
+
+    Returns:
+        (labels, biases) int64.
+
+    Raises:
+        ValueError: If the rule is unknown, or the counts are no table of counts.
+    """
+    real = np.asarray(real)
+    if rule not in RULES:
+        raise ValueError(f"rule '{rule}' is none of {', '.join(RULES)}")
+    if real.ndim != 2 or not np.issubdtype(real.dtype, np.integer) or real.size == 0 or real.min() < 0:
+        raise ValueError(f"`real` is a (labels, biases) table of counts >= 0, not {real.tolist()}")
+    missing = real.max() - real.astype(np.int64)
+    return missing if rule == "usb" else np.full_like(missing, missing.sum() // real.size)
+
+
+def take_per_group(dataset: Dataset, counts: ArrayLike, label_column: str, bias_column: str, seed: int = 0) -> Dataset:
+    """`counts` (labels, biases) rows of each group, drawn without replacement, in the order of the dataset.
+
+    A smaller count takes a part of what a larger one takes.
+
+    Raises:
+        ValueError: Naming a group with too few rows.
+    """
+    counts, have = np.asarray(counts), count_groups(dataset, label_column, bias_column)
+    if counts.shape != have.shape:
+        raise ValueError(f"`counts` has shape {counts.shape}, the dataset has {have.shape[0]} labels x {have.shape[1]}")
+    labels, biases = _values(dataset, label_column), _values(dataset, bias_column)
+    chosen = []
+    for y, b in np.ndindex(*counts.shape):
+        if counts[y, b] > have[y, b]:
+            raise ValueError(
+                f"group {_group_name(dataset, label_column, y, bias_column, b)} has {have[y, b]} rows,"
+                f" {counts[y, b]} are needed: add rows, or ask for fewer"
+            )
+        rows = np.flatnonzero((labels == y) & (biases == b))
+        chosen.append(np.random.default_rng([seed, y, b]).permutation(rows)[: counts[y, b]])
+    return dataset.select(np.sort(np.concatenate(chosen)))
+
+
+def biased_split(
+    dataset: Dataset,
+    label_column: str,
+    bias_column: str,
+    ratio: float,
+    seed: int = 0,
+    *,
+    majority: Mapping[int, int] | None = None,
+    allow_empty: bool = False,
+) -> Dataset:
+    """Ties label to bias: of each label's rows, `ratio` have its majority bias value.
+
+    All majority rows are kept, and round(majority (1 - ratio) / ratio) others, shared evenly by the other values.
+
+    Args:
+        ratio (`float`): In (0, 1]; 0.99 leaves one row in a hundred off the majority.
+        majority (`Mapping`, *optional*): Label -> bias value; by default value i goes with label i.
+        allow_empty (`bool`, *optional*, defaults to `False`): Accept groups that are left without a row.
+
+    Raises:
+        ValueError: If a group has too few rows or would have none, naming it; or an argument makes no sense.
+    """
+    if not 0 < ratio <= 1:
+        raise ValueError(f"ratio is {ratio}: it must be in (0, 1]")
+    have = count_groups(dataset, label_column, bias_column)
+    labels, biases = have.shape
+    if majority is None:
+        if labels != biases:
+            raise ValueError(f"{labels} labels and {biases} bias values: say which go together in `majority`")
+        majority = {label: label for label in range(labels)}
+    if set(majority) != set(range(labels)) or not set(majority.values()) <= set(range(biases)):
+        raise ValueError(f"`majority` is {dict(majority)}: give each of {labels} labels one of {biases} bias values")
+    counts = np.zeros_like(have)
+    for label, value in majority.items():
+        counts[label, value] = have[label, value]
+        others = [(value + 1 + i) % biases for i in range(biases - 1)]
+        rest = round(have[label, value] * (1 - ratio) / ratio)
+        for i, other in enumerate(others):
+            counts[label, other] = rest // len(others) + (i < rest % len(others))
+    for label, value in np.argwhere(counts == 0):
+        if not allow_empty:
+            raise ValueError(
+                f"ratio {ratio} leaves group {_group_name(dataset, label_column, label, bias_column, value)} without a"
+                " real row: no method can be judged on it. Lower the ratio, add rows, or pass `allow_empty=True`"
+            )
+    return take_per_group(dataset, counts, label_column, bias_column, seed)
+
+
+def _group_name(dataset: Dataset, label_column: str, label: int, bias_column: str, bias: int) -> str:
+    names = (_classes(dataset, label_column).names[label], _classes(dataset, bias_column).names[bias])
+    return f"({label_column} '{names[0]}', {bias_column} '{names[1]}')"
+
+
+# ---------------------------------------------------------------------------------------------- resampling
+
+
+class GroupBalancedSampler(WeightedRandomSampler):
+    """Draws every group as often as any other, with replacement; as many draws an epoch as there are rows.
+
+    The draws depend on the seed and the epoch alone, so that a resumed run sees what an uninterrupted one sees.
+
+    Args:
+        groups: (N,) integers. seed (`int`, *optional*, defaults to 0).
+    """
+
+    def __init__(self, groups: ArrayLike, seed: int = 0):
+        groups = np.asarray(groups)
+        if groups.ndim != 1 or len(groups) == 0:
+            raise ValueError(f"`groups` is (N,) with N > 0, not {groups.shape}")
+        values, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
+        weights = 1 / (len(values) * counts[index])
+        super().__init__(weights.tolist(), len(groups), replacement=True, generator=torch.Generator())
+        self.seed, self.epoch = seed, 0
+
+    def set_epoch(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def __iter__(self) -> Iterator[int]:
+        key = np.random.SeedSequence([self.seed, self.epoch]).generate_state(1)[0]
+        self.generator.manual_seed(int(key))
+        return super().__iter__()
+
+
+class ResamplingTrainer(PGGTrainer):
+    """A [`PGGTrainer`] whose batches hold every group equally often.
+
+    Args:
+        group_column (`str`, *optional*, defaults to `"group"`): Integer column of the training set, see [`add_groups`].
+    """
+
+    def __init__(self, model: Any, args: PGGConfig, *, group_column: str = GROUP, **kwargs: Any):
+        super().__init__(model, args, **kwargs)
+        groups = _train_groups(self.train_dataset, group_column)
+        self._sampler = GroupBalancedSampler(groups, args.seed if args.data_seed is None else args.data_seed)
+
+    def _get_train_sampler(self, train_dataset: Any = None) -> GroupBalancedSampler:
+        return self._sampler
+
+
+def _train_groups(dataset: Any, column: str) -> np.ndarray:
+    if not isinstance(dataset, Dataset) or column not in dataset.column_names:
+        raise ValueError(f"the training set is a map-style Dataset with the column '{column}': see `add_groups`")
+    return _values(dataset, column)
+
+
+# ---------------------------------------------------------------------------------------------- GroupDRO
+
+
+class GroupDRO:
+    """Group distributionally robust loss: weights q over the groups follow the losses.
+
+    S. Sagawa, P. W. Koh, T. Hashimoto, P. Liang, "Distributionally Robust Neural Networks for Group Shifts" (ICLR
+    2020), algorithm 1: q_g <- q_g exp(eta l_g) / Z, then L = sum_g q_g l_g, with l_g the mean loss of group g in the
+    batch, 0 where it has no row.
+
+    Args:
+        present: (G,) bool: the groups that have training rows; they start equal, the others stay at 0.
+        step_size (`float`, *optional*, defaults to 0.01): eta.
+    """
+
+    def __init__(self, present: ArrayLike, step_size: float = 0.01):
+        mask = torch.as_tensor(np.asarray(present, dtype=bool))
+        if mask.ndim != 1 or not mask.any():
+            raise ValueError(f"`present` marks the groups that have rows, not {np.asarray(present).tolist()}")
+        if not step_size > 0:
+            raise ValueError(f"step_size is {step_size}: it must be > 0, at 0 the weights never move")
+        self.step_size = step_size
+        self.q = mask.float() / mask.sum()
+
+    def loss(
+        self,
+        losses: torch.Tensor,
+        groups: torch.Tensor,
+        counts: torch.Tensor | None = None,
+        reduce: Callable[[torch.Tensor], torch.Tensor] = lambda means: means,
+    ) -> torch.Tensor:
+        """Moves q, and returns the weighted loss ().
+
+        Args:
+            losses, groups: (B,) float and int64.
+            counts: (G,) rows of each group in the whole batch, where these rows are a part of it (accumulation, several
+                processes). The parts' exponents add up, so q ends where the whole batch would have moved it.
+            reduce: Sums a (G,) tensor over the processes.
+        """
+        self.q = self.q.to(losses.device)
+        if counts is None:
+            counts = torch.bincount(groups, minlength=len(self.q))
+        sums = torch.zeros(len(self.q), dtype=losses.dtype, device=losses.device).index_add(0, groups, losses)
+        means = sums / counts.clamp(min=1)
+        q = self.q * torch.exp(self.step_size * reduce(means.detach()))
+        self.q = q / q.sum()
+        return (self.q * means).sum()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"q": self.q.tolist(), "step_size": self.step_size}
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        if len(state["q"]) != len(self.q):
+            raise ValueError(f"the saved state has {len(state['q'])} groups, the training set has {len(self.q)}")
+        self.q, self.step_size = torch.tensor(state["q"]), state["step_size"]
+
+
+class GroupDROTrainer(PGGTrainer):
+    """A [`PGGTrainer`] whose classification loss is GroupDRO's; guidance is added to it unweighted.
+
+    q is saved in the checkpoints and restored with them; the largest weight is logged as `largest_group_weight`.
+
+    Args:
+        group_column (`str`, *optional*, defaults to `"group"`): `ClassLabel` of the training set, see [`add_groups`];
+            it must be among `args.group_columns`, which bring it into the batch.
+        step_size (`float`, *optional*, defaults to 0.01): eta.
+    """
+
+    def __init__(
+        self, model: Any, args: PGGConfig, *, group_column: str = GROUP, step_size: float = 0.01, **kwargs: Any
+    ):
+        if group_column not in (args.group_columns or []):
+            raise ValueError(f"`group_columns` is {args.group_columns}: add '{group_column}', or no batch has groups")
+        super().__init__(model, args, **kwargs)
+        if group_column not in getattr(self.data_collator, "extra_columns", ()):
+            raise ValueError(f"no batch has groups: give the collator `extra_columns=['{group_column}']`")
+        groups = _train_groups(self.train_dataset, group_column)
+        classes = _classes(self.train_dataset, group_column).num_classes
+        self.group_column = group_column
+        self.dro = GroupDRO(np.bincount(groups, minlength=classes) > 0, step_size)
+        self._group_counts: torch.Tensor | None = None
+
+    def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
+        groups = [batch[self.group_column].to(device) for batch in batch_samples]
+        if groups:
+            self._group_counts = self._over_processes(torch.bincount(torch.cat(groups), minlength=len(self.dro.q)))
+        return super()._get_num_items_in_batch(batch_samples, device)
+
+    def _over_processes(self, values: torch.Tensor) -> torch.Tensor:
+        return self.accelerator.reduce(values, "sum") if self.args.world_size > 1 else values
+
+    def compute_loss(
+        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
+    ) -> Any:
+        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
+        if model.training:
+            entropy = soft_cross_entropy(
+                outputs.logits, inputs["labels"], inputs["label_weights"], self.args.label_smoothing_factor
+            )
+            robust = self.dro.loss(entropy, inputs[self.group_column], self._group_counts, self._over_processes)
+            # the mean that PGGTrainer put in is taken out again: its loss is linear in the entropies
+            loss = loss + self.args.world_size * (robust - entropy.sum() / num_items_in_batch)
+        return (loss, outputs) if return_outputs else loss
+
+    def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
+        if "loss" in logs:
+            logs["largest_group_weight"] = self.dro.q.max().item()
+        super().log(logs, start_time)
+
+    def _save_optimizer_and_scheduler(self, output_dir: str) -> None:
+        super()._save_optimizer_and_scheduler(output_dir)
+        if self.args.should_save:
+            (Path(output_dir) / _DRO_STATE).write_text(json.dumps(self.dro.state_dict()))
+
+    def _load_optimizer_and_scheduler(self, checkpoint: str | None) -> None:
+        super()._load_optimizer_and_scheduler(checkpoint)
+        if checkpoint is not None:
+            self.dro.load_state_dict(json.loads((Path(checkpoint) / _DRO_STATE).read_text()))
+
+
+# ---------------------------------------------------------------------------------------------- DFR
+
+
+@dataclass(frozen=True)
+class LastLayer:
+    """A linear head: weight (classes, d), bias (classes,), and the inverse L1 strength `C` that was chosen."""
+
+    weight: np.ndarray
+    bias: np.ndarray
+    C: float
+
+
+def fit_last_layer(
+    features: ArrayLike,
+    labels: ArrayLike,
+    groups: ArrayLike,
+    *,
+    strengths: Sequence[float] = STRENGTHS,
+    refits: int = 20,
+    seed: int = 0,
+) -> LastLayer:
+    """Deep feature reweighting: an L1 logistic regression on group-balanced rows.
+
+    P. Kirichenko, P. Izmailov, A. G. Wilson, "Last Layer Re-Training is Sufficient for Robustness to Spurious
+    Correlations" (ICLR 2023). C is fitted on a balanced part of one half of the rows and chosen by the worst group of
+    the other half; then `refits` fits on balanced draws of all rows are averaged. Features are standardised, and the
+    scale is folded into the weights.
+
+    Args:
+        features: (N, d) float. labels, groups: (N,) integers; a group has rows of one label.
+
+    Raises:
+        ValueError: If a group has fewer than two rows, labels are not 0..classes-1, or a feature is not finite.
+    """
+    features, labels, groups = np.asarray(features, np.float64), np.asarray(labels), np.asarray(groups)
+    if features.ndim != 2 or not len(features) == len(labels) == len(groups):
+        raise ValueError(
+            f"features (N, d), labels and groups (N,): not {features.shape}, {labels.shape}, {groups.shape}"
+        )
+    if not np.isfinite(features).all():
+        raise ValueError("the features hold NaN or infinity: the model has diverged")
+    if len(np.unique(labels)) < 2 or set(np.unique(labels)) != set(range(labels.max() + 1)):
+        raise ValueError(f"the labels are {np.unique(labels)}: every class needs rows to refit the last layer")
+    names, counts = np.unique(groups, return_counts=True)
+    if counts.min() < 2:
+        raise ValueError(f"group {names[counts.argmin()]} has one row: refitting needs two, one to choose C on")
+    rng = np.random.default_rng(seed)
+
+    def balanced(rows: np.ndarray) -> np.ndarray:
+        parts = [rng.permutation(rows[groups[rows] == group]) for group in names]
+        return np.concatenate([part[: min(map(len, parts))] for part in parts])
+
+    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
+    for group in names:  # either half has every group
+        for half, part in zip(halves, np.array_split(rng.permutation(np.flatnonzero(groups == group)), 2), strict=True):
+            half.append(part)
+    first, second = (np.concatenate(half) for half in halves)
+
+    def held_out(C: float) -> tuple[float, float]:
+        weight, bias = _logistic(features[chosen], labels[chosen], C, seed)
+        metrics = group_metrics((features[second] @ weight.T + bias).argmax(1), labels[second], groups[second])
+        return metrics["worst_group_accuracy"], metrics["balanced_accuracy"]
+
+    chosen = balanced(first)
+    best = max(strengths, key=held_out)
+    fits = [
+        _logistic(features[rows], labels[rows], best, seed)
+        for rows in (balanced(np.arange(len(labels))) for _ in range(refits))
+    ]
+    return LastLayer(np.mean([w for w, _ in fits], 0), np.mean([b for _, b in fits], 0), best)
+
+
+def _logistic(features: np.ndarray, labels: np.ndarray, C: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
+    """Weight (classes, d) and bias (classes,) of a softmax over the raw features."""
+    scaler = StandardScaler().fit(features)
+    model = LogisticRegression(C=C, solver="saga", max_iter=1000, random_state=seed, **_L1)
+    model.fit(scaler.transform(features), labels)
+    weight, bias = model.coef_, model.intercept_
+    if len(weight) == 1:  # one logit of two classes: half of it each, with opposite signs
+        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
+    weight = weight / scaler.scale_
+    return weight, bias - weight @ scaler.mean_
+
+
+# scikit-learn 1.8 says l1_ratio=1 where earlier releases say penalty="l1"
+_L1: dict[str, Any] = {"penalty": "l1"} if LogisticRegression().penalty == "l2" else {"l1_ratio": 1.0}
+
+
+def classification_head(model: Any) -> nn.Linear:
+    """The last linear layer of a `transformers` or timm-wrapped classifier.
+
+    Raises:
+        ValueError: If its head does not end in a `nn.Linear` with a bias.
+    """
+    base = model.get_base_model() if hasattr(model, "get_base_model") else model
+    head = base.timm_model.get_classifier() if hasattr(base, "timm_model") else getattr(base, "classifier", None)
+    last = head[-1] if isinstance(head, nn.Sequential) else head
+    if not isinstance(last, nn.Linear) or last.bias is None:
+        raise ValueError(f"{type(base).__name__} has no linear `classifier` ({head}): there is no last layer to refit")
+    return last
+
+
+@torch.no_grad()
+def head_inputs(
+    model: Any, dataset: Dataset, collator: PGGCollator, batch_size: int = 128
+) -> tuple[np.ndarray, np.ndarray]:
+    """What the last linear layer reads: (N, d) float32, and the rows' (first) labels (N,). No augmentation."""
+    head, seen, labels = classification_head(model), [], []
+    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
+    was_training = model.training
+    model.eval()
+    try:
+        for batch in DataLoader(dataset, batch_size, collate_fn=collator.without_augmentation()):
+            model(pixel_values=batch["pixel_values"].to(head.weight.device))
+            labels.append(batch["labels"][:, 0])
+    finally:
+        hook.remove()
+        model.train(was_training)
+    return torch.cat(seen).numpy(), torch.cat(labels).numpy()
+
+
+@torch.no_grad()
+def refit_head(
+    model: Any, dataset: Dataset, collator: PGGCollator, group_column: str = GROUP, **options: Any
+) -> LastLayer:
+    """DFR on a model: fits [`fit_last_layer`] on its features of `dataset` (validation rows), and writes the head.
+
+    Args:
+        group_column (`str`, *optional*, defaults to `"group"`): Integer column of `dataset`, see [`add_groups`].
+        options: Those of [`fit_last_layer`].
+    """
+    head = classification_head(model)
+    features, labels = head_inputs(model, dataset, collator)
+    layer = fit_last_layer(features, labels, _values(dataset, group_column), **options)
+    if len(layer.weight) != head.out_features:
+        raise ValueError(f"the rows have {len(layer.weight)} classes, the model {head.out_features}: each needs rows")
+    head.weight.copy_(torch.as_tensor(layer.weight))
+    head.bias.copy_(torch.as_tensor(layer.bias))
+    return layer

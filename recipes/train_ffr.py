@@ -1,0 +1,438 @@
+"""From-Fake-to-Real: balanced synthetic rows first, biased real rows second, beside the baselines that mix them.
+
+    accelerate launch recipes/train_ffr.py --method erm groupdro --data real usb asb ffr --bias 0.99 --seeds 0 1
+    accelerate launch recipes/train_ffr.py --method erm --data ffr --guided
+
+One cell is a method on a data set at a bias and a seed; each cell appends a line to `results.jsonl`, finished ones are
+skipped, and the table of all lines is printed.
+
+`--data real`: no synthetic row. `usb`: synthetic rows top every (label, bias) group up to the largest one. `asb`: the
+same number shared evenly. `ffr`: as many as `asb`, in a stage of their own; stage two starts from its weights, head
+included, and sees real rows alone. `--method`: `erm`, `resample`, `groupdro` or `dfr`; where rows are mixed, the groups
+of `resample` and `groupdro` are (label, bias, real or synthetic). Checkpoints, in either stage, are chosen by the worst
+group of the real validation rows; DFR refits on these rows. `--guided` guides whatever rows have provenance.
+
+The embedded data: is a handwritten digit even or odd, on one of two photographs; the training digits of a class stand
+on its own photograph with the given bias, validation and test digits on either as often. **The synthetic rows are a
+stand-in, not a generator's**: cut-outs of the training digits, pasted on the photograph asked for, smaller and with
+softer edges than the real ones, so that real and synthetic can be told apart. Real pictures of a generator come in
+with `--synthetic_dataset`:
+
+    accelerate launch recipes/train_ffr.py --dataset_name my/faces --synthetic_dataset my/generated --bias_column gender
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import shutil
+import time
+from dataclasses import asdict, dataclass, field, replace
+from itertools import product
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value, concatenate_datasets
+from train_cls import ModelArguments, load_model, open_dataset
+from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
+from transformers.trainer_utils import get_last_checkpoint
+
+from hf_pgg import Composite, PGGConfig, PGGTrainer
+from hf_pgg.debias import (
+    GROUP,
+    GroupDROTrainer,
+    ResamplingTrainer,
+    add_groups,
+    biased_split,
+    count_groups,
+    refit_head,
+    subgroup_counts,
+    take_per_group,
+)
+from hf_pgg.demo_data import digits, photographs
+from hf_pgg.metrics import group_accuracies, group_metrics
+from hf_pgg.model_card import environment
+from hf_pgg.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE
+from hf_pgg.trainer import GroupedEvalPrediction
+
+METHODS = {"erm": PGGTrainer, "resample": ResamplingTrainer, "groupdro": GroupDROTrainer, "dfr": PGGTrainer}
+DATA = ("real", "usb", "asb", "ffr")
+PHOTOGRAPHS = ("brick.png", "gravel.png")  # of the even and of the odd digits
+SIZE = 32  # pixels of the embedded pictures
+SOURCE = ClassLabel(names=["real", "synthetic"])
+
+
+@dataclass
+class DataArguments:
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder with splits train, validation, test; default: the embedded data."},
+    )
+    synthetic_dataset: str | None = field(
+        default=None, metadata={"help": "Synthetic rows of every group: Hub id, folder or parquet, split train."}
+    )
+    bias_column: str = field(default="bias", metadata={"help": "ClassLabel that the label is tied to."})
+    real_masks: bool = field(
+        default=False, metadata={"help": "Embedded data: keep the masks of the real digits, as if annotated."}
+    )
+
+
+@dataclass
+class CellArguments:
+    method: list[str] = field(default_factory=lambda: ["erm"], metadata={"help": f"Of {', '.join(METHODS)}."})
+    data: list[str] = field(default_factory=lambda: ["ffr"], metadata={"help": f"Of {', '.join(DATA)}."})
+    bias: list[float] = field(
+        default_factory=list,
+        metadata={"help": "Share of the majority in the training rows; default: 0.99, own data as it is."},
+    )
+    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of everything that is drawn."})
+    guided: bool = field(default=False, metadata={"help": "Guide the rows that have provenance."})
+
+
+@dataclass
+class RecipeConfig(PGGConfig):
+    """`PGGConfig` with the defaults of this recipe."""
+
+    output_dir: str | None = field(default="out/train_ffr", metadata={"help": "Where everything is written."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures a step and device."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Pictures a step in evaluation."})
+    num_train_epochs: float = field(default=15, metadata={"help": "Passes over real and synthetic rows together."})
+    learning_rate: float = field(default=2e-3, metadata={"help": "Peak step size of stage one and of the baselines."})
+    stage_two_learning_rate: float = field(default=1e-5, metadata={"help": "Peak step size of FFR's stage two."})
+    evaluations: int = field(default=6, metadata={"help": "Checkpoints of a stage that are compared on validation."})
+    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the step size."})
+    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
+    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
+    logging_steps: float = field(default=20, metadata={"help": "Steps between two logs."})
+    image_size: int | None = field(default=SIZE, metadata={"help": "Input size in pixels."})
+    report_to: list[str] | None = field(default_factory=lambda: ["none"], metadata={"help": "Trackers to log to."})
+    alpha: float = field(default=10.0, metadata={"help": "Weight of the guidance loss where `--guided`."})
+
+
+@dataclass(frozen=True)
+class Cell:
+    method: str
+    data: str
+    bias: float | None
+    guided: bool
+    seed: int
+
+
+def main() -> None:
+    parser = HfArgumentParser((DataArguments, CellArguments, ModelArguments, RecipeConfig))
+    data_args, cells, model_args, config = parser.parse_args_into_dataclasses()
+    for option, chosen, known in (("method", cells.method, METHODS), ("data", cells.data, DATA)):
+        for value in chosen:
+            if value not in known:
+                raise SystemExit(f"--{option} {value}: choose {', '.join(known)}")
+    if data_args.dataset_name and not data_args.synthetic_dataset and set(cells.data) != {"real"}:
+        raise SystemExit(f"--data {' '.join(cells.data)} needs --synthetic_dataset, rows of every (label, bias) group")
+    torch.set_flush_denormal(True)  # guidance drives gradients near zero, and denormal floats are slow on a CPU
+
+    results = Path(config.output_dir) / "results.jsonl"
+    biases = cells.bias or [None if data_args.dataset_name else 0.99]
+    for bias, seed, data, method in product(biases, cells.seeds, cells.data, cells.method):
+        cell = Cell(method, data, bias, cells.guided, seed)
+        settings = settings_of(data_args, model_args, config, cell)
+        if any(record["settings"] == settings for record in read_records(results)):
+            print(f"{cell}: finished before", flush=True)
+            continue
+        record = run_cell(cell, data_args, model_args, config)
+        if config.process_index == 0:
+            results.parent.mkdir(parents=True, exist_ok=True)
+            with results.open("a") as file:
+                file.write(json.dumps({"settings": settings, **record, "environment": environment()}) + "\n")
+    if config.process_index == 0:
+        print(table(read_records(results)))
+        print("written:", results)
+
+
+def settings_of(data: DataArguments, model: ModelArguments, config: RecipeConfig, cell: Cell) -> dict[str, Any]:
+    """What a run depends on: equal settings, equal run."""
+    names = ["max_steps", "num_train_epochs", "train_batch_size", "gradient_accumulation_steps", "world_size"]
+    names += ["learning_rate", "stage_two_learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"]
+    names += ["evaluations", "image_size", "freeze_batch_norm", "label_column"]
+    if cell.guided:
+        names += ["alpha", "alpha_warmup_ratio", *(name for name in vars(config) if name.startswith("guidance_"))]
+    return {**asdict(cell), **asdict(data), **asdict(model), **{name: getattr(config, name) for name in names}}
+
+
+def read_records(path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+# ---------------------------------------------------------------------------------------------- one cell
+
+
+def run_cell(cell: Cell, data_args: DataArguments, model_args: ModelArguments, config: RecipeConfig) -> dict[str, Any]:
+    """Trains and evaluates one cell; returns its figures on the test rows, and what they came from."""
+    started = time.time()
+    folder = Path(config.output_dir) / "runs" / digest(settings_of(data_args, model_args, config, cell))
+    label, bias = config.label_column, data_args.bias_column
+    with config.main_process_first(desc="data"):
+        splits = load_data(data_args, config, cell)
+        real = count_groups(splits["train"], label, bias)
+        counts = subgroup_counts(real, "usb" if cell.data == "usb" else "ffr")
+        synthetic = None if cell.data == "real" else load_synthetic(splits, counts, data_args, config, cell.seed)
+    evaluated = {name: add_groups(splits[name], [label, bias]) for name in ("validation", "test")}
+
+    # one budget for all: passes over the real rows and the synthetic total, also where there are only real ones
+    total, batch = int(subgroup_counts(real, "usb").sum()), config.train_batch_size * config.world_size
+    rows = total + len(splits["train"])
+    steps = config.max_steps
+    if steps <= 0:
+        steps = round(config.num_train_epochs * rows / (batch * config.gradient_accumulation_steps))
+    config = replace(config, alpha=config.alpha if cell.guided else 0.0, seed=cell.seed, group_columns=[GROUP])
+    record: dict[str, Any] = {
+        "groups": evaluated["test"].features[GROUP].names,
+        "real_rows": real.tolist(),
+        "synthetic_rows": (counts if synthetic is not None else 0 * counts).tolist(),
+        "stage_one": None,
+    }
+    train, columns, start = splits["train"], [label, bias], None
+    if cell.data == "ffr":
+        first = max(round(steps * len(synthetic) / rows), 1)
+        steps = max(steps - first, 1)
+        start, record["stage_one"] = stage_one(synthetic, evaluated, first, cell, data_args, model_args, config)
+        config = replace(config, learning_rate=config.stage_two_learning_rate)
+    elif synthetic is not None:
+        train, columns = concatenate_datasets([train, synthetic]), [label, bias, "source"]
+    guided = guided_rows(train)
+    if cell.guided and guided + (record["stage_one"] or {}).get("guided_rows", 0) == 0:
+        raise SystemExit(f"--guided: no row of --data {cell.data} has provenance, there is nothing to guide")
+
+    train = add_groups(train, columns)
+    trainer = train_stage(METHODS[cell.method], train, evaluated, folder, steps, start, model_args, config)
+    record |= {"guided_rows": guided, **run_figures(trainer)}
+    if cell.method == "groupdro":
+        record["group_weights"] = dict(zip(train.features[GROUP].names, trainer.dro.q.tolist(), strict=True))
+    if cell.method == "dfr":
+        layer = refit_head(trainer.model, evaluated["validation"], trainer.data_collator, seed=cell.seed)
+        record["dfr_C"] = layer.C
+    for name in evaluated:
+        figures = trainer.evaluate(evaluated[name], metric_key_prefix=name)
+        record[name] = {
+            key.removeprefix(f"{name}_"): value
+            for key, value in figures.items()
+            if key.startswith(f"{name}_") and not key.endswith(("_runtime", "_per_second"))
+        }
+    trainer.save_model(str(folder / "model"))
+    if trainer.is_world_process_zero():
+        shutil.rmtree(folder / "checkpoints")
+    return {**record, "seconds": round(time.time() - started, 1)}
+
+
+def stage_one(
+    synthetic: Dataset,
+    evaluated: dict[str, Dataset],
+    steps: int,
+    cell: Cell,
+    data_args: DataArguments,
+    model_args: ModelArguments,
+    config: RecipeConfig,
+) -> tuple[Path, dict[str, Any]]:
+    """The folder of the model trained on the synthetic rows alone, and its record; trained once for all methods."""
+    shared = settings_of(data_args, model_args, config, replace(cell, method="erm"))
+    shared.pop("stage_two_learning_rate")
+    folder = Path(config.output_dir) / "stage_one" / digest(shared)
+    if not (folder / "stage_one.json").exists():
+        rows = add_groups(synthetic, [config.label_column, data_args.bias_column])
+        trainer = train_stage(PGGTrainer, rows, evaluated, folder, steps, None, model_args, config)
+        trainer.save_model(str(folder / "model"))
+        record = {"guided_rows": guided_rows(synthetic), **run_figures(trainer)}
+        if trainer.is_world_process_zero():
+            (folder / "stage_one.json").write_text(json.dumps(record))  # last: the stage is complete
+            shutil.rmtree(folder / "checkpoints")
+        trainer.accelerator.wait_for_everyone()
+    return folder / "model", json.loads((folder / "stage_one.json").read_text())
+
+
+def train_stage(
+    trainer_class: type[PGGTrainer],
+    train: Dataset,
+    evaluated: dict[str, Dataset],
+    folder: Path,
+    steps: int,
+    start: Path | None,
+    model_args: ModelArguments,
+    config: RecipeConfig,
+) -> PGGTrainer:
+    """Trains from `start` (a stage's folder) or from the recipe's model; ends with the best checkpoint's weights."""
+    set_seed(config.seed)
+    if start is None:
+        model, processor = load_model(model_args, config, train.features[config.label_column])
+    else:
+        model = AutoModelForImageClassification.from_pretrained(start, dtype=torch.float32)
+        processor = AutoImageProcessor.from_pretrained(start)
+    interval = max(steps // config.evaluations, 1)
+    args = replace(
+        config,
+        output_dir=str(folder / "checkpoints"),
+        max_steps=steps,
+        eval_strategy="steps",
+        eval_steps=interval,
+        save_strategy="steps",
+        save_steps=interval,
+        save_total_limit=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="worst_group_accuracy",
+        greater_is_better=True,
+    )
+    trainer = trainer_class(
+        model,
+        args,
+        train_dataset=train,
+        eval_dataset=evaluated["validation"],
+        processing_class=processor,
+        compute_metrics=group_figures,
+    )
+    rows = f"{len(train)} rows, {guided_rows(train)} with provenance"
+    print(f"--- {trainer_class.__name__}, {rows}, {steps} steps, seed {config.seed}: {folder}", flush=True)
+    folder.mkdir(parents=True, exist_ok=True)
+    trainer.train(
+        resume_from_checkpoint=get_last_checkpoint(args.output_dir) if Path(args.output_dir).exists() else None
+    )
+    return trainer
+
+
+def group_figures(prediction: GroupedEvalPrediction) -> dict[str, float]:
+    answers, groups = prediction.predictions.argmax(1), prediction.groups[GROUP]
+    each = group_accuracies(answers, prediction.label_ids, groups)
+    figures = group_metrics(answers, prediction.label_ids, groups)
+    return {**figures, **{f"accuracy_of_group_{group}": entry["accuracy"] for group, entry in each.items()}}
+
+
+def run_figures(trainer: PGGTrainer) -> dict[str, Any]:
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    return {
+        "steps": trainer.state.global_step,
+        "best_step": trainer.state.best_global_step,
+        "validation_worst_group_accuracy": trainer.state.best_metric,
+        "target_gradient_share": history[-1].get("target_gradient_share") if history else None,
+        "train_accuracy": history[-1]["train_accuracy"] if history else None,
+        "collapsed_at": trainer.collapsed_at,
+        "nonfinite_steps": trainer.nonfinite_steps,
+    }
+
+
+def digest(settings: dict[str, Any]) -> str:
+    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+
+
+# ---------------------------------------------------------------------------------------------- rows
+
+
+def load_data(args: DataArguments, config: RecipeConfig, cell: Cell) -> DatasetDict:
+    """Real rows: train (tied to the bias), validation and test."""
+    embedded = args.dataset_name is None
+    splits = {
+        name: cutouts(name, args.bias_column) if embedded else open_dataset(args.dataset_name, name)
+        for name in ("train", "validation", "test")
+    }
+    if cell.bias is not None:
+        splits["train"] = biased_split(splits["train"], config.label_column, args.bias_column, cell.bias, cell.seed)
+    if embedded:
+        splits = {name: paste(rows, args.bias_column, cell.seed) for name, rows in splits.items()}
+    bare = ["validation"] if args.real_masks or not embedded else ["train", "validation"]
+    for name in bare:  # many evaluations choose a checkpoint: the target gradient share is that of the test rows
+        splits[name] = splits[name].remove_columns([c for c in splits[name].column_names if c == PROVENANCE])
+    return DatasetDict({name: as_rows(rows, "real", args, config) for name, rows in splits.items()})
+
+
+def load_synthetic(
+    splits: DatasetDict, counts: np.ndarray, args: DataArguments, config: RecipeConfig, seed: int
+) -> Dataset:
+    """`counts` (labels, biases) synthetic rows."""
+    if args.synthetic_dataset is None:
+        return as_rows(stand_in(counts, args.bias_column, seed), "synthetic", args, config)
+    rows = open_dataset(args.synthetic_dataset, "train")
+    for column in (config.label_column, args.bias_column):
+        ours, theirs = splits["train"].features[column], rows.features.get(column)
+        if getattr(theirs, "names", None) != ours.names:
+            raise SystemExit(f"column '{column}' of {args.synthetic_dataset} is {theirs}, of the real rows {ours}")
+    chosen = take_per_group(rows, counts, config.label_column, args.bias_column, seed)
+    return as_rows(chosen, "synthetic", args, config)
+
+
+def as_rows(rows: Dataset, source: str, args: DataArguments, config: RecipeConfig) -> Dataset:
+    """The columns that all rows share; provenance is None where nothing is known."""
+    label = rows.features[config.label_column]
+    if LABELS not in rows.column_names:
+        rows = rows.add_column(LABELS, [[value] for value in rows[config.label_column]], feature=List(label))
+        rows = rows.add_column(LABEL_WEIGHTS, [[1.0]] * len(rows), feature=List(Value("float32")))
+    if PROVENANCE not in rows.column_names:
+        rows = rows.add_column(PROVENANCE, [None] * len(rows), feature=List(Image(mode="L")))
+    columns = [config.image_column, config.label_column, args.bias_column, LABELS, LABEL_WEIGHTS, PROVENANCE]
+    return rows.select_columns(columns).add_column("source", [SOURCE.str2int(source)] * len(rows), feature=SOURCE)
+
+
+def guided_rows(rows: Dataset) -> int:
+    """How many rows have provenance."""
+    return len(rows) - rows.with_format("arrow")[PROVENANCE].null_count
+
+
+def cutouts(split: str, bias_column: str) -> Dataset:
+    """The digits of a split, even or odd, once for either photograph."""
+    rows = digits(split)
+    parity = [digit % 2 for digit in rows["label"]]
+    rows = rows.remove_columns(["label", "digit_id"])
+    rows = rows.add_column("label", parity, feature=ClassLabel(names=["even", "odd"]))
+    photo = ClassLabel(names=[name.partition(".")[0] for name in PHOTOGRAPHS])
+    return concatenate_datasets(
+        [rows.add_column(bias_column, [value] * len(rows), feature=photo) for value in range(photo.num_classes)]
+    )
+
+
+def stand_in(counts: np.ndarray, bias_column: str, seed: int) -> Dataset:
+    """The stand-in generator: asked for `counts` (labels, photographs) pictures, it pastes training digits."""
+    rows = cutouts("train", bias_column)
+    group = counts.shape[1] * np.asarray(rows["label"]) + np.asarray(rows[bias_column])
+    rng = np.random.default_rng([seed, 1])
+    chosen = [rng.choice(np.flatnonzero(group == g), count) for g, count in enumerate(counts.flat)]
+    return paste(rows.select(np.concatenate(chosen)), bias_column, seed + 1_000_000, scale=(0.5, 0.8), feather=1.0)
+
+
+def paste(
+    rows: Dataset, bias_column: str, seed: int, scale: tuple[float, float] = (0.6, 0.9), feather: float = 0.5
+) -> Dataset:
+    """Each cut-out on its photograph, with the pasted alpha as provenance; rows are ordered by photograph."""
+    scenes, on = photographs(PHOTOGRAPHS), np.asarray(rows[bias_column])
+    pasted = []
+    for value in np.unique(on):
+        method = Composite(
+            backgrounds=scenes.select(np.flatnonzero(np.asarray(scenes["label"]) == value)),
+            mask_column="mask",
+            size=SIZE,
+            scale=scale,
+            flip=0.0,  # a mirrored digit is no digit
+            feather=feather,
+            seed=seed + 1_000 * int(value),
+        )
+        pasted.append(method.map(rows.select(np.flatnonzero(on == value))).remove_columns("mask"))
+    return concatenate_datasets(pasted)
+
+
+# ---------------------------------------------------------------------------------------------- table
+
+
+def table(records: list[dict[str, Any]]) -> str:
+    """One line for each data, method and guidance: worst group and balanced accuracy on test; mean, spread, runs."""
+    lines = ["| bias | data | method | guided | worst group | balanced | runs |", "|" + " --- |" * 7]
+    keys = ("bias", "data", "method", "guided")
+    for key in dict.fromkeys(tuple(record["settings"][name] for name in keys) for record in records):
+        runs = [record for record in records if tuple(record["settings"][name] for name in keys) == key]
+        cells = []
+        for figure in ("worst_group_accuracy", "balanced_accuracy"):
+            values = np.array([run["test"][figure] for run in runs])
+            cells.append(f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""))
+        bias, data, method, guided = key
+        lines.append(
+            f"| {bias} | {data} | {method} | {'yes' if guided else 'no'} | {' | '.join(cells)} | {len(runs)} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
