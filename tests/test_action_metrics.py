@@ -390,7 +390,7 @@ def test_the_evaluate_modules_load_offline_and_agree():
         found = boxes_of(tubes[clip])
         fields = {name: getattr(found, name).tolist() for name in ("frames", "boxes", "scores", "labels")}
         references = [plain(tube, "label") for tube in truth[clip]]
-        frames.add(clips=clip, predictions=fields, references=references)
+        frames.add(clips=clip, detections=fields, references=references)
         predictions = [plain(tube, "score", "label") for tube in tubes[clip]]
         videos.add_batch(clips=[clip], predictions=[predictions], references=[references])
     boxes = {clip: boxes_of(found) for clip, found in tubes.items()}

@@ -483,9 +483,9 @@ def test_the_evaluate_modules_load_offline_and_agree():
     module = evaluate.load(str(FOLDER / "box_localization"))
     for start in (0, 2):
         part = slice(start, start + 2)
-        module.add_batch(predictions=maps[part], references=boxes[part], sizes=sizes[part])
+        module.add_batch(predictions=maps[part], boxes=boxes[part], sizes=sizes[part])
     assert module.compute(correct=correct) == box_metric.result()
-    fixed = module.compute(predictions=maps, references=boxes, sizes=sizes, correct=correct, threshold=0.4)
+    fixed = module.compute(predictions=maps, boxes=boxes, sizes=sizes, correct=correct, threshold=0.4)
     assert fixed == box_metric.result(threshold=0.4)
     module = evaluate.load(str(FOLDER / "pixel_average_precision"))
     result = module.compute(predictions=maps, references=masks, ignore=[None, *[masks[0]] * 3])

@@ -3,7 +3,8 @@
 from pathlib import Path
 
 from hf_pgg.metrics.actions import FrameDetections, FrameMAP, VideoMAP
-from hf_pgg.metrics.groups import accuracy, group_accuracies, group_metrics, wilson_interval
+from hf_pgg.metrics.compute_metrics import compute_metrics_of
+from hf_pgg.metrics.groups import accuracy, group_accuracies, group_metrics, pair_groups, wilson_interval
 from hf_pgg.metrics.localization import BoxAccuracy, PixelAveragePrecision
 
 __all__ = [
@@ -14,10 +15,12 @@ __all__ = [
     "VideoMAP",
     "accuracy",
     "box_localization_path",
+    "compute_metrics_of",
     "frame_map_path",
     "group_accuracies",
     "group_accuracy_path",
     "group_metrics",
+    "pair_groups",
     "pixel_average_precision_path",
     "video_map_path",
     "wilson_interval",

@@ -11,6 +11,8 @@ from statistics import NormalDist
 import numpy as np
 from numpy.typing import ArrayLike
 
+_BACKGROUNDS = 10_000  # a group's number is label * 10,000 + background
+
 
 def _checked(*arrays: ArrayLike) -> list[np.ndarray]:
     out = [np.asarray(array) for array in arrays]
@@ -30,6 +32,18 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
     centre = (p + z**2 / (2 * total)) / shrink
     half = z / shrink * np.sqrt(p * (1 - p) / total + z**2 / (4 * total**2))
     return max(float(centre - half), 0.0), min(float(centre + half), 1.0)
+
+
+def pair_groups(labels: ArrayLike, backgrounds: ArrayLike) -> np.ndarray:
+    """(N,) labels and (N,) backgrounds, both from 0 on, as one group number each: label * 10,000 + background.
+
+    Raises:
+        ValueError: If they differ in length, or a background is not in 0..9,999.
+    """
+    labels, backgrounds = _checked(labels, backgrounds)
+    if backgrounds.min() < 0 or backgrounds.max() >= _BACKGROUNDS:
+        raise ValueError(f"backgrounds are numbered from 0 to {_BACKGROUNDS - 1}, not up to {backgrounds.max()}")
+    return labels.astype(np.int64) * _BACKGROUNDS + backgrounds
 
 
 def accuracy(predictions: ArrayLike, references: ArrayLike) -> float:

@@ -17,7 +17,7 @@ _DESCRIPTION = (
 _KWARGS_DESCRIPTION = """
 Args:
     predictions (list of (H, W) float): Score maps of any size and scale, each over its whole picture.
-    references (list of (N, 4) float): Boxes of each picture in pixels, at least one.
+    boxes (list of (N, 4) float): Boxes of each picture in pixels, at least one.
     sizes (list of (width, height)): Of each picture, in pixels.
     correct (list of bool, optional): Whether the top-1 class is right, in the order of the maps.
     box_format (str): "xywh" (default) or "xyxy".
@@ -51,14 +51,14 @@ class BoxLocalization(evaluate.Metric):
             citation=_CITATION,
             inputs_description=_KWARGS_DESCRIPTION,
             features=datasets.Features(
-                {"predictions": matrix, "references": matrix, "sizes": datasets.List(datasets.Value("int64"))}
+                {"predictions": matrix, "boxes": matrix, "sizes": datasets.List(datasets.Value("int64"))}
             ),
         )
 
     def _compute(
         self,
         predictions: list[list[list[float]]],
-        references: list[list[list[float]]],
+        boxes: list[list[list[float]]],
         sizes: list[list[int]],
         correct: Sequence[bool] | None = None,
         box_format: str = "xywh",
@@ -68,6 +68,6 @@ class BoxLocalization(evaluate.Metric):
     ) -> dict[str, float]:
         metric = BoxAccuracy(threshold_grid(delta), iou)
         judged = [None] * len(predictions) if correct is None else correct
-        for score_map, boxes, size, right in zip(predictions, references, sizes, judged, strict=True):
-            metric.update(score_map, boxes, size, box_format, right)
+        for score_map, of_picture, size, right in zip(predictions, boxes, sizes, judged, strict=True):
+            metric.update(score_map, of_picture, size, box_format, right)
         return metric.result(threshold)

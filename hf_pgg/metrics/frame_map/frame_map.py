@@ -13,7 +13,7 @@ _DESCRIPTION = "Frame-mAP of spatio-temporal action localization: each box of ea
 _KWARGS_DESCRIPTION = """
 Args:
     clips (list of str): Name of each clip, given once.
-    predictions (list of dict): What was found in each clip: frames, boxes ([x1, y1, x2, y2] in pixels), scores, labels.
+    detections (list of dict): What was found in each clip: frames, boxes ([x1, y1, x2, y2] in pixels), scores, labels.
     references (list of list of dict): The ground-truth tubes of each clip: frames, boxes, label.
     num_classes (int): Labels are 0 to num_classes - 1.
     thresholds (list of float): IoUs from which a box is right; [0.5] by default.
@@ -49,7 +49,7 @@ class FrameMeanAveragePrecision(evaluate.Metric):
             features=datasets.Features(
                 {
                     "clips": datasets.Value("string"),
-                    "predictions": {
+                    "detections": {
                         "frames": _INTEGERS,
                         "boxes": _BOXES,
                         "scores": datasets.List(datasets.Value("float64")),
@@ -63,10 +63,10 @@ class FrameMeanAveragePrecision(evaluate.Metric):
         )
 
     def _compute(
-        self, clips: list[str], predictions: list[dict], references: list[list[dict]], num_classes: int, **options: Any
+        self, clips: list[str], detections: list[dict], references: list[list[dict]], num_classes: int, **options: Any
     ) -> dict[str, float]:
         metric = FrameMAP(num_classes, **options)
-        for clip, found, tubes in zip(clips, predictions, references, strict=True):
+        for clip, found, tubes in zip(clips, detections, references, strict=True):
             metric.update(
                 clip, [Tube(**tube, score=1.0, clip=clip) for tube in tubes], FrameDetections(**found, clip=clip)
             )
