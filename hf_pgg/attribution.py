@@ -24,9 +24,13 @@ from typing import Any
 
 import torch
 from captum.attr import NoiseTunnel, Saliency
+from timm.layers import create_act as timm_activations
 from torch import nn
 from torch.nn import functional as F
 from torchvision.transforms.v2 import functional as vision
+from transformers import activations as hf_activations
+
+from hf_pgg.guidance import evaluation_mode
 
 Method = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 """(model, pixel_values (B, [T,] C, H, W), target (B,) int64) -> (B, [T,] H, W) float32, detached."""
@@ -267,9 +271,6 @@ def _positive(module: nn.Module, grad_input: Any, grad_output: Any) -> tuple[tor
 
 
 def _activation_classes() -> tuple[type[nn.Module], ...]:
-    from timm.layers import create_act as timm_activations
-    from transformers import activations as hf_activations
-
     def modules(namespace: Any) -> list[type[nn.Module]]:
         return [v for v in vars(namespace).values() if isinstance(v, type) and issubclass(v, nn.Module)]
 
@@ -361,15 +362,9 @@ METHODS: dict[str, Method] = {
 
 @contextlib.contextmanager
 def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, with gradients on; the training flag of every module is restored."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        with torch.enable_grad():
-            yield
-    finally:
-        for module in training:
-            module.training = True
+    """Evaluation mode, with gradients on."""
+    with evaluation_mode(model), torch.enable_grad():
+        yield
 
 
 def _logits_of(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:

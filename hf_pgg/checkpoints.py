@@ -20,6 +20,13 @@ def staging_folder(folder: str | Path) -> Path:
     return Path(folder) / _STAGING
 
 
+def published_path(checkpoint: str | None, folder: str | Path) -> str | None:
+    """Where a checkpoint of the staging folder lies once it is published; any other stays as it is."""
+    if checkpoint is None or Path(checkpoint).parent != staging_folder(folder):
+        return checkpoint
+    return str(Path(folder) / Path(checkpoint).name)
+
+
 def publish(folder: str, state: Any, save_total_limit: int | None) -> str:
     """Moves the one checkpoint in the staging folder to its place; one `rename`, so it is there whole or not at all.
 
@@ -33,8 +40,9 @@ def publish(folder: str, state: Any, save_total_limit: int | None) -> str:
     staging = staging_folder(folder)
     (written,) = staging.iterdir()
     final = Path(folder) / written.name
-    if state.best_model_checkpoint and Path(state.best_model_checkpoint).parent == staging:
-        state.best_model_checkpoint = str(final)
+    best = published_path(state.best_model_checkpoint, folder)
+    if best != state.best_model_checkpoint:
+        state.best_model_checkpoint = best
         state.save_to_json(str(written / TRAINER_STATE_NAME))
     if final.exists():  # a resumed run that passes the same step again
         final.rename(staging / "replaced")

@@ -6,10 +6,11 @@ import inspect
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Image, List, Video
+from datasets import ClassLabel, Dataset
 from transformers.utils import logging
 
 from hf_pgg.config import PGGConfig
+from hf_pgg.pictures import undecoded
 from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, validate_row
 
 logger = logging.get_logger(__name__)
@@ -124,15 +125,3 @@ def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig
             label_column=args.label_column,
             allow_overlap=args.allow_overlap,
         )
-
-
-def undecoded(dataset: Dataset) -> Dataset:
-    """The dataset with its pictures and clips as they are stored: they are decoded once, in the collator."""
-    for name, feature in dataset.features.items():
-        if isinstance(feature, Image) and feature.decode:
-            dataset = dataset.cast_column(name, Image(decode=False))
-        elif isinstance(feature, List) and isinstance(feature.feature, Image) and feature.feature.decode:
-            dataset = dataset.cast_column(name, List(Image(decode=False)))
-        elif isinstance(feature, Video) and feature.decode:
-            dataset = dataset.cast_column(name, Video(decode=False))
-    return dataset

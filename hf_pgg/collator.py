@@ -5,6 +5,7 @@ The geometry (resize, centre crop) is that of the image processor, done here so 
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -86,6 +87,10 @@ class InputSpec:
             masks = F.center_crop(F.resize(masks, resize_to, antialias=True), list(self.size))
         return picture, masks
 
+    def squash(self, pictures: torch.Tensor) -> torch.Tensor:
+        """(..., C, H, W) brought to `size` without a crop, so that no part of a picture is lost."""
+        return F.resize(pictures, list(self.size), interpolation=self.interpolation, antialias=True)
+
     def normalize(self, pictures: torch.Tensor) -> torch.Tensor:
         """uint8 (..., C, H, W) to the model's float32 input."""
         mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
@@ -147,8 +152,8 @@ class PGGCollator:
 
     def without_augmentation(self) -> PGGCollator:
         """The same collator for evaluation: no augmentation, no synthesis."""
-        twin = PGGCollator.__new__(PGGCollator)
-        twin.__dict__.update(self.__dict__, augment=None, synthesis=None)
+        twin = copy.copy(self)  # of a subclass, too
+        twin.augment = twin.synthesis = None
         return twin
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:

@@ -3,15 +3,15 @@
 A group is a (label, bias) pair. M. Qraitem, K. Saenko, B. Plummer, "From Fake to Real: Pretraining on Balanced
 Synthetic Images to Prevent Spurious Correlations in Image Recognition" (arXiv 2308.04553): balanced synthetic rows
 first, biased real rows second, so that telling real from synthetic never helps. The baselines (USB, ASB) mix both.
-Here: how many synthetic rows a group gets, biased splits, and the methods of stage two: resampling, GroupDRO and
-refitting the last layer (DFR). The trainers stand on [`PGGTrainer`], so that either stage may be guided.
+Here: how many synthetic rows a group gets, biased splits, and of the methods of stage two resampling and GroupDRO; the
+third, refitting the last layer (DFR), is `hf_pgg.last_layer`. The trainers stand on [`PGGTrainer`], so that either
+stage may be guided.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -20,19 +20,13 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset
 from numpy.typing import ArrayLike
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
-from torch import nn
-from torch.utils.data import DataLoader, WeightedRandomSampler
+from torch.utils.data import WeightedRandomSampler
 
-from hf_pgg.collator import PGGCollator
 from hf_pgg.config import PGGConfig
-from hf_pgg.metrics import group_metrics
-from hf_pgg.trainer import PGGTrainer, soft_cross_entropy
+from hf_pgg.trainer import PGGTrainer
 
 GROUP = "group"
 RULES = ("usb", "asb", "ffr")
-STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # inverse strengths C of the L1 penalty that DFR tries
 _DRO_STATE = "group_dro.json"
 
 
@@ -49,7 +43,12 @@ def _classes(dataset: Dataset, column: str) -> ClassLabel:
     return feature
 
 
-def _values(dataset: Dataset, column: str) -> np.ndarray:
+def column_values(dataset: Dataset, column: str) -> np.ndarray:
+    """(N,) int64, of a column of classes or integers.
+
+    Raises:
+        ValueError: If a row has no value.
+    """
     values = dataset.select_columns(column).with_format("arrow")[:][column]
     if values.null_count or (len(values) and values.to_numpy().min() < 0):
         raise ValueError(f"column '{column}' has rows without a value: remove them, they belong to no group")
@@ -63,7 +62,7 @@ def count_groups(dataset: Dataset, label_column: str, bias_column: str) -> np.nd
         ValueError: If a column is missing, is no `ClassLabel`, or has rows without a value.
     """
     shape = (_classes(dataset, label_column).num_classes, _classes(dataset, bias_column).num_classes)
-    index = _values(dataset, label_column) * shape[1] + _values(dataset, bias_column)
+    index = column_values(dataset, label_column) * shape[1] + column_values(dataset, bias_column)
     return np.bincount(index, minlength=shape[0] * shape[1]).reshape(shape)
 
 
@@ -75,7 +74,7 @@ def add_groups(dataset: Dataset, columns: Sequence[str], name: str = GROUP) -> D
     names = [" / ".join(parts) for parts in product(*(_classes(dataset, column).names for column in columns))]
     index = np.zeros(len(dataset), np.int64)
     for column in columns:
-        index = index * _classes(dataset, column).num_classes + _values(dataset, column)
+        index = index * _classes(dataset, column).num_classes + column_values(dataset, column)
     return dataset.add_column(name, index.tolist(), feature=ClassLabel(names=names))
 
 
@@ -114,7 +113,7 @@ def take_per_group(dataset: Dataset, counts: ArrayLike, label_column: str, bias_
     counts, have = np.asarray(counts), count_groups(dataset, label_column, bias_column)
     if counts.shape != have.shape:
         raise ValueError(f"`counts` has shape {counts.shape}, the dataset has {have.shape[0]} labels x {have.shape[1]}")
-    labels, biases = _values(dataset, label_column), _values(dataset, bias_column)
+    labels, biases = column_values(dataset, label_column), column_values(dataset, bias_column)
     chosen = []
     for y, b in np.ndindex(*counts.shape):
         if counts[y, b] > have[y, b]:
@@ -229,7 +228,7 @@ class ResamplingTrainer(PGGTrainer):
 def _train_groups(dataset: Any, column: str) -> np.ndarray:
     if not isinstance(dataset, Dataset) or column not in dataset.column_names:
         raise ValueError(f"the training set is a map-style Dataset with the column '{column}': see `add_groups`")
-    return _values(dataset, column)
+    return column_values(dataset, column)
 
 
 # ---------------------------------------------------------------------------------------------- GroupDRO
@@ -323,18 +322,12 @@ class GroupDROTrainer(PGGTrainer):
     def _over_processes(self, values: torch.Tensor) -> torch.Tensor:
         return self.accelerator.reduce(values, "sum") if self.args.world_size > 1 else values
 
-    def compute_loss(
-        self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
-    ) -> Any:
-        loss, outputs = super().compute_loss(model, inputs, True, num_items_in_batch)
-        if model.training:
-            entropy = soft_cross_entropy(
-                outputs.logits, inputs["labels"], inputs["label_weights"], self.args.label_smoothing_factor
-            )
-            robust = self.dro.loss(entropy, inputs[self.group_column], self._group_counts, self._over_processes)
-            # the mean that PGGTrainer put in is taken out again: its loss is linear in the entropies
-            loss = loss + self.args.world_size * (robust - entropy.sum() / num_items_in_batch)
-        return (loss, outputs) if return_outputs else loss
+    def classification_loss(
+        self, entropy: torch.Tensor, groups: Mapping[str, Any], count: torch.Tensor | int
+    ) -> torch.Tensor:
+        if not self.model.training:
+            return super().classification_loss(entropy, groups, count)
+        return self.dro.loss(entropy, groups[self.group_column], self._group_counts, self._over_processes)
 
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
@@ -350,144 +343,3 @@ class GroupDROTrainer(PGGTrainer):
         super()._load_optimizer_and_scheduler(checkpoint)
         if checkpoint is not None:
             self.dro.load_state_dict(json.loads((Path(checkpoint) / _DRO_STATE).read_text()))
-
-
-# ---------------------------------------------------------------------------------------------- DFR
-
-
-@dataclass(frozen=True)
-class LastLayer:
-    """A linear head: weight (classes, d), bias (classes,), and the inverse L1 strength `C` that was chosen."""
-
-    weight: np.ndarray
-    bias: np.ndarray
-    C: float
-
-
-def fit_last_layer(
-    features: ArrayLike,
-    labels: ArrayLike,
-    groups: ArrayLike,
-    *,
-    strengths: Sequence[float] = STRENGTHS,
-    refits: int = 20,
-    seed: int = 0,
-) -> LastLayer:
-    """Deep feature reweighting: an L1 logistic regression on group-balanced rows.
-
-    P. Kirichenko, P. Izmailov, A. G. Wilson, "Last Layer Re-Training is Sufficient for Robustness to Spurious
-    Correlations" (ICLR 2023). C is fitted on a balanced part of one half of the rows and chosen by the worst group of
-    the other half; then `refits` fits on balanced draws of all rows are averaged. Features are standardised, and the
-    scale is folded into the weights.
-
-    Args:
-        features: (N, d) float. labels, groups: (N,) integers; a group has rows of one label.
-
-    Raises:
-        ValueError: If a group has fewer than two rows, labels are not 0..classes-1, or a feature is not finite.
-    """
-    features, labels, groups = np.asarray(features, np.float64), np.asarray(labels), np.asarray(groups)
-    if features.ndim != 2 or not len(features) == len(labels) == len(groups):
-        raise ValueError(
-            f"features (N, d), labels and groups (N,): not {features.shape}, {labels.shape}, {groups.shape}"
-        )
-    if not np.isfinite(features).all():
-        raise ValueError("the features hold NaN or infinity: the model has diverged")
-    if len(np.unique(labels)) < 2 or set(np.unique(labels)) != set(range(labels.max() + 1)):
-        raise ValueError(f"the labels are {np.unique(labels)}: every class needs rows to refit the last layer")
-    names, counts = np.unique(groups, return_counts=True)
-    if counts.min() < 2:
-        raise ValueError(f"group {names[counts.argmin()]} has one row: refitting needs two, one to choose C on")
-    rng = np.random.default_rng(seed)
-
-    def balanced(rows: np.ndarray) -> np.ndarray:
-        parts = [rng.permutation(rows[groups[rows] == group]) for group in names]
-        return np.concatenate([part[: min(map(len, parts))] for part in parts])
-
-    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for group in names:  # either half has every group
-        for half, part in zip(halves, np.array_split(rng.permutation(np.flatnonzero(groups == group)), 2), strict=True):
-            half.append(part)
-    first, second = (np.concatenate(half) for half in halves)
-
-    def held_out(C: float) -> tuple[float, float]:
-        weight, bias = _logistic(features[chosen], labels[chosen], C, seed)
-        metrics = group_metrics((features[second] @ weight.T + bias).argmax(1), labels[second], groups[second])
-        return metrics["worst_group_accuracy"], metrics["balanced_accuracy"]
-
-    chosen = balanced(first)
-    best = max(strengths, key=held_out)
-    fits = [
-        _logistic(features[rows], labels[rows], best, seed)
-        for rows in (balanced(np.arange(len(labels))) for _ in range(refits))
-    ]
-    return LastLayer(np.mean([w for w, _ in fits], 0), np.mean([b for _, b in fits], 0), best)
-
-
-def _logistic(features: np.ndarray, labels: np.ndarray, C: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (classes, d) and bias (classes,) of a softmax over the raw features."""
-    scaler = StandardScaler().fit(features)
-    model = LogisticRegression(C=C, solver="saga", max_iter=1000, random_state=seed, **_L1)
-    model.fit(scaler.transform(features), labels)
-    weight, bias = model.coef_, model.intercept_
-    if len(weight) == 1:  # one logit of two classes: half of it each, with opposite signs
-        weight, bias = np.concatenate([-weight, weight]) / 2, np.concatenate([-bias, bias]) / 2
-    weight = weight / scaler.scale_
-    return weight, bias - weight @ scaler.mean_
-
-
-# scikit-learn 1.8 says l1_ratio=1 where earlier releases say penalty="l1"
-_L1: dict[str, Any] = {"penalty": "l1"} if LogisticRegression().penalty == "l2" else {"l1_ratio": 1.0}
-
-
-def classification_head(model: Any) -> nn.Linear:
-    """The last linear layer of a `transformers` or timm-wrapped classifier.
-
-    Raises:
-        ValueError: If its head does not end in a `nn.Linear` with a bias.
-    """
-    base = model.get_base_model() if hasattr(model, "get_base_model") else model
-    head = base.timm_model.get_classifier() if hasattr(base, "timm_model") else getattr(base, "classifier", None)
-    last = head[-1] if isinstance(head, nn.Sequential) else head
-    if not isinstance(last, nn.Linear) or last.bias is None:
-        raise ValueError(f"{type(base).__name__} has no linear `classifier` ({head}): there is no last layer to refit")
-    return last
-
-
-@torch.no_grad()
-def head_inputs(
-    model: Any, dataset: Dataset, collator: PGGCollator, batch_size: int = 128
-) -> tuple[np.ndarray, np.ndarray]:
-    """What the last linear layer reads: (N, d) float32, and the rows' (first) labels (N,). No augmentation."""
-    head, seen, labels = classification_head(model), [], []
-    hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
-    was_training = model.training
-    model.eval()
-    try:
-        for batch in DataLoader(dataset, batch_size, collate_fn=collator.without_augmentation()):
-            model(pixel_values=batch["pixel_values"].to(head.weight.device))
-            labels.append(batch["labels"][:, 0])
-    finally:
-        hook.remove()
-        model.train(was_training)
-    return torch.cat(seen).numpy(), torch.cat(labels).numpy()
-
-
-@torch.no_grad()
-def refit_head(
-    model: Any, dataset: Dataset, collator: PGGCollator, group_column: str = GROUP, **options: Any
-) -> LastLayer:
-    """DFR on a model: fits [`fit_last_layer`] on its features of `dataset` (validation rows), and writes the head.
-
-    Args:
-        group_column (`str`, *optional*, defaults to `"group"`): Integer column of `dataset`, see [`add_groups`].
-        options: Those of [`fit_last_layer`].
-    """
-    head = classification_head(model)
-    features, labels = head_inputs(model, dataset, collator)
-    layer = fit_last_layer(features, labels, _values(dataset, group_column), **options)
-    if len(layer.weight) != head.out_features:
-        raise ValueError(f"the rows have {len(layer.weight)} classes, the model {head.out_features}: each needs rows")
-    head.weight.copy_(torch.as_tensor(layer.weight))
-    head.bias.copy_(torch.as_tensor(layer.bias))
-    return layer

@@ -13,7 +13,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Features, Image, List, Value
 
 from hf_pgg.demo_data import PHOTOGRAPHS, digits, photographs
-from hf_pgg.pictures import decode_mask, encode_mask, encode_png, to_rgb
+from hf_pgg.pictures import decode_mask, encode_mask, encode_png, mask_to_box, to_rgb
 from hf_pgg.synthesis.base import resize
 
 MOTIONS = ("left", "right", "up", "down")
@@ -93,7 +93,7 @@ def _clip(
     side = round(size * rng.uniform(0.35, 0.5))
     digit = resize(to_rgb(cutout["image"]), (side, side))
     ink = resize(decode_mask(cutout["mask"]).astype(np.float32) / 255, (side, side))
-    rows, columns = np.flatnonzero((ink > 0.5).any(1)), np.flatnonzero((ink > 0.5).any(0))
+    x, y, width, height = mask_to_box(ink > 0.5)
     frames = np.broadcast_to(background, (num_frames, *background.shape)).copy()
     masks = np.zeros(frames.shape[:3], np.float32)
     boxes = []
@@ -103,6 +103,5 @@ def _clip(
         window = (slice(top, top + side), slice(left, left + side))
         frame[window] = np.rint(ink[..., None] * digit + (1 - ink[..., None]) * frame[window])
         mask[window] = ink
-        box = (left + columns[0], top + rows[0], columns[-1] + 1 - columns[0], rows[-1] + 1 - rows[0])
-        boxes.append([float(value) for value in box])
+        boxes.append([float(value) for value in (left + x, top + y, width, height)])
     return frames, masks, boxes

@@ -85,6 +85,18 @@ def running_statistics(model: nn.Module) -> Iterator[None]:
             module.train()
 
 
+@contextlib.contextmanager
+def evaluation_mode(model: nn.Module) -> Iterator[None]:
+    """The model evaluates inside; the training flag of every module is restored, a frozen batch norm's too."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
 def uses_batch_statistics(model: nn.Module) -> bool:
     """Whether some batch norm layer normalises with the statistics of the batch."""
     return any(isinstance(module, _BatchNorm) and module.training for module in model.modules())

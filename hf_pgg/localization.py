@@ -23,11 +23,12 @@ from datasets import Dataset
 from PIL import Image as PILImage
 from PIL import ImageDraw
 from torch import nn
-from torchvision.transforms.v2 import functional as F
 from tqdm.auto import tqdm
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_pgg.attribution import METHODS, Method
 from hf_pgg.collator import InputSpec
+from hf_pgg.guidance import evaluation_mode
 from hf_pgg.metrics.boxes import largest_box, normalize_map
 from hf_pgg.metrics.localization import BoxAccuracy, PixelAveragePrecision, threshold_grid
 from hf_pgg.pictures import open_picture, to_rgb
@@ -79,11 +80,8 @@ def score_maps(
     def flush() -> Iterator[ScoredPicture]:
         nonlocal done
         pixels = spec.normalize(torch.stack(batch)).to(device)
-        training = model.training
-        model.eval()
-        with torch.no_grad():
+        with evaluation_mode(model), torch.no_grad():
             probabilities = model(pixel_values=pixels).logits.float().softmax(1)
-        model.train(training)
         predicted = probabilities.argmax(1).tolist()
         chosen = predicted if targets is None else [int(t) for t in targets[done : done + len(batch)]]
         maps = method(model, pixels, torch.tensor(chosen, device=device)).cpu().numpy()
@@ -93,8 +91,7 @@ def score_maps(
         batch.clear()
 
     for picture in pictures:
-        channels_first = torch.from_numpy(picture).movedim(-1, -3)
-        batch.append(F.resize(channels_first, list(spec.size), interpolation=spec.interpolation, antialias=True))
+        batch.append(spec.squash(torch.from_numpy(picture).movedim(-1, -3)))
         if len(batch) == batch_size:
             yield from flush()
     if batch:
@@ -179,9 +176,8 @@ def evaluate_localization(
             )
             if mask_column is not None and row[mask_column] is not None:
                 values = np.array(open_picture(row[mask_column]))
-                target = values == target_value if target_value is not None else values > values.max() / 2
                 ignored = None if ignore_value is None else values == ignore_value
-                precision.update(result.score_map, target, ignored)
+                precision.update(result.score_map, object_mask(values, target_value), ignored)
         except ValueError as error:
             raise ValueError(f"row {index}, column '{box_column}': {error}") from error
     results = accuracy.result()
@@ -190,6 +186,11 @@ def evaluate_localization(
     if mask_column is not None:
         results["pixel_average_precision"] = precision.result()["pixel_average_precision"]
     return results
+
+
+def object_mask(values: np.ndarray, target_value: int | None = None) -> np.ndarray:
+    """The object's pixels of an annotation (H, W): `target_value` of a label map, or the upper half of a mask."""
+    return values == target_value if target_value is not None else values > values.max() / 2
 
 
 # ---------------------------------------------------------------------------------------------- command line
@@ -243,8 +244,6 @@ def to_coco(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Writes boxes, and overlays, for a checkpoint and pictures; see the module's head."""
-    from transformers import AutoImageProcessor, AutoModelForImageClassification
-
     parser = argparse.ArgumentParser(
         prog="python -m hf_pgg.localization",
         description="Boxes around what a classifier looks at, as COCO JSON, for pictures without annotations.",

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
+from datasets import Dataset, Image, List, Video
 from PIL import Image as PILImage
 from PIL import ImageOps
 
@@ -97,6 +98,25 @@ def decode_mask(value: Any, num_frames: int | None = None) -> np.ndarray:
     if mask.shape[0] % num_frames:
         raise ValueError(f"a mask of height {mask.shape[0]} does not hold {num_frames} frames")
     return mask.reshape(num_frames, -1, mask.shape[1])
+
+
+def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int]:
+    """The box (x, y, width, height) in pixels around a bool mask (H, W) that is not empty."""
+    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
+    x, y = int(columns[0]), int(rows[0])
+    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
+
+
+def undecoded(dataset: Dataset) -> Dataset:
+    """The dataset with its pictures and clips as they are stored, for code that decodes them itself."""
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image) and feature.decode:
+            dataset = dataset.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image) and feature.feature.decode:
+            dataset = dataset.cast_column(name, List(Image(decode=False)))
+        elif isinstance(feature, Video) and feature.decode:
+            dataset = dataset.cast_column(name, Video(decode=False))
+    return dataset
 
 
 def boxes_to_mask(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:

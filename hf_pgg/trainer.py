@@ -20,13 +20,14 @@ from transformers import EvalPrediction, Trainer, TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_pgg.checkpoints import load_renamed_weights, publish, staging_folder
-from hf_pgg.checks import check_dataset, is_exact, model_config, refuse_unsupported, undecoded
+from hf_pgg.checkpoints import load_renamed_weights, publish, published_path, staging_folder
+from hf_pgg.checks import check_dataset, is_exact, model_config, refuse_unsupported
 from hf_pgg.collator import PGGCollator
 from hf_pgg.config import PGGConfig
 from hf_pgg.guidance import FORMS, Guidance, input_gradient, share
 from hf_pgg.guided_forward import GuidanceSettings, guided_forward
 from hf_pgg.hub import forget_arguments, has_own_card, push_checkpoint
+from hf_pgg.pictures import undecoded
 from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE
 from hf_pgg.telemetry import Telemetry
 from hf_pgg.video import FrameSampler
@@ -214,8 +215,7 @@ class PGGTrainer(Trainer):
         inputs = dict(inputs)
         labels, weights = inputs.pop("labels"), inputs.pop("label_weights")
         guided, provenance = inputs.pop("guided"), inputs.pop(PROVENANCE, None)
-        for name in self.group_columns:
-            inputs.pop(name, None)
+        groups = {name: inputs.pop(name, None) for name in self.group_columns}
         module = self.accelerator.unwrap_model(model, keep_torch_compile=True)
         if model.training and self.args.freeze_batch_norm:
             _freeze_batch_norm(module)  # every step: the stock training step has just called `model.train()`
@@ -228,7 +228,7 @@ class PGGTrainer(Trainer):
             logits = outputs.logits
         entropy = soft_cross_entropy(logits, labels, weights, self.args.label_smoothing_factor)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        loss = entropy.sum() / count
+        loss = self.classification_loss(entropy, groups, count)
         if guidance is not None and self.telemetry.is_finite(guidance, self.state.global_step):
             loss = loss + alpha * guidance.value.sum() / count
         if model.training:
@@ -236,6 +236,19 @@ class PGGTrainer(Trainer):
         if self.args.world_size > 1 and num_items_in_batch is not None:
             loss = loss * self.args.world_size  # DDP averages over processes, the count is global
         return (loss, outputs) if return_outputs else loss
+
+    def classification_loss(
+        self, entropy: torch.Tensor, groups: Mapping[str, Any], count: torch.Tensor | int
+    ) -> torch.Tensor:
+        """This micro-batch's part () of the classification loss; the parts of an accumulated, global batch add up.
+
+        What a subclass overrides that weighs rows otherwise. It is called in evaluation too (`model.training`).
+
+        Args:
+            entropy (`torch.Tensor`): (B,) cross entropies. groups: Group column -> (B,) int64.
+            count: Samples of the accumulated, global batch.
+        """
+        return entropy.sum() / count
 
     def _guide(
         self,
@@ -329,6 +342,8 @@ class PGGTrainer(Trainer):
             if self.args.push_to_hub:
                 self._push_from_checkpoint(checkpoint)
         self.accelerator.wait_for_everyone()
+        # the other processes, too, load the best one in the end
+        self.state.best_model_checkpoint = published_path(self.state.best_model_checkpoint, folder)
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)

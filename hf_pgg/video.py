@@ -12,12 +12,12 @@ from fractions import Fraction
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, Image, List, Value, Video
+from datasets import Dataset, Features, Value
 from numpy.typing import ArrayLike
 from PIL import Image as PILImage
 
 from hf_pgg.frame_sampling import FrameSampler, dense_indices, uniform_indices, window_indices
-from hf_pgg.pictures import to_rgb
+from hf_pgg.pictures import to_rgb, undecoded
 from hf_pgg.video_file import Clip, ClipInfo, Size, VideoError, VideoFile, pyav
 
 __all__ = [
@@ -121,11 +121,7 @@ def probe_clips(dataset: Dataset, column: str = "video", *, decode: bool = False
         A dataset of as many rows: `num_frames`, `height`, `width`, `fps` (None where unknown), `problem` (None, or a
         `VideoError.problem`) and `message`.
     """
-    as_stored = dataset.select_columns([column])
-    if isinstance(dataset.features[column], Video):
-        as_stored = as_stored.cast_column(column, Video(decode=False))
-    elif isinstance(dataset.features[column], List):
-        as_stored = as_stored.cast_column(column, List(Image(decode=False)))
+    as_stored = undecoded(dataset.select_columns([column]))
     features = Features(
         num_frames=Value("int64"),
         height=Value("int64"),

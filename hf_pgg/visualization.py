@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from scipy.ndimage import gaussian_filter
 
 from hf_pgg.collator import PGGCollator
-from hf_pgg.guidance import input_gradient, share
+from hf_pgg.guidance import evaluation_mode, input_gradient, share
 from hf_pgg.pictures import decode_mask, to_rgb
 from hf_pgg.provenance import LABELS, PROVENANCE
 from hf_pgg.synthesis.base import resize
@@ -99,13 +99,11 @@ def gradient_maps(
             grid[0, column].contour(batch[PROVENANCE][column, 0].numpy(), [0.5], colors="white", linewidths=0.8)
     grid[0, 0].set_ylabel("picture, target", fontsize=8)
     for line, (name, model) in enumerate(models.items(), start=1):
-        training = model.training
-        model.eval()
-        pixels = batch["pixel_values"].to(next(model.parameters()).device).requires_grad_()
-        logits = model(pixel_values=pixels).logits
-        labels = batch["labels"][:, 0].to(pixels.device)
-        gradient = input_gradient(logits, pixels, labels)
-        model.train(training)
+        with evaluation_mode(model):
+            pixels = batch["pixel_values"].to(next(model.parameters()).device).requires_grad_()
+            logits = model(pixel_values=pixels).logits
+            labels = batch["labels"][:, 0].to(pixels.device)
+            gradient = input_gradient(logits, pixels, labels)
         inside = None
         if PROVENANCE in batch:
             inside = 1 - share(gradient, batch[PROVENANCE][:, :1].to(pixels.device), pixels.detach())

@@ -18,12 +18,18 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import plan_runner
 import torch
 import train_wsol
 import wsol_plans
+from datasets import Dataset, Features, Image, concatenate_datasets
 from train_cls import ModelArguments
 from wsol_plans import SIZES, Run
+
+from hf_pgg import add_provenance
+from hf_pgg.pictures import encode_png
+from hf_pgg.synthesis.base import resize
 
 KEPT = Path("out/benchmark_wsol")
 
@@ -31,6 +37,17 @@ KEPT = Path("out/benchmark_wsol")
 def kept(run: Run) -> Path:
     """Where a checkpoint is kept: of the plain runs, for PuzzleMix, and of seed 0, for the figure."""
     return KEPT / f"{run.backbone}-{run.synthesis}{'-guided' if run.alpha > 0 else ''}-seed{run.seed}"
+
+
+def with_automatic_masks(rows: Dataset, root: str, side: int) -> Dataset:
+    """The unmixed rows with provenance from a saliency model's masks: what a user with a segmentation model has."""
+    masks = train_wsol.open_dataset(f"{root}/oxford-pets-salient-masks", "train").select_columns("mask")
+
+    def shrink(row: dict[str, Any]) -> dict[str, Any]:
+        return {"mask": encode_png(resize(np.array(row["mask"], np.float32), (side, side)))}
+
+    masks = masks.map(shrink, features=Features(mask=Image()))
+    return add_provenance(concatenate_datasets([rows, masks], axis=1), mask_column="mask")
 
 
 def execute(run: Run, root: str) -> dict[str, Any]:
@@ -72,6 +89,8 @@ def execute(run: Run, root: str) -> dict[str, Any]:
         )
         data = train_wsol.load_data(task, config)
         rows = train_wsol.mix(data["train"], task, config, task.saliency_model)
+        if run.masks == "automatic":
+            rows = with_automatic_masks(rows, root, SIZES[run.backbone])
         trainer, seconds = train_wsol.train(rows, config, models, task)
         record = train_wsol.evaluate(trainer, data, task, run.synthesis, models.model_name_or_path, seconds)
         if run == Run(backbone=run.backbone, seed=run.seed) or (run.seed == 0 and run in wsol_plans.headline()):

@@ -47,11 +47,11 @@ from hf_pgg.debias import (
     add_groups,
     biased_split,
     count_groups,
-    refit_head,
     subgroup_counts,
     take_per_group,
 )
 from hf_pgg.demo_data import digits, photographs
+from hf_pgg.last_layer import refit_head
 from hf_pgg.metrics import group_accuracies, group_metrics
 from hf_pgg.model_card import environment
 from hf_pgg.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE

@@ -13,17 +13,18 @@ each method the same test clips with map and tube as `clips-*.gif`. Boxes are ne
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from comparison import arguments_of, methods_of, step_budget, table
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, concatenate_datasets
 from PIL import Image as PILImage
 from PIL import ImageDraw
 from torchvision.transforms import v2
-from train_cls import RecipeConfig, open_dataset, run_record, write_records
+from train_cls import RecipeConfig, metrics_for, open_dataset, run_record, write_records
 from transformers import (
     AutoModelForVideoClassification,
     AutoVideoProcessor,
@@ -36,17 +37,14 @@ from transformers import (
 
 from hf_pgg import MaskAblation, PGGTrainer, add_provenance
 from hf_pgg.clip_localization import detect_actions, evaluate_actions
-from hf_pgg.collator import InputSpec
 from hf_pgg.demo_clips import digits_in_motion
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, photographs
 from hf_pgg.localization import draw, with_smoothing
-from hf_pgg.metrics import group_metrics
 from hf_pgg.pictures import decode_mask, encode_mask, encode_png
 from hf_pgg.provenance import class_label
 from hf_pgg.synthesis.actor_composite import ActorComposite
 from hf_pgg.synthesis.clips import resize_frames
 from hf_pgg.synthesis.videomix import TileMix, VideoMix
-from hf_pgg.trainer import GroupedEvalPrediction
 from hf_pgg.video import FrameSampler, open_clip, uniform_indices
 
 EMBEDDED = "digits in motion"
@@ -107,23 +105,16 @@ def main() -> None:
         raise SystemExit(f"--synthesis {task.synthesis}: choose {', '.join(SYNTHESES)}")
     with config.main_process_first(desc="data"):
         data = load_data(task, config)
-    methods = {"plain": 0.0, task.synthesis: 0.0, f"{task.synthesis} + guidance": config.alpha}
-    if task.synthesis == "none":
-        methods = {"plain": 0.0}
-    elif not task.compare:
-        methods = dict([list(methods.items())[2 if config.alpha else 1]])
+    methods = methods_of(task.synthesis, config.alpha, task.compare)
 
     records, pictures = [], {}
     for seed in task.seeds:
         for name, alpha in methods.items():
-            folder = name.replace(" + ", "-") + (f"-seed{seed}" if len(task.seeds) > 1 else "")
-            args = replace(config, output_dir=str(Path(config.output_dir) / folder), alpha=alpha, seed=seed)
+            args = arguments_of(config, name, alpha, seed, task.seeds)
             with args.main_process_first(desc="synthesis"):
                 rows = data["train"] if name == "plain" else synthesize(data["train"], task, args)
-            if args.max_steps <= 0:  # one budget for all: the steps of the synthesized rows
-                copies = 1 + (task.synthesis_copies if task.synthesis != "none" else 0)
-                batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-                args.max_steps = round(args.num_train_epochs * copies * len(data["train"]) / batch)
+            copies = 1 + (task.synthesis_copies if task.synthesis != "none" else 0)
+            args.max_steps = step_budget(args, copies * len(data["train"]))
             trainer, seconds = train(rows, args, task)
             record = evaluate(trainer, data, task, name, seconds)
             trainer.save_model()
@@ -141,7 +132,7 @@ def main() -> None:
                 duration=180,
                 loop=0,
             )
-        print(table(records))
+        print(table(records, REPORTED))
         print(f"written: {out}/results.json, clips-*.gif")
 
 
@@ -223,12 +214,6 @@ def load_model(task: ClipArguments, config: ClipConfig, label: ClassLabel) -> tu
     return model, VideoMAEVideoProcessor(size={"height": size, "width": size}, do_center_crop=False)
 
 
-def accuracy(prediction: GroupedEvalPrediction) -> dict[str, float]:
-    labels = prediction.label_ids
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return {"accuracy": group_metrics(logits.argmax(1), labels, labels)["accuracy"]}
-
-
 def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrainer, float]:
     """Trains one classifier on clip labels; also the seconds it took."""
     set_seed(args.seed)
@@ -239,7 +224,7 @@ def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrai
         augment=None if task.dataset_name is None else v2.RandomHorizontalFlip(),
         train_dataset=rows,
         processing_class=processor,
-        compute_metrics=accuracy,
+        compute_metrics=metrics_for(None),
     )
     print(
         f"--- {Path(args.output_dir).name}: {len(rows)} clips, {args.max_steps} steps, alpha {args.alpha}", flush=True
@@ -303,7 +288,7 @@ def clip_pictures(
     found = list(
         detect_actions(
             trainer.model,
-            InputSpec.from_processor(trainer.processing_class, args.image_size),
+            trainer.data_collator.spec,
             rows,
             with_smoothing(chosen["map"], task.smoothing),
             sampler=FrameSampler(args.num_frames),
@@ -334,21 +319,6 @@ def _caption(text: str, width: int) -> PILImage.Image:
     canvas = PILImage.new("RGB", (width, 14), "white")
     ImageDraw.Draw(canvas).text((3, 1), text, fill="crimson")
     return canvas
-
-
-def table(records: Sequence[dict[str, Any]]) -> str:
-    """Method x figures, in percent: mean and spread over seeds."""
-    lines = [f"| method | map | {' | '.join(t for t, _ in REPORTED.values())} |", "| --- " * (len(REPORTED) + 2) + "|"]
-    for name in dict.fromkeys(record["method"]["name"] for record in records):
-        runs = [record for record in records if record["method"]["name"] == name]
-        maps = ", ".join(sorted({run["localization"]["map"] for run in runs}))
-        cells = []
-        for key, (_, scale) in REPORTED.items():
-            values = scale * np.array([run["results"][key] for run in runs])
-            spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.1f}{spread}")
-        lines.append(f"| {name} | {maps} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -15,42 +15,48 @@ applied to `--test_split`; MaxBoxAcc and MaxBoxAccV2 take the best threshold of 
 from __future__ import annotations
 
 import sys
-from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from comparison import arguments_of, methods_of, step_budget, table
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets
 from matplotlib.figure import Figure
 from torchvision.transforms import v2
-from train_cls import ModelArguments, RecipeConfig, load_model, open_dataset, run_record, write_records
+from train_cls import (
+    ModelArguments,
+    RecipeConfig,
+    load_model,
+    metrics_for,
+    open_dataset,
+    run_record,
+    write_records,
+)
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 
 from hf_pgg import CutMix, MaskAblation, PGGTrainer, ResizeMix, add_provenance
 from hf_pgg.attribution import AttributionError
 from hf_pgg.collator import InputSpec
 from hf_pgg.demo_data import digits_on_photographs
-from hf_pgg.localization import box_of_map, draw, evaluate_localization, score_maps, with_smoothing
-from hf_pgg.metrics import group_metrics
-from hf_pgg.pictures import decode_mask, encode_png, to_rgb
+from hf_pgg.localization import box_of_map, draw, evaluate_localization, object_mask, score_maps, with_smoothing
+from hf_pgg.pictures import decode_mask, encode_png, mask_to_box, to_rgb
 from hf_pgg.provenance import class_label
 from hf_pgg.synthesis.base import resize
 from hf_pgg.synthesis.puzzlemix import InputGradientSaliency, PuzzleMix
-from hf_pgg.trainer import GroupedEvalPrediction
 
 EMBEDDED = "digits on photographs"
 MIXES = {"cutmix": CutMix, "resizemix": ResizeMix, "puzzlemix": PuzzleMix}
 REPORTED = {
-    "max_box_acc_v2": "MaxBoxAccV2",
-    "max_box_acc_v2_30": "at 0.3",
-    "max_box_acc_v2_50": "at 0.5",
-    "max_box_acc_v2_70": "at 0.7",
-    "box_acc_v2": "V2, threshold of selection",
-    "pixel_average_precision": "PxAP",
-    "accuracy": "top-1",
-    "target_gradient_share": "target gradient share",
+    "max_box_acc_v2": ("MaxBoxAccV2", 100),
+    "max_box_acc_v2_30": ("at 0.3", 100),
+    "max_box_acc_v2_50": ("at 0.5", 100),
+    "max_box_acc_v2_70": ("at 0.7", 100),
+    "box_acc_v2": ("V2, threshold of selection", 100),
+    "pixel_average_precision": ("PxAP", 100),
+    "accuracy": ("top-1", 100),
+    "target_gradient_share": ("target gradient share", 100),
 }
 
 
@@ -101,24 +107,16 @@ def main() -> None:
     torch.set_flush_denormal(True)
     with config.main_process_first(desc="data"):
         data = load_data(task, config)
-    methods = {"plain": 0.0, task.synthesis: 0.0, f"{task.synthesis} + guidance": config.alpha}
-    if task.synthesis == "none":
-        methods = {"plain": 0.0}  # nothing to guide
-    elif not compare.compare:
-        methods = dict([list(methods.items())[2 if config.alpha else 1]])
-
+    methods = methods_of(task.synthesis, config.alpha, compare.compare)
     records, trained = [], {}
     for seed in compare.seeds:
         saliency_model = task.saliency_model
         for name, alpha in methods.items():
-            folder = name.replace(" + ", "-") + (f"-seed{seed}" if len(compare.seeds) > 1 else "")
-            args = replace(config, output_dir=str(Path(config.output_dir) / folder), alpha=alpha, seed=seed)
+            args = arguments_of(config, name, alpha, seed, compare.seeds)
             with args.main_process_first(desc="mixing"):
                 rows = data["train"] if name == "plain" else mix(data["train"], task, args, saliency_model)
-            if args.max_steps <= 0:  # one budget for all: the steps of the mixed rows
-                copies = task.synthesis_copies + task.keep_originals if task.synthesis != "none" else 1
-                batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
-                args.max_steps = round(args.num_train_epochs * copies * len(data["train"]) / batch)
+            copies = task.synthesis_copies + task.keep_originals if task.synthesis != "none" else 1
+            args.max_steps = step_budget(args, copies * len(data["train"]))
             trainer, seconds = train(rows, args, model_args, task)
             record = evaluate(trainer, data, task, name, model_args.model_name_or_path, seconds)
             trainer.save_model()
@@ -133,7 +131,7 @@ def main() -> None:
         figure = comparison_figure(trained, data["test"], task, **columns)
         figure.savefig(out / "localization.png", dpi=130)
         write_records(records, {"localization": (figure, "Maps, boxes (green) and true boxes (red)")}, out)
-        print(table(records))
+        print(table(records, REPORTED))
         print(f"written: {out}/results.json, localization.png")
 
 
@@ -164,10 +162,7 @@ def load_data(task: LocalizationArguments, config: RecipeConfig) -> DatasetDict:
 def _digit_annotations(row: dict[str, Any]) -> dict[str, Any]:
     """The digit's mask as a column, and the box around it."""
     mask = decode_mask(row["provenance"][0]) > 127
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    top, left = int(rows[0]), int(columns[0])
-    box = [left, top, int(columns[-1]) + 1 - left, int(rows[-1]) + 1 - top]
-    return {"bbox": [float(value) for value in box], "mask": encode_png(mask), "provenance": None}
+    return {"bbox": [float(value) for value in mask_to_box(mask)], "mask": encode_png(mask), "provenance": None}
 
 
 def mix(train: Dataset, task: LocalizationArguments, args: RecipeConfig, saliency_model: str | None) -> Dataset:
@@ -198,14 +193,10 @@ def mix(train: Dataset, task: LocalizationArguments, args: RecipeConfig, salienc
 # ---------------------------------------------------------------------------------------------- training
 
 
-def accuracy(prediction: GroupedEvalPrediction) -> dict[str, float]:
-    labels = prediction.label_ids
-    logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
-    return {"accuracy": group_metrics(logits.argmax(1), labels, labels)["accuracy"]}
-
-
-def train(rows: Dataset, args: RecipeConfig, model_args: ModelArguments, task: LocalizationArguments) -> PGGTrainer:
-    """Trains one classifier on labels alone."""
+def train(
+    rows: Dataset, args: RecipeConfig, model_args: ModelArguments, task: LocalizationArguments
+) -> tuple[PGGTrainer, float]:
+    """Trains one classifier on labels alone; also the seconds it took."""
     set_seed(args.seed)
     model, processor = load_model(model_args, args, class_label(rows.features, args.label_column))
     if any(isinstance(module, torch.nn.Conv2d) for module in model.modules()):
@@ -216,7 +207,7 @@ def train(rows: Dataset, args: RecipeConfig, model_args: ModelArguments, task: L
         augment=None if task.dataset_name is None else v2.RandomHorizontalFlip(),
         train_dataset=rows,
         processing_class=processor,
-        compute_metrics=accuracy,
+        compute_metrics=metrics_for(None),
     )
     print(f"--- {Path(args.output_dir).name}: {len(rows)} rows, {args.max_steps} steps, alpha {args.alpha}", flush=True)
     return trainer, trainer.train().metrics["train_runtime"]
@@ -248,10 +239,20 @@ def evaluate(
             )
         except AttributionError as error:
             print(f"{attribution}: not for this model ({error})")
+    on_test = {
+        name: evaluate_localization(
+            trainer.model,
+            spec,
+            data["test"],
+            with_smoothing(name, task.smoothing),
+            threshold=found,
+            **columns,
+            **masks,
+        )
+        for name, found in selection.items()
+    }
     chosen = max(selection, key=lambda key: selection[key]["max_box_acc_v2"])
-    best = selection[chosen]
-    method = with_smoothing(chosen, task.smoothing)
-    results = evaluate_localization(trainer.model, spec, data["test"], method, threshold=best, **columns, **masks)
+    results = dict(on_test[chosen])
     plain = data["test"].select_columns([args.image_column, args.label_column])
     results["accuracy"] = trainer.evaluate(plain, metric_key_prefix="test")["test_accuracy"]
     if task.mask_column:
@@ -270,7 +271,8 @@ def evaluate(
         arguments=asdict(task),
         train_seconds=seconds,
     )
-    record["localization"] = {"map": chosen, "threshold": best["best_threshold"], "selection": selection}
+    threshold = selection[chosen]["best_threshold"]
+    record["localization"] = {"map": chosen, "threshold": threshold, "selection": selection, "test": on_test}
     return record
 
 
@@ -281,7 +283,7 @@ def squashed_with_masks(
 
     def squash(row: dict[str, Any]) -> dict[str, Any]:
         values = np.array(row[task.mask_column])
-        target = values == task.target_value if task.target_value is not None else values > values.max() / 2
+        target = object_mask(values, task.target_value)
         return {
             args.image_column: encode_png(resize(to_rgb(row[args.image_column]), size)),
             "object": encode_png(resize(target.astype(np.float32), size)),
@@ -333,21 +335,6 @@ def comparison_figure(
             axes.set_yticks([])
         grid[line, 0].set_ylabel(f"{name}\n{chosen['map']}", fontsize=7)
     return figure
-
-
-def table(records: Sequence[dict[str, Any]]) -> str:
-    """Method x {MaxBoxAccV2 and its parts, at the chosen threshold, PxAP, top-1, target gradient share}, in percent."""
-    lines = [f"| method | map | {' | '.join(REPORTED.values())} |", "| --- " * (len(REPORTED) + 2) + "|"]
-    for name in dict.fromkeys(record["method"]["name"] for record in records):
-        runs = [record for record in records if record["method"]["name"] == name]
-        maps = ", ".join(sorted({run["localization"]["map"] for run in runs}))
-        cells = []
-        for key in REPORTED:
-            values = 100 * np.array([run["results"][key] for run in runs if key in run["results"]])
-            spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.1f}{spread}" if len(values) else "")
-        lines.append(f"| {name} | {maps} | {' | '.join(cells)} |")
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

@@ -64,6 +64,13 @@ def ablations() -> list[Run]:
     return runs
 
 
+def why() -> list[Run]:
+    """What holds the gain down: masks of the object itself, and more mixed rows for longer."""
+    runs = [Run(masks="automatic", alpha=alpha) for alpha in (1.0, 10.0)]
+    longer = Run(synthesis="cutmix", keep_originals=False, steps=540)
+    return [*runs, longer, replace(longer, alpha=ALPHA["share"])]
+
+
 def scratch() -> list[Run]:
     """A ViT and a ConvNeXt from scratch, which need more and longer steps; the CNN's alpha taken over."""
     runs = []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -25,6 +26,7 @@ from transformers import (
 
 from hf_pgg import add_provenance
 from hf_pgg.pictures import encode_mask, encode_png
+from tests.hub_server import Hub
 
 SIZE = 32
 FAMILIES = ("vit", "convnext", "timm")
@@ -117,3 +119,16 @@ def tiny_model(family: str, num_labels: int = 3, seed: int = 0, activation: str 
         for _ in range(80):
             model.train()(pixel_values=torch.randn(16, 3, SIZE, SIZE))
     return model
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
+    """A Hub on the loopback interface, empty at the start of each test file."""
+    with Hub(tmp_path_factory.mktemp("hub")) as hub:
+        yield hub
+
+
+@pytest.fixture(scope="module")
+def alice(hub: Hub) -> str:
+    """The token of a user who may write."""
+    return hub.token("alice")

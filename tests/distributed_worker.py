@@ -44,6 +44,9 @@ def main() -> None:
             module.p = 0.0
     rows = load_from_disk(options.pop("rows"))
     weights = options.pop("weights")
+    keep_best = options.pop("keep_best", False)
+    if keep_best:
+        options |= {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "load_best_model_at_end": True}
     args = PGGConfig(
         use_cpu=True,
         ddp_backend="gloo" if "RANK" in os.environ else None,
@@ -52,20 +55,23 @@ def main() -> None:
         max_grad_norm=0.0,
         num_train_epochs=1,
         logging_steps=1,
-        save_strategy="no",
+        save_strategy="steps" if keep_best else "no",
         report_to=[],
         disable_tqdm=True,
         dataloader_pin_memory=False,
         **options,
     )
     collator = Collator(ViTImageProcessor(size={"height": SIZE, "width": SIZE}))
-    trainer = InOrder(model, args, train_dataset=rows, data_collator=collator)
+    trainer = InOrder(model, args, train_dataset=rows, eval_dataset=rows, data_collator=collator)
     trainer.train()
     state = trainer.accelerator.get_state_dict(trainer.model_wrapped)
+    best = [trainer.state.best_model_checkpoint] * args.world_size
+    if dist.is_initialized():
+        dist.all_gather_object(best, trainer.state.best_model_checkpoint)
     if trainer.is_world_process_zero():
         flat = torch.cat([state[name].detach().flatten() for name in sorted(state)])
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
-        torch.save({"weights": flat, "losses": losses, "processes": args.world_size}, weights)
+        torch.save({"weights": flat, "losses": losses, "processes": args.world_size, "best": best}, weights)
     if dist.is_initialized():  # leaving with gloo's threads alive aborts now and then
         dist.barrier()
         dist.destroy_process_group()

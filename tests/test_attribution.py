@@ -83,6 +83,17 @@ SERVED = {
 }
 
 
+class Linear(nn.Module):
+    """A classifier without a layer that keeps the picture's shape; its gradient is its weight."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 8 * 8, 3)
+
+    def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
+        return ImageClassifierOutput(logits=self.layer(pixel_values.flatten(1)))
+
+
 @pytest.mark.parametrize("family", SERVED)
 def test_every_method_serves_the_families_it_can_and_names_a_remedy_for_the_others(family: str) -> None:
     model, batch = model_of(family).train(), pixels(32 if family == "vit" else SIDE)
@@ -164,14 +175,6 @@ def test_guided_backpropagation_takes_other_activations_and_overwriting_ones(act
 
 
 def test_the_input_gradient_of_a_linear_model_is_its_weights() -> None:
-    class Linear(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(3 * 8 * 8, 3)
-
-        def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
-            return ImageClassifierOutput(logits=self.layer(pixel_values.flatten(1)))
-
     model = Linear()
     expected = model.layer.weight[TARGET].detach().view(2, 3, 8, 8).norm(dim=1)
     torch.testing.assert_close(input_gradient(model, pixels(8), TARGET), expected)
@@ -202,16 +205,8 @@ def test_attention_rollout_is_a_distribution_of_the_class_tokens_attention(famil
 
 
 def test_a_model_without_places_is_refused_by_the_maps_that_need_them() -> None:
-    class Flat(nn.Module):
-        def __init__(self) -> None:
-            super().__init__()
-            self.layer = nn.Linear(3 * 8 * 8, 3)
-
-        def forward(self, pixel_values: torch.Tensor) -> ImageClassifierOutput:
-            return ImageClassifierOutput(logits=self.layer(pixel_values.flatten(1)))
-
     with pytest.raises(AttributionError, match="use `input_gradient`"):
-        grad_cam(Flat(), pixels(8), TARGET)
+        grad_cam(Linear(), pixels(8), TARGET)
 
 
 def test_clips_get_a_map_a_frame() -> None:

@@ -7,11 +7,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from torch import nn
 from torchvision.transforms import v2
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEVideoProcessor
 
+import hf_pgg.demo_clips
 from hf_pgg import PGGCollator, PGGConfig, PGGTrainer, add_provenance
 from hf_pgg.clip_localization import corners, detect_actions, evaluate_actions, tube_of_maps
 from hf_pgg.collator import InputSpec
@@ -50,8 +51,6 @@ def clips(monkeypatch_module: pytest.MonkeyPatch) -> Dataset:
 @pytest.fixture(scope="module")
 def monkeypatch_module() -> pytest.MonkeyPatch:
     """The embedded digits, cut to a few: only their number is less."""
-    import hf_pgg.demo_clips
-
     with pytest.MonkeyPatch.context() as patch:
         whole = hf_pgg.demo_clips.digits
         patch.setattr(hf_pgg.demo_clips, "digits", lambda split: whole(split).select(range(28)))
@@ -210,8 +209,6 @@ def test_a_tube_covers_the_clip_and_follows_the_maps() -> None:
 
 
 def test_perfect_maps_of_a_perfect_classifier_score_100_and_of_a_wrong_one_nothing() -> None:
-    from datasets import ClassLabel, Features, Image, List, Value
-
     rows: dict[str, list] = {"video": [], "label": [], "bboxes": []}
     for i in range(4):
         frames = np.zeros((6, SIZE, SIZE, 3), np.uint8)

@@ -22,14 +22,11 @@ from hf_pgg.debias import (
     ResamplingTrainer,
     add_groups,
     biased_split,
-    classification_head,
     count_groups,
-    fit_last_layer,
-    head_inputs,
-    refit_head,
     subgroup_counts,
     take_per_group,
 )
+from hf_pgg.last_layer import classification_head, fit_last_layer, head_inputs, refit_head
 from hf_pgg.metrics import group_metrics
 
 from .conftest import FAMILIES, tiny_model

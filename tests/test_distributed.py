@@ -78,6 +78,12 @@ def test_two_processes_equal_one(mode, accumulation, uneven, tmp_path):
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
 
 
+def test_every_process_knows_where_the_best_checkpoint_lies(uneven, tmp_path):
+    result = run(tmp_path / "two", 2, uneven.select(range(16)), family="convnext", keep_best=True)
+    first, second = result["best"]
+    assert first == second and (Path(first) / "model.safetensors").is_file()
+
+
 @pytest.mark.parametrize("sampling", [{}, {"fraction": 0.5}], ids=["all rows", "half"])
 def test_sharded_parameters_equal_whole_ones_in_first_order_mode(sampling, tmp_path):
     """FSDP2 with torch's own `fully_shard` (Accelerate shards on accelerators only). One process has no guided row:

@@ -13,7 +13,7 @@ from huggingface_hub.errors import (
     RevisionNotFoundError,
 )
 
-from .hub_server import Hub, client
+from .hub_server import client
 
 FILES = {
     "README.md": b"---\nlicense: mit\n---\n# A model\n",
@@ -57,17 +57,6 @@ def read_range(token, path, start, stop):
 def download(token, repo, name, **kwargs):
     with TemporaryDirectory() as cache:  # what another account may read is not found in it
         return Path(hf_hub_download(repo, name, token=token, cache_dir=cache, **kwargs)).read_bytes()
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with Hub(tmp_path_factory.mktemp("hub")) as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def alice(hub):
-    return hub.token("alice")
 
 
 @pytest.fixture(scope="module")

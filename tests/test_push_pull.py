@@ -22,7 +22,7 @@ from hf_pgg.model_card import environment as machine
 from hf_pgg.model_card import model_card
 
 from .conftest import SIZE, tiny_model
-from .hub_server import Hub, client, environment
+from .hub_server import client, environment
 
 BROKEN = r"(?i)disconnected|reset|broken pipe"
 MODEL_FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
@@ -95,17 +95,6 @@ def push_loudly(rows, folder, repo, token, **options):
 
 
 # ---------------------------------------------------------------------------------------------- the Hub and its users
-
-
-@pytest.fixture(scope="module")
-def hub(tmp_path_factory):
-    with Hub(tmp_path_factory.mktemp("hub")) as hub:
-        yield hub
-
-
-@pytest.fixture(scope="module")
-def alice(hub):
-    return hub.token("alice")
 
 
 @pytest.fixture(scope="module")

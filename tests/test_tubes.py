@@ -6,6 +6,7 @@ import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
+from hf_pgg.linking import link_greedy, link_viterbi
 from hf_pgg.metrics.actions import video_map
 from hf_pgg.tubes import (
     ClipError,
@@ -14,8 +15,6 @@ from hf_pgg.tubes import (
     fill_gaps,
     label_by_max_sum,
     label_by_viterbi,
-    link_greedy,
-    link_viterbi,
     trim,
     tube_iou,
     tube_nms,

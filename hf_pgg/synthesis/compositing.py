@@ -10,7 +10,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from scipy.ndimage import gaussian_filter
 
-from hf_pgg.pictures import decode_mask, open_picture, to_rgb
+from hf_pgg.pictures import decode_mask, mask_to_box, open_picture, to_rgb
 from hf_pgg.provenance import LABELS, PROVENANCE
 from hf_pgg.synthesis.base import Sample, Synthesizer, read_row, resize
 
@@ -20,8 +20,8 @@ def crop_to_mask(picture: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np
     solid = alpha >= 0.5 if (alpha >= 0.5).any() else alpha > 0
     if not solid.any():
         raise ValueError("the cut-out is empty: its mask has no target pixel")
-    rows, columns = np.flatnonzero(solid.any(1)), np.flatnonzero(solid.any(0))
-    window = (slice(rows[0], rows[-1] + 1), slice(columns[0], columns[-1] + 1))
+    x, y, width, height = mask_to_box(solid)
+    window = (slice(y, y + height), slice(x, x + width))
     return picture[window], alpha[window]
 
 

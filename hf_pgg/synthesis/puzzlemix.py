@@ -30,7 +30,6 @@ from scipy.optimize import linear_sum_assignment
 from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch import nn
-from torchvision.transforms.v2 import functional as F
 
 from hf_pgg.pictures import to_rgb
 from hf_pgg.provenance import sources_of
@@ -72,8 +71,7 @@ class InputGradientSaliency:
     def __call__(self, picture: np.ndarray, label: int) -> np.ndarray:
         """(H, W, 3) uint8 and a class to (H, W) float64."""
         weight = next(self.model.parameters())
-        channels_first = torch.from_numpy(picture).permute(2, 0, 1)
-        fitted = F.resize(channels_first, list(self.spec.size), interpolation=self.spec.interpolation, antialias=True)
+        fitted = self.spec.squash(torch.from_numpy(picture).permute(2, 0, 1))
         pixels = self.spec.normalize(fitted)[None].to(weight.device, weight.dtype).requires_grad_()
         with torch.enable_grad():
             logits = self.model(pixel_values=pixels).logits.float()

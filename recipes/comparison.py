@@ -1,0 +1,54 @@
+"""What the localization recipes share: which methods a comparison trains, for how long, and its table."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+from train_cls import RecipeConfig
+
+Config = TypeVar("Config", bound=RecipeConfig)
+
+
+def methods_of(synthesis: str, alpha: float, compare: bool) -> dict[str, float]:
+    """Name to alpha: plain training, synthesis, and synthesis with guidance; one of them, unless `compare`."""
+    methods = {"plain": 0.0, synthesis: 0.0, f"{synthesis} + guidance": alpha}
+    if synthesis == "none":
+        return {"plain": 0.0}  # nothing to guide
+    return methods if compare else dict([list(methods.items())[2 if alpha else 1]])
+
+
+def arguments_of(config: Config, name: str, alpha: float, seed: int, seeds: Sequence[int]) -> Config:
+    """The settings of one run, which has its own folder."""
+    folder = name.replace(" + ", "-") + (f"-seed{seed}" if len(seeds) > 1 else "")
+    return replace(config, output_dir=str(Path(config.output_dir or "out") / folder), alpha=alpha, seed=seed)
+
+
+def step_budget(args: RecipeConfig, rows: int) -> int:
+    """Steps of `num_train_epochs` over `rows`, the synthesized ones included: one budget for all methods."""
+    if args.max_steps > 0:
+        return args.max_steps
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return round(args.num_train_epochs * rows / batch)
+
+
+def table(records: Sequence[dict[str, Any]], reported: Mapping[str, tuple[str, float]]) -> str:
+    """Method x results, mean and spread over seeds.
+
+    Args:
+        reported: Name of a result to its column's title and the factor that makes it percent.
+    """
+    lines = [f"| method | map | {' | '.join(title for title, _ in reported.values())} |"]
+    lines.append("| --- " * (len(reported) + 2) + "|")
+    for name in dict.fromkeys(record["method"]["name"] for record in records):
+        runs = [record for record in records if record["method"]["name"] == name]
+        cells = [name, ", ".join(sorted({run["localization"]["map"] for run in runs}))]
+        for key, (_, factor) in reported.items():
+            values = factor * np.array([run["results"][key] for run in runs if key in run["results"]])
+            spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
+            cells.append(f"{values.mean():.1f}{spread}" if len(values) else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
