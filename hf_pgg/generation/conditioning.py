@@ -1,0 +1,87 @@
+"""Conditioning of Real-Fake: the text's states, the last of which is replaced by the picture's CLIP feature.
+
+Stock pipelines of diffusers take the result as `prompt_embeds`: nothing of theirs is changed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+logger = logging.get_logger(__name__)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Conditioner:
+    """Prompts and pictures to the states (B, tokens, width) that a latent diffusion model attends to.
+
+    Stable Diffusion 1.x: 77 states of width 768, as wide as the feature of CLIP ViT-L/14. The feature is the
+    projected one, before any normalisation.
+
+    Args:
+        tokenizer, text_encoder: `CLIPTokenizer` and `CLIPTextModel` of the pipeline.
+        image_encoder (*optional*): `CLIPVisionModelWithProjection`; without it the text alone conditions.
+        image_processor (*optional*): The encoder's `CLIPImageProcessor`.
+
+    Raises:
+        ValueError: If the feature and the states differ in width, or one of encoder and processor is missing.
+    """
+
+    tokenizer: Any
+    text_encoder: Any
+    image_encoder: Any = None
+    image_processor: Any = None
+
+    def __post_init__(self) -> None:
+        if (self.image_encoder is None) != (self.image_processor is None):
+            raise ValueError("the CLIP image encoder and its image processor come together: one of them is missing")
+        if self.image_encoder is not None:
+            feature = self.image_encoder.config.projection_dim
+            width = self.text_encoder.config.hidden_size
+            if feature != width:
+                raise ValueError(
+                    f"the CLIP feature has {feature} elements, the text's states {width}: take the CLIP model whose"
+                    " projection is as wide (Stable Diffusion 1.x: openai/clip-vit-large-patch14)"
+                )
+
+    def to(self, device: torch.device | str) -> Conditioner:
+        """Moves the encoders; returns itself."""
+        for encoder in (self.text_encoder, self.image_encoder):
+            if encoder is not None:
+                encoder.to(device)
+        return self
+
+    @torch.no_grad()
+    def __call__(self, prompts: Sequence[str], pictures: Sequence[np.ndarray] | None = None) -> torch.Tensor:
+        """(B, tokens, width) states of B prompts; the last state is the picture's feature where pictures are given.
+
+        Args:
+            pictures: B arrays (H, W, 3) uint8. Of the negative branch none are given: its last state is the text's.
+        """
+        states = self._text_states(prompts)
+        if self.image_encoder is None or pictures is None:
+            return states
+        if len(pictures) != len(prompts):
+            raise ValueError(f"{len(pictures)} pictures for {len(prompts)} prompts")
+        pixels = self.image_processor(images=list(pictures), return_tensors="pt").pixel_values
+        pixels = pixels.to(self.image_encoder.device, self.image_encoder.dtype)
+        states[:, -1] = self.image_encoder(pixel_values=pixels).image_embeds.to(states)
+        return states
+
+    def _text_states(self, prompts: Sequence[str]) -> torch.Tensor:
+        length = self.tokenizer.model_max_length
+        tokens = self.tokenizer(
+            list(prompts), padding="max_length", max_length=length, truncation=True, return_tensors="pt"
+        )
+        # the image feature takes the last place, so a prompt that reaches it has lost its end
+        if self.image_encoder is not None and bool((tokens.attention_mask[:, -1] == 1).any()):
+            logger.warning_once(f"a prompt of {length} tokens or more has lost its end, for example: {prompts[0]}")
+        ids = tokens.input_ids.to(self.text_encoder.device)
+        masked = getattr(self.text_encoder.config, "use_attention_mask", False)
+        mask = tokens.attention_mask.to(self.text_encoder.device) if masked else None
+        return self.text_encoder(ids, attention_mask=mask).last_hidden_state

@@ -1,0 +1,46 @@
+"""Contact sheets: what a generator made of each class, at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+
+from hf_pgg.generation.prompts import single_label
+from hf_pgg.generation.resumable import Generation
+from hf_pgg.pictures import to_rgb
+from hf_pgg.provenance import IMAGE
+from hf_pgg.synthesis.base import resize
+
+
+def contact_sheet(rows: Sequence[Mapping[str, Any]], columns: int = 8, side: int = 128) -> np.ndarray:
+    """Pictures (column `image`) side by side, each fitted into a square of `side` pixels on grey: (H, W, 3) uint8."""
+    columns = min(columns, len(rows))
+    lines = -(-len(rows) // columns)
+    sheet = np.full((lines * side, columns * side, 3), 128, np.uint8)
+    for place, row in enumerate(rows):
+        picture = to_rgb(row[IMAGE])
+        scale = side / max(picture.shape[:2])
+        height, width = (max(round(length * scale), 1) for length in picture.shape[:2])
+        top, left = ((side - length) // 2 for length in (height, width))
+        top, left = top + place // columns * side, left + place % columns * side
+        sheet[top : top + height, left : left + width] = resize(picture, (height, width))
+    return sheet
+
+
+def write_contact_sheets(generation: Generation, per_class: int = 32) -> list[Path]:
+    """One PNG a class in `contact_sheets` of a published folder, of pictures evenly spaced over rows and versions."""
+    labels = np.tile(np.asarray(generation.source[generation.label_column]), generation.versions)
+    folder = Path(generation.folder) / "contact_sheets"
+    folder.mkdir(exist_ok=True)
+    store, written = generation.store(), []
+    for label, name in enumerate(single_label(generation.source.features, generation.label_column).names):
+        numbers = np.flatnonzero(labels == label)
+        chosen = numbers[np.linspace(0, len(numbers) - 1, min(per_class, len(numbers))).astype(int)]
+        path = folder / f"{label:03d}-{''.join(c if c.isalnum() else '_' for c in name)}.png"
+        PILImage.fromarray(contact_sheet(store.read(chosen.tolist()))).save(path)
+        written.append(path)
+    return written

@@ -1,0 +1,131 @@
+"""The loss of Real-Fake: denoising with Min-SNR weights, and the distance between two means over the batch.
+
+After Yuan et al., "Real-Fake: Effective Training Data Synthesis Through Distribution Matching" (ICLR 2024), and Hang
+et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy" (ICCV 2023). With w_b the weight of sample b, e_b
+what is to be predicted, e'_b the prediction, and d_b = w_b (e'_b - e_b):
+
+    L = mean_b w_b MSE(e'_b, e_b) + lambda * MMD
+
+The MMD with a linear kernel is the squared distance between the means of two sets; averaged over the elements it is
+
+    "sum"       mean_chw (sum_b d_b)^2             as published, with lambda = 0.003 at a batch of 8
+    "mean"      mean_chw (mean_b d_b)^2            the same at lambda * B^2 (0.192 at a batch of 8)
+    "unbiased"  mean_chw of d_b d_c, averaged over the pairs b != c
+
+The first two hold, beside the distance, the scatter of the samples, which grows with the batch as B and shrinks with
+it as 1 / B. The third has none: its expectation is the same at every batch size, whatever the accumulation and the
+number of processes. (An estimate may be negative; its gradient is unbiased.) All three see one micro-batch of one
+process. torch only: latents and pixels, conditioned by text or by class, are all the same here.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+REDUCTIONS = ("sum", "mean", "unbiased")
+PREDICTION_TYPES = ("epsilon", "v_prediction")
+
+
+@dataclass(frozen=True)
+class Noised:
+    """Samples after t steps of the forward process, and what a denoiser must say of them.
+
+    Attributes:
+        samples, target (`torch.Tensor`): (B, C, H, W).
+        timesteps (`torch.Tensor`): (B,) int64.
+        snr (`torch.Tensor`): (B,) float32, signal-to-noise ratio alpha_bar / (1 - alpha_bar).
+    """
+
+    samples: torch.Tensor
+    timesteps: torch.Tensor
+    target: torch.Tensor
+    snr: torch.Tensor
+
+
+@dataclass(frozen=True)
+class GeneratorLoss:
+    """`loss` = `denoising` + lambda * `matching`, each () float32."""
+
+    loss: torch.Tensor
+    denoising: torch.Tensor
+    matching: torch.Tensor
+
+
+def add_noise(scheduler: Any, clean: torch.Tensor) -> Noised:
+    """Clean latents or pixels (B, C, H, W) at a random step each, drawn from torch's global generator.
+
+    Args:
+        scheduler: Of diffusers, with `alphas_cumprod`, `add_noise` and, for v-prediction, `get_velocity`.
+
+    Raises:
+        ValueError: If the scheduler's model predicts neither the noise nor the velocity.
+    """
+    kind = scheduler.config.prediction_type
+    if kind not in PREDICTION_TYPES:
+        raise ValueError(f"the scheduler's prediction_type is '{kind}'; the loss knows {', '.join(PREDICTION_TYPES)}")
+    noise = torch.randn_like(clean)
+    steps = scheduler.config.num_train_timesteps
+    timesteps = torch.randint(0, steps, (len(clean),), device=clean.device)
+    alpha_bar = scheduler.alphas_cumprod.to(clean.device)[timesteps].float()
+    target = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
+    return Noised(scheduler.add_noise(clean, noise, timesteps), timesteps, target, alpha_bar / (1 - alpha_bar))
+
+
+def min_snr_weights(snr: torch.Tensor, gamma: float = 5.0, prediction_type: str = "epsilon") -> torch.Tensor:
+    """(B,) weights min(SNR, gamma) / SNR of the noise's error, or / (SNR + 1) of the velocity's; 1 or 0 at SNR 0.
+
+    Raises:
+        ValueError: If `gamma` is not positive.
+    """
+    if gamma <= 0:
+        raise ValueError(f"gamma is {gamma}: it must be positive")
+    if prediction_type == "epsilon":
+        return (gamma / snr).clamp(max=1)
+    return snr.clamp(max=gamma) / (snr + 1)
+
+
+def distribution_matching_loss(
+    prediction: torch.Tensor,
+    target: torch.Tensor,
+    weights: torch.Tensor,
+    *,
+    matching_weight: float = 0.003,
+    reduction: str = "sum",
+) -> GeneratorLoss:
+    """The loss of the module's docstring, in float32.
+
+    Args:
+        prediction, target (`torch.Tensor`): (B, ...) of any number of axes.
+        weights (`torch.Tensor`): (B,) of the samples, see [`min_snr_weights`].
+        matching_weight (`float`): lambda; 0 is Min-SNR training alone.
+        reduction (`str`): `"sum"`, `"mean"` or `"unbiased"`; the last needs two samples or more.
+
+    Raises:
+        ValueError: If `reduction` is unknown, or the shapes do not fit.
+    """
+    if reduction not in REDUCTIONS:
+        raise ValueError(f"reduction is '{reduction}'; choose {', '.join(REDUCTIONS)}")
+    if prediction.shape != target.shape or weights.shape != prediction.shape[:1]:
+        shapes = [tuple(tensor.shape) for tensor in (prediction, target, weights)]
+        raise ValueError("prediction {}, target {} and weights {} do not fit".format(*shapes))
+    error = (prediction.float() - target.float()).flatten(1)
+    weights = weights.float()
+    denoising = (weights * error.square().mean(1)).mean()
+    matching = mean_discrepancy(weights[:, None] * error, reduction)
+    return GeneratorLoss(denoising + matching_weight * matching, denoising, matching)
+
+
+def mean_discrepancy(difference: torch.Tensor, reduction: str) -> torch.Tensor:
+    """() squared mean of the weighted differences (B, elements), averaged over the elements."""
+    count = len(difference)
+    if reduction == "mean":
+        return difference.mean(0).square().mean()
+    total = difference.sum(0).square().mean()
+    if reduction == "sum":
+        return total
+    if count < 2:
+        raise ValueError("reduction 'unbiased' compares samples with each other: a batch of 1 has no pair")
+    return (total - difference.square().sum(0).mean()) / (count * (count - 1))

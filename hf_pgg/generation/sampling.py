@@ -1,0 +1,120 @@
+"""What makes pictures of requests: Real-Fake's sampling, from the latent of the row's own real picture.
+
+[`Generation`](hf_pgg.generation.resumable) is the loop that asks; any other [`Sampler`] may answer it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from hf_pgg.generation.conditioning import Conditioner
+from hf_pgg.generation.pipelines import run_pipeline
+from hf_pgg.pictures import to_rgb
+from hf_pgg.provenance import IMAGE
+from hf_pgg.synthesis.base import resize
+
+NEGATIVE_PROMPT = "distorted, unrealistic, blurry, out of frame, cropped, deformed"  # of Real-Fake
+
+
+@dataclass(frozen=True)
+class Request:
+    """One picture to make: of a source row, with a prompt and a seed."""
+
+    row: Mapping[str, Any]
+    prompt: str
+    seed: int
+
+
+class Sampler(Protocol):
+    """What makes pictures (H, W, 3) uint8 of requests, one each; black ones count as struck by a safety filter.
+
+    A picture depends on its own request alone. `parameters` (str, int, float or bool) are stored with every picture.
+    """
+
+    @property
+    def parameters(self) -> dict[str, Any]: ...
+
+    def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]: ...
+
+
+@dataclass(frozen=True, kw_only=True)
+class PairedSampler:
+    """Real-Fake's sampling: image-to-image from the row's own real picture, under its prompt and its CLIP feature.
+
+    Args:
+        pipeline: `StableDiffusionImg2ImgPipeline`, or another whose call takes `prompt_embeds` and `image`.
+        conditioner ([`Conditioner`]): Of prompts and pictures.
+        model, revision (`str`): What the pipeline was loaded from; stored with the pictures.
+        lora, lora_revision (`str`), lora_scale (`float`): The same of its LoRA weights; empty without.
+        image_column (`str`): The real pictures; their middle square is taken.
+        size (`int`): Side of the pictures, in pixels.
+        strength (`float`): How much of the way to noise the latent goes; 0.75 as published.
+        num_inference_steps (`int`): Of which `strength` are run.
+        guidance_scale (`float`): Of classifier-free guidance; 1 is none.
+        negative_prompt (`str`): Of its other branch.
+
+    Raises:
+        ValueError: If `strength` is not in (0, 1] or leaves no step.
+    """
+
+    pipeline: Any
+    conditioner: Conditioner
+    model: str = ""
+    revision: str = ""
+    lora: str = ""
+    lora_revision: str = ""
+    lora_scale: float = 0.0
+    image_column: str = IMAGE
+    size: int = 512
+    strength: float = 0.75
+    num_inference_steps: int = 30
+    guidance_scale: float = 2.0
+    negative_prompt: str = NEGATIVE_PROMPT
+
+    def __post_init__(self) -> None:
+        check_strength(self.strength, self.num_inference_steps)
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        names = ["model", "revision", "lora", "lora_revision", "lora_scale", "size", "strength"]
+        names += ["num_inference_steps", "guidance_scale", "negative_prompt"]
+        return {
+            **{name: getattr(self, name) for name in names},
+            "pipeline": type(self.pipeline).__name__,
+            "scheduler": type(self.pipeline.scheduler).__name__,
+            "image_feature": self.conditioner.image_encoder is not None,
+        }
+
+    def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        pictures = [middle_square(to_rgb(request.row[self.image_column]), self.size) for request in requests]
+        guided = self.guidance_scale > 1
+        negative = self.conditioner([self.negative_prompt] * len(requests)) if guided else None
+        return run_pipeline(
+            self.pipeline,
+            [request.seed for request in requests],
+            prompt_embeds=self.conditioner([request.prompt for request in requests], pictures),
+            negative_prompt_embeds=negative,
+            image=np.stack(pictures).astype(np.float32) / 255,
+            strength=self.strength,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+        )
+
+
+def check_strength(strength: float, num_inference_steps: int) -> None:
+    """Raises ValueError if image-to-image would take no step."""
+    if not 0 < strength <= 1 or int(strength * num_inference_steps) < 1:
+        raise ValueError(
+            f"strength {strength} of {num_inference_steps} steps leaves none: strength is in (0, 1], their product >= 1"
+        )
+
+
+def middle_square(picture: np.ndarray, size: int) -> np.ndarray:
+    """(H, W, 3) to its middle square, resized to (size, size, 3)."""
+    side = min(picture.shape[:2])
+    top, left = ((length - side) // 2 for length in picture.shape[:2])
+    return resize(picture[top : top + side, left : left + side], (size, size))

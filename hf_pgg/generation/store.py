@@ -1,0 +1,180 @@
+"""A folder that is filled with generated rows part by part, by any number of processes, interrupted at any time.
+
+The rows are numbered, and so are the parts that hold them: which rows a part holds depends on nothing but its number.
+A part is a parquet file that is there whole or not at all. Whoever resumes writes the parts that are missing: no row
+twice, no row left out. When all are there, the folder is an ordinary data set (`load_dataset(folder)`); before that,
+it cannot be loaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import yaml
+from datasets import Dataset, Features
+from pyarrow.parquet import read_table
+
+from hf_pgg.pictures import encode_png, open_picture
+
+SETTINGS = "generation.yaml"  # no kind of file that `load_dataset` takes for data
+_UNFINISHED, _FINISHED = ".parts", "data"  # it passes over the first and finds the second
+
+
+@dataclass(frozen=True)
+class PartStore:
+    """The rows 0 ... `total` - 1 in parts of `part_size`.
+
+    Args:
+        folder (`str`): Where everything is written.
+        features (`Features`): Of the rows.
+        total (`int`): Rows.
+        settings (`Mapping`): What decides them; plain values and lists. Stored, and compared when a run is resumed.
+        part_size (`int`, *optional*, defaults to 256): Rows of a part: what an interruption costs a process at most.
+    """
+
+    folder: str
+    features: Features
+    total: int
+    settings: Mapping[str, Any]
+    part_size: int = 256
+
+    @property
+    def num_parts(self) -> int:
+        return -(-self.total // self.part_size)
+
+    def open(self) -> None:
+        """Makes the folder, or checks that the one that is there was begun with the same settings.
+
+        Raises:
+            ValueError: Naming the settings that differ.
+        """
+        settings = {**self.settings, "total": self.total, "part_size": self.part_size}
+        file = Path(self.folder) / SETTINGS
+        if not file.exists():
+            Path(self.folder).mkdir(parents=True, exist_ok=True)
+            draft = _draft_of(file)
+            draft.write_text(yaml.safe_dump(settings, sort_keys=False, allow_unicode=True), encoding="utf-8")
+            draft.replace(file)
+        before = yaml.safe_load(file.read_text(encoding="utf-8"))
+        changed = [name for name in {**before, **settings} if before.get(name) != settings.get(name)]
+        if changed:
+            details = "; ".join(f"{name}: {before.get(name)!r}, now {settings.get(name)!r}" for name in changed)
+            raise ValueError(
+                f"{self.folder} was begun with other settings ({details}): go on with those, or take another folder"
+            )
+
+    def missing_rows(self) -> int:
+        """Rows whose parts are not written yet."""
+        return sum(len(self.rows_of(part)) for part in range(self.num_parts) if not self._is_written(part))
+
+    def missing_parts(self, process_index: int = 0, num_processes: int = 1) -> Iterator[int]:
+        """The parts that this process has to write; part p is of process p modulo their number.
+
+        The number of processes may be another one when a run is resumed.
+        """
+        for part in range(process_index, self.num_parts, num_processes):
+            if not self._is_written(part):
+                yield part
+
+    def rows_of(self, part: int) -> range:
+        """The numbers of a part's rows."""
+        return range(part * self.part_size, min((part + 1) * self.part_size, self.total))
+
+    def write(self, part: int, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Writes a part, given all of its rows in order.
+
+        Raises:
+            ValueError: If there are fewer or more rows.
+        """
+        if len(rows) != len(self.rows_of(part)):
+            raise ValueError(f"part {part} has {len(self.rows_of(part))} rows, not {len(rows)}")
+        columns = {name: [row[name] for row in rows] for name in self.features}
+        path = self._path(part, _UNFINISHED)
+        path.parent.mkdir(exist_ok=True)
+        draft = _draft_of(path)
+        Dataset.from_dict(columns, features=self.features).to_parquet(str(draft))
+        draft.replace(path)
+
+    def publish(self) -> None:
+        """Makes the complete folder a data set; called by one process, when all have written their parts.
+
+        Raises:
+            FileNotFoundError: If parts are missing, with their number.
+        """
+        missing = self.missing_rows()
+        if missing:
+            raise FileNotFoundError(
+                f"{missing} of {self.total} rows are missing in {self.folder}: run it again, finished rows are kept"
+            )
+        unfinished, finished = (Path(self.folder) / name for name in (_UNFINISHED, _FINISHED))
+        if not finished.exists():
+            for draft in unfinished.glob("*.draft"):  # of a killed process
+                draft.unlink()
+            unfinished.rename(finished)
+
+    def read(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
+        """Rows of a published folder by their numbers; pictures as `{"bytes", "path"}`."""
+        by_part: dict[int, list[int]] = {}
+        for number in numbers:
+            by_part.setdefault(number // self.part_size, []).append(number % self.part_size)
+        return [
+            row
+            for part, places in by_part.items()
+            for row in read_table(self._path(part, _FINISHED)).take(places).to_pylist()
+        ]
+
+    def require_space(self, bytes_per_row: float) -> str:
+        """States what the missing rows will take on the disk.
+
+        Raises:
+            OSError: If that is more than what is free.
+        """
+        missing = self.missing_rows()
+        needed = round(missing * bytes_per_row)
+        free = shutil.disk_usage(self.folder).free
+        statement = (
+            f"{missing} of {self.total} pictures to generate, {_gigabytes(needed)} on the disk; {_gigabytes(free)} are"
+            f" free in {self.folder}"
+        )
+        if needed > free:
+            raise OSError(f"not enough disk: {statement}. Generate fewer or smaller pictures, or take another folder.")
+        return statement
+
+    def _path(self, part: int, folder: str) -> Path:
+        return Path(self.folder) / folder / f"train-{part:05d}-of-{self.num_parts:05d}.parquet"
+
+    def _is_written(self, part: int) -> bool:
+        return any(self._path(part, folder).exists() for folder in (_UNFINISHED, _FINISHED))
+
+
+def bytes_per_picture(
+    pictures: Dataset, image_column: str, size: int | None = None, masks: int = 0, samples: int = 16
+) -> float:
+    """An estimate of what a generated picture takes: the mean PNG of some real ones at its size, and a fifth more.
+
+    Args:
+        size (`int`, *optional*): Side of the generated square pictures; by default they are as large as the real ones.
+        masks (`int`): Masks beside it, a tenth of a picture each at most.
+    """
+    indices = np.linspace(0, len(pictures) - 1, min(samples, len(pictures))).astype(int)
+    lengths = []
+    for index in indices:
+        picture = open_picture(pictures[int(index)][image_column]).convert("RGB")
+        picture = picture if size is None else picture.resize((size, size))
+        lengths.append(len(encode_png(np.asarray(picture))["bytes"]))
+    return 1.2 * (1 + 0.1 * masks) * float(np.mean(lengths))
+
+
+def _gigabytes(count: int) -> str:
+    return f"{count / 1e9:.2f} GB"
+
+
+def _draft_of(file: Path) -> Path:
+    """Where a file is written before it is complete, unlike that of any other process."""
+    return file.with_name(f"{file.stem}-{uuid.uuid4().hex}.draft")
