@@ -104,7 +104,7 @@ def test_prompts_that_the_data_cannot_fill_are_refused_before_the_first_picture(
     with pytest.raises(ValueError, match="no picture has label b"):
         generation(photos.filter(lambda row: row["label"] != 1), tmp_path).run()
     with pytest.raises(ValueError, match="not a ClassLabel"):
-        generation(photos, tmp_path, prompts=Prompts(("{class}",), label_column="name"), label_column="name").run()
+        generation(photos, tmp_path, prompts=Prompts(("{class}",), label_column="name")).run()
     assert not list(tmp_path.iterdir())
 
 

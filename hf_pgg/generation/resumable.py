@@ -41,8 +41,8 @@ class Generation:
         folder (`str`): Where they are written; see [`PartStore`].
         versions (`int`, *optional*, defaults to 1): Pictures of each row: n times as many as real ones.
         seed (`int`, *optional*, defaults to 0): A picture's own seed is drawn from it, the row and the version.
-        label_column (`str`): `ClassLabel` of the rows, kept.
-        keep_columns (`tuple[str, ...]`): Further columns of the source that are kept, a bias attribute for example.
+        keep_columns (`tuple[str, ...]`): Columns of the source that are kept beside the label, such as a bias attribute.
+        image_column (`str`): The real pictures, by which the source is told from another and the disk use estimated.
         batch_size (`int`): Pictures a call of the sampler; no picture depends on it.
         part_size (`int`): See [`PartStore`].
         max_attempts (`int`): Seeds that are tried before a picture that stays black is given up.
@@ -58,7 +58,6 @@ class Generation:
     folder: str
     versions: int = 1
     seed: int = 0
-    label_column: str = "label"
     keep_columns: tuple[str, ...] = ()
     image_column: str = IMAGE
     batch_size: int = 8
@@ -76,6 +75,11 @@ class Generation:
         if absent:
             known = ", ".join(sorted(self.source.features))
             raise ValueError(f"keep_columns: {', '.join(absent)} is not among the source's columns ({known})")
+
+    @property
+    def label_column(self) -> str:
+        """`ClassLabel` of the rows, which the prompts name; kept."""
+        return self.prompts.label_column
 
     def store(self) -> PartStore:
         """The folder's parts. Checks every prompt, and what an interrupted run was begun with."""

@@ -153,14 +153,11 @@ class PartStore:
         return any(self._path(part, folder).exists() for folder in (_UNFINISHED, _FINISHED))
 
 
-def bytes_per_picture(
-    pictures: Dataset, image_column: str, size: int | None = None, masks: int = 0, samples: int = 16
-) -> float:
-    """An estimate of what a generated picture takes: the mean PNG of some real ones at its size, and a fifth more.
+def bytes_per_picture(pictures: Dataset, image_column: str, size: int | None = None, samples: int = 16) -> float:
+    """An estimate of what a generated row takes: the mean PNG of some real pictures at its size, and a fifth more.
 
     Args:
         size (`int`, *optional*): Side of the generated square pictures; by default they are as large as the real ones.
-        masks (`int`): Masks beside it, a tenth of a picture each at most.
     """
     indices = np.linspace(0, len(pictures) - 1, min(samples, len(pictures))).astype(int)
     lengths = []
@@ -168,7 +165,7 @@ def bytes_per_picture(
         picture = open_picture(pictures[int(index)][image_column]).convert("RGB")
         picture = picture if size is None else picture.resize((size, size))
         lengths.append(len(encode_png(np.asarray(picture))["bytes"]))
-    return 1.2 * (1 + 0.1 * masks) * float(np.mean(lengths))
+    return 1.2 * float(np.mean(lengths))
 
 
 def _gigabytes(count: int) -> str:
