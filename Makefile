@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint
+.PHONY: demo test lint notebooks docs
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -16,6 +16,13 @@ demo: $(BIN)/.installed  ## the main job: a shortcut learned and unlearned, on t
 
 test: $(BIN)/.installed lint  ## lint, types, and every test that is not marked slow or gpu
 	$(BIN)/python -m pytest -n auto --maxprocesses 4
+
+notebooks: $(BIN)/.installed  ## runs every notebook from a clean kernel (minutes)
+	$(BIN)/python -m pytest -m notebook tests/test_notebooks.py
+
+docs: $(BIN)/.installed  ## the API reference, from the docstrings, to out/api
+	$(BIN)/python -m pdoc --docformat google --output-directory out/api hf_pgg \
+	    $$(find hf_pgg -name '*.py' ! -name '_*' ! -path 'hf_pgg/metrics/*/*' | sort | sed 's/\.py$$//; s,/,.,g')
 
 lint: $(BIN)/.installed
 	$(BIN)/ruff check .

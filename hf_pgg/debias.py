@@ -201,6 +201,7 @@ class GroupBalancedSampler(WeightedRandomSampler):
         self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
+        """The epoch that the next pass draws for; the Trainer calls it."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -280,9 +281,11 @@ class GroupDRO:
         return (self.q * means).sum()
 
     def state_dict(self) -> dict[str, Any]:
+        """The groups' weights, for a checkpoint."""
         return {"q": self.q.tolist(), "step_size": self.step_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Goes on from a checkpoint's weights; a `ValueError` if they are of another number of groups."""
         if len(state["q"]) != len(self.q):
             raise ValueError(f"the saved state has {len(state['q'])} groups, the training set has {len(self.q)}")
         self.q, self.step_size = torch.tensor(state["q"]), state["step_size"]

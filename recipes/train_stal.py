@@ -23,6 +23,7 @@ from comparison import arguments_of, methods_of, step_budget, table
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, concatenate_datasets
 from PIL import Image as PILImage
 from PIL import ImageDraw
+from sklearn.model_selection import StratifiedGroupKFold
 from torchvision.transforms import v2
 from train_cls import RecipeConfig, metrics_for, open_dataset, run_record, write_records
 from transformers import (
@@ -67,6 +68,9 @@ class ClipArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str = field(default="test", metadata={"help": "Split to report on."})
     validation_share: float = field(default=0.2, metadata={"help": "Of the training clips: they choose the map."})
+    source_column: str | None = field(
+        default=None, metadata={"help": "The video that a clip was cut from; its clips stay on one side of validation."}
+    )
     mask_column: str = field(default="masks", metadata={"help": "The actor's masks, for synthesis."})
     box_column: str = field(default="bboxes", metadata={"help": "Boxes [x, y, width, height] on every frame."})
     synthesis: str = field(default="actor", metadata={"help": f"One of {', '.join(SYNTHESES)}."})
@@ -141,21 +145,26 @@ def main() -> None:
 
 def load_data(task: ClipArguments, config: ClipConfig) -> DatasetDict:
     """`train` (clips of T small frames, labels, masks), and with all their frames and boxes `validation` and `test`."""
-    if task.dataset_name is None:
-        clips = digits_in_motion(bias=task.bias, seed=config.seed, size=config.image_size, num_frames=config.num_frames)
-        train, validation, test = clips["train"], clips["validation"], clips["test"]
-    else:
-        whole = open_dataset(task.dataset_name, task.train_split)
-        parts = whole.train_test_split(task.validation_share, seed=0, stratify_by_column=config.label_column)
-        train, validation = parts["train"], parts["test"]
-        test = open_dataset(task.dataset_name, task.test_split)
-    columns = [config.video_column, config.label_column, task.mask_column]
-    return DatasetDict(train=sampled(train.select_columns(columns), task, config), validation=validation, test=test)
+    if task.dataset_name is not None:
+        train, test = (open_dataset(task.dataset_name, split) for split in (task.train_split, task.test_split))
+        return split_and_sample(train, test, task, config)
+    clips = digits_in_motion(bias=task.bias, seed=config.seed, size=config.image_size, num_frames=config.num_frames)
+    return DatasetDict({**clips, "train": sampled(clips["train"], task, config)})
+
+
+def split_and_sample(train: Dataset, test: Dataset, task: ClipArguments, config: ClipConfig) -> DatasetDict:
+    """`load_data` for clips at hand: sets a part of `train` aside for validation, by class and source."""
+    folds = StratifiedGroupKFold(round(1 / task.validation_share), shuffle=True, random_state=0)
+    sources = train[task.source_column] if task.source_column else range(len(train))
+    kept, held_out = next(folds.split(np.zeros(len(train)), train[config.label_column], list(sources)))
+    rest = train.select(kept)
+    return DatasetDict(train=sampled(rest, task, config), validation=train.select(held_out), test=test)
 
 
 def sampled(rows: Dataset, task: ClipArguments, config: ClipConfig) -> Dataset:
     """The T frames that the model sees and their masks, squashed to its size: decoded once, not every epoch."""
     video, size = config.video_column, (config.image_size, config.image_size)
+    rows = rows.select_columns([video, config.label_column, task.mask_column])
 
     def sample(row: dict[str, Any]) -> dict[str, Any]:
         with open_clip(row[video]) as clip:
@@ -252,9 +261,8 @@ def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: 
     chosen, _, at = max(selection, key=selection.__getitem__).partition(" at ")
     threshold = float(at)
     results = measure("test", chosen, [threshold])[threshold]
-    test = data["test"].select_columns([args.video_column, args.label_column, task.mask_column])
     known = add_provenance(
-        sampled(test, task, args),
+        sampled(data["test"], task, args),
         mask_column=task.mask_column,
         video_column=args.video_column,
         label_column=args.label_column,

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from table_format import RESULTS, Record, load, mean_and_spread, paired
-from wsol_plans import MIXES, Run, ablations, headline, scratch
+from wsol_plans import MIXES, Run, ablations, headline, scratch, why
 
 WSOL = RESULTS / "wsol.jsonl"
 SEARCH = RESULTS / "wsol_search.jsonl"
@@ -29,6 +29,8 @@ def percent(runs: list[Record], key: str) -> str:
 def title(run: dict) -> str:
     synthesis = {"none": "plain", "cutmix": "CutMix", "resizemix": "ResizeMix", "puzzlemix": "PuzzleMix"}
     name = synthesis[run["synthesis"]]
+    if not run["keep_originals"]:
+        name += f" only, {run['steps']} steps"
     if run["alpha"] == 0:
         return name
     masks = "" if run["masks"] == "true" else f", masks: {run['masks'].replace(':', ' ')}"
@@ -69,6 +71,33 @@ def table_of(records: list[Record], runs: list[Run], twins: bool, backbone: str 
     return "\n".join(lines)
 
 
+def maps_table(records: list[Record], runs: list[Run]) -> str:
+    """MaxBoxAccV2 of every map on the test photos, whichever the run's training photos chose; paired with its twin."""
+    measured = [r for r in records if "test" in r["localization"]]
+    names = list(dict.fromkeys(name for r in measured for name in r["localization"]["test"]))
+    values: dict[str, dict[str, dict[int, float]]] = {}  # training -> map -> seed -> V2
+    twins: dict[str, str] = {}
+    for run in runs:
+        training = title(vars(run))
+        if run.alpha > 0:
+            twins[training] = title({**vars(run), "alpha": 0.0, "masks": "true"})
+        for record in measured:
+            if title(record["run"]) == training and record["run"]["backbone"] == run.backbone:
+                for name, results in record["localization"]["test"].items():
+                    by_seed = values.setdefault(training, {}).setdefault(name, {})
+                    by_seed[record["run"]["seed"]] = 100 * results["max_box_acc_v2"]
+    head = ["training", "seeds", *(f"{name}{suffix}" for name in names for suffix in ("", ", less its twin"))]
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for training, maps in values.items():
+        cells = [training, str(max(map(len, maps.values())))]
+        for name in names:
+            cells.append(mean_and_spread(maps[name].values(), 1))
+            twin = values.get(twins.get(training, ""), {}).get(name, {})
+            cells.append(paired(maps[name], twin, 1) if twin else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def search_table(records: list[Record]) -> str:
     """Every run of the search: MaxBoxAccV2 on the masked training photos, which is what the choices are made on."""
     lines = [
@@ -91,8 +120,9 @@ def place(run: Run) -> tuple[int, float]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "wsol": lambda: table_of(load(WSOL, Run), sorted(headline(), key=place), twins=True),
+    "wsol-maps": lambda: maps_table(load(WSOL, Run), sorted({*headline(), *why()}, key=place)),
     "wsol-ablations": lambda: table_of(
-        [r for r in load(WSOL, Run) if r["run"]["seed"] == 0],
+        [r for r in [*load(WSOL, Run), *load(SEARCH, Run)] if r["run"]["seed"] == 0],
         [Run(), Run(synthesis="cutmix"), *ablations()],
         twins=False,
     ),

@@ -149,6 +149,7 @@ def largest_box(normalized_map: ArrayLike, threshold: float) -> np.ndarray:
 
 
 def check_thresholds(thresholds: np.ndarray) -> None:
+    """Raises a `ValueError` unless these are numbers in [0, 1], one at least."""
     if thresholds.ndim != 1 or not len(thresholds) or not ((thresholds >= 0) & (thresholds <= 1)).all():
         raise ValueError("thresholds are a list of numbers in [0, 1]")
 

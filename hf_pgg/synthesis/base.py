@@ -242,6 +242,7 @@ class FreshDraws:
         self._epoch = torch.tensor(synthesizer.epoch, dtype=torch.int64).share_memory_()
 
     def set_epoch(self, epoch: int) -> None:
+        """From now on rows draw as in this epoch, in the workers of a loader too."""
         self._epoch.fill_(epoch)
 
     def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:

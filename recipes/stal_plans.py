@@ -1,0 +1,52 @@
+"""Plans of the JHMDB-21 benchmark: lists of runs.
+
+`search` has three tries each, seed 0, judged on validation clips of the training split: the learning rate without
+guidance, alpha with it. `headline` runs the choices over seeds, `ablations` varies the provenance and the form.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+
+@dataclass(frozen=True)
+class Run:
+    """One training run. `synthesis` and `masks` as in `train_stal.py`; `width` is that of the VideoMAE."""
+
+    synthesis: str = "none"
+    form: str = "share"
+    alpha: float = 0.0
+    masks: str = "true"
+    epochs: int = 24
+    learning_rate: float = 1e-3
+    image_size: int = 64
+    num_frames: int = 8
+    seed: int = 0
+
+
+ALPHA = 1.0  # chosen by `search`
+MIXES = ("tilemix", "actor")
+
+
+def search() -> list[Run]:
+    runs = [Run(learning_rate=rate) for rate in (1e-3, 5e-4, 2e-3)]
+    for name in MIXES:
+        runs += [Run(synthesis=name, learning_rate=rate) for rate in (1e-3, 5e-4, 2e-3)]
+        runs += [Run(synthesis=name, alpha=alpha) for alpha in (1.0, 0.1, 10.0)]
+    return runs
+
+
+def headline() -> list[Run]:
+    """Seed by seed, so that an interrupted benchmark leaves complete seeds."""
+    runs = []
+    for seed in (0, 1, 2):
+        runs.append(Run(seed=seed))
+        for name in MIXES:
+            runs += [Run(synthesis=name, seed=seed), Run(synthesis=name, alpha=ALPHA, seed=seed)]
+    return runs
+
+
+def ablations() -> list[Run]:
+    guided = Run(synthesis="actor", alpha=ALPHA)
+    runs = [replace(guided, masks=masks) for masks in ("random", "dilate:0.3", "erode:0.3")]
+    return [*runs, replace(guided, form="energy"), replace(guided, form="l2", alpha=1e-5)]
