@@ -24,9 +24,9 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 from torch import nn
 from tqdm.auto import tqdm
-from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from hf_pgg.attribution import METHODS, Method
+from hf_pgg.classifiers import CheckpointError, load_classifier
 from hf_pgg.collator import InputSpec
 from hf_pgg.guidance import evaluation_mode
 from hf_pgg.metrics.boxes import largest_box, normalize_map
@@ -242,11 +242,13 @@ def to_coco(
     }
 
 
-def main(arguments: Sequence[str] | None = None) -> None:
+def main(arguments: Sequence[str] | None = None, prog: str = "python -m hf_pgg.localization") -> None:
     """Writes boxes, and overlays, for a checkpoint and pictures; see the module's head."""
     parser = argparse.ArgumentParser(
-        prog="python -m hf_pgg.localization",
+        prog=prog,
         description="Boxes around what a classifier looks at, as COCO JSON, for pictures without annotations.",
+        epilog=f"example:\n  {prog} facebook/deit-tiny-patch16-224 photos/ --output boxes.json --overlays boxes/",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("model", help="Hub id or local folder of an image classification checkpoint")
     parser.add_argument("images", nargs="+", help="pictures, or folders of them")
@@ -268,11 +270,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except ValueError as error:
         parser.error(str(error))
 
-    model = AutoModelForImageClassification.from_pretrained(
-        args.model, revision=args.revision, use_safetensors=True, dtype=torch.float32
-    )
-    processor = AutoImageProcessor.from_pretrained(args.model, revision=args.revision)
-    spec = InputSpec.from_processor(processor, args.image_size)
+    try:
+        classifier = load_classifier(args.model, args.revision, args.image_size)
+    except CheckpointError as error:
+        parser.error(str(error))
+    model, spec = classifier.model, classifier.spec
     device = "cuda" if torch.cuda.is_available() else "cpu"
     method = with_smoothing(args.method, args.smoothing)
     readable, pictures = _read(files)

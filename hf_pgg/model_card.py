@@ -1,29 +1,23 @@
 """The model card, written from one run record and nothing else; `model_card_template.md` stands beside.
 
-A run record is a plain dictionary, stored as `results.json` beside the checkpoint:
-
-    model         {name, base_model}              data      {name, fingerprint, train_rows, test_rows, classes}
-    method        {name, alpha, form, mode, ...}  results   {metric: value} of the test split
-    comparison    [{method, metric: value}]       pictures  [file names beside the card]
-    environment   what `environment()` returns    collapsed_at, nonfinite_steps
+The record is described in `hf_pgg.run_record`. `model`, `data`, `method` and `environment` must be there; what else it
+lacks, the card does not mention.
 """
 
 from __future__ import annotations
 
-import platform
-import shlex
-import subprocess
-import sys
 from collections.abc import Mapping
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-import torch
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_pgg.run_record import environment, hub_id
+
+__all__ = ["METRIC_NAMES", "environment", "model_card"]
+
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
-_PACKAGES = ("hf_pgg", "torch", "torchvision", "transformers", "datasets", "accelerate", "timm", "numpy")
+MOST_GROUPS = 30
 METRIC_NAMES = {
     "accuracy": "Accuracy",
     "worst_group_accuracy": "Worst-group accuracy",
@@ -31,73 +25,86 @@ METRIC_NAMES = {
     "group_gap": "Gap between best and worst group",
     "max_box_acc": "MaxBoxAcc",
     "max_box_acc_v2": "MaxBoxAccV2",
+    "max_box_acc_v2_30": "MaxBoxAccV2 at IoU 0.3",
+    "max_box_acc_v2_50": "MaxBoxAccV2 at IoU 0.5",
+    "max_box_acc_v2_70": "MaxBoxAccV2 at IoU 0.7",
+    "box_acc_v2": "BoxAccV2 at the threshold of the selection split",
     "top1_localization": "Top-1 localization",
     "pixel_average_precision": "PxAP",
+    "frame_mAP@0.5": "Frame-mAP at IoU 0.5",
+    "video_mAP@0.2": "Video-mAP at IoU 0.2",
+    "video_mAP@0.5": "Video-mAP at IoU 0.5",
+    "video_mAP@0.75": "Video-mAP at IoU 0.75",
+    "video_mAP@0.5:0.95": "Video-mAP at IoU 0.5 to 0.95",
     "target_gradient_share": "Target gradient share",
 }
-
-
-def environment() -> dict[str, Any]:
-    """Command, git revision, versions, hardware: what one needs to run it again."""
-    versions = {"python": platform.python_version()}
-    for package in _PACKAGES:
-        try:
-            versions[package] = version(package)
-        except PackageNotFoundError:
-            versions[package] = "not installed"
-    return {
-        "command": shlex.join([Path(sys.argv[0]).name, *sys.argv[1:]]),
-        "git_revision": _git_revision(),
-        "versions": versions,
-        "device": torch.cuda.get_device_name() if torch.cuda.is_available() else f"CPU ({platform.machine()})",
-        "threads": torch.get_num_threads(),
-    }
-
-
-def _git_revision() -> str | None:
-    """The revision of the script's repository, with `+changes` where files differ from it; None outside of one."""
-    folder = Path(sys.argv[0]).resolve().parent
-    try:
-        run = subprocess.run(
-            ["git", "describe", "--always", "--dirty=+changes"], cwd=folder, capture_output=True, text=True, check=True
-        )
-    except (OSError, subprocess.CalledProcessError):
-        return None
-    return run.stdout.strip()
 
 
 def model_card(record: Mapping[str, Any]) -> ModelCard:
     """The card of a run record, with metadata that the Hub understands.
 
     Raises:
-        KeyError: If the record lacks a part that the card states.
+        KeyError: If the record lacks a part that every card states.
     """
-    results = {name: value for name, value in record["results"].items() if name in METRIC_NAMES}
-    data = ModelCardData(
+    task, model, data = record.get("task", "image-classification"), record["model"], record["data"]
+    results = {name: value for name, value in record.get("results", {}).items() if name in METRIC_NAMES}
+    repo = data["repo"] if "repo" in data else hub_id(data["name"])
+    shown = _shown_name(data["name"], repo)
+    metadata = ModelCardData(
         library_name="transformers",
-        pipeline_tag="image-classification",
-        base_model=record["model"]["base_model"],
-        tags=["hf_pgg", "image-classification", "input-gradient-guidance"],
-        metrics=["accuracy"],
-        model_name=record["model"]["name"],
+        pipeline_tag=task,
+        base_model=model["base_repo"] if "base_repo" in model else hub_id(model["base_model"]),
+        datasets=[repo] if repo else None,
+        tags=["hf_pgg", task, "input-gradient-guidance", *(["localization"] if "localization" in record else [])],
+        metrics=list(results) or None,
+        model_name=model["name"],
         eval_results=[
             EvalResult(
-                task_type="image-classification",
-                dataset_type=record["data"]["name"],
-                dataset_name=record["data"]["name"],
-                dataset_split="test",
+                task_type=task,
+                dataset_type=repo or shown,
+                dataset_name=shown,
+                dataset_split=data.get("arguments", {}).get("test_split", "test"),
+                dataset_revision=data.get("revision") if repo else None,
                 metric_type=name,
                 metric_name=METRIC_NAMES[name],
                 metric_value=round(value, 4),
             )
             for name, value in results.items()
-        ],
+        ]
+        if shown and results
+        else None,
     )
+    comparison = record.get("comparison", [])
+    groups = sorted(record.get("groups", {}).get("rows", []), key=lambda row: row["accuracy"])
     return ModelCard.from_template(
-        data,
+        metadata,
         template_path=str(TEMPLATE),
         record=record,
+        task=task,
+        video=task == "video-classification",
+        name=model.get("repo") or model["name"],
+        base=_shown_name(model["base_model"], metadata.base_model),
+        data_name=shown,
+        data_repo=repo,
+        arguments={key: value for key, value in data.get("arguments", {}).items() if value not in (None, [], "")},
         results=results,
         names=METRIC_NAMES,
-        columns=[name for name in METRIC_NAMES if any(name in row for row in record["comparison"])],
+        number=_number,
+        comparison=comparison,
+        columns=[name for name in METRIC_NAMES if any(name in row for row in comparison)],
+        seeds=max((len(row.get("seeds", [])) for row in comparison), default=1),
+        groups=groups[:MOST_GROUPS],
+        group_count=len(groups),
+        environment=record["environment"],
+        method=record["method"],
     )
+
+
+def _shown_name(name: str | None, repo: str | None) -> str | None:
+    """A Hub id or words as they are; of a local path its last part."""
+    return name if repo or not name or "/" not in name else Path(name).name
+
+
+def _number(metric: str, value: float) -> str:
+    """Per cent of mean average precisions with one decimal, fractions with three."""
+    return f"{value:.1f} %" if "mAP@" in metric else f"{value:.3f}"

@@ -23,6 +23,7 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
+from huggingface_hub import upload_folder
 from torchvision.transforms import v2
 from transformers import (
     AutoImageProcessor,
@@ -38,9 +39,10 @@ from transformers import (
 
 from hf_pgg import BackgroundExchange, Composite, CutMix, PGGConfig, PGGTrainer, ResizeMix, add_provenance
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_on_photographs, photographs
-from hf_pgg.metrics import group_metrics
-from hf_pgg.model_card import environment, model_card
+from hf_pgg.metrics import group_accuracies, group_metrics, pair_groups
+from hf_pgg.model_card import model_card
 from hf_pgg.provenance import class_label
+from hf_pgg.run_record import compared, hub_source, run_record, synthesis_settings
 from hf_pgg.trainer import GroupedEvalPrediction
 from hf_pgg.visualization import gradient_maps, learning_curves, sample_grid
 
@@ -120,7 +122,8 @@ def main() -> None:
 
     with config.main_process_first(desc="synthesis"):
         data, group_column, name = load_data(data_args, config)
-        synthesized = synthesize(data["train"], data_args, config.seed)
+        source = hub_source(data["train"])
+        synthesized, settings = synthesize(data["train"], data_args, config.seed)
     config.group_columns = [group_column] if group_column else None
     methods = {"guided": (synthesized, config.alpha)}
     if compare.compare:
@@ -141,7 +144,12 @@ def main() -> None:
         for method, (train, alpha) in methods.items():
             folder = str(Path(config.output_dir) / (method if len(compare.seeds) == 1 else f"{method}-seed{seed}"))
             args = replace(config, output_dir=folder, alpha=alpha, seed=seed, max_steps=steps)
+            if config.hub_model_id and len(methods) * len(compare.seeds) > 1:
+                args.hub_model_id = f"{config.hub_model_id}-{Path(folder).name}"  # a repository each
             trainer, record = train_one(method, train, data["test"], args, model_args, data_args, name, group_column)
+            record["data"]["revision"] = source[1]
+            if method != "plain" and settings:
+                record["synthesis"] = settings
             records.append(record)
             if seed == compare.seeds[0]:
                 models[method], histories[method] = trainer.model, trainer.state.log_history
@@ -160,6 +168,7 @@ def main() -> None:
     for file, (figure, _) in pictures.items():
         figure.savefig(out / f"{file}.png", dpi=130)
     write_records(records, pictures, out)
+    push_records(records, out, config.hub_token)
     print(table(records))
     print(f"written: {out}/results.json, " + ", ".join(f"{file}.png" for file in pictures))
 
@@ -197,10 +206,10 @@ def open_dataset(name: str, split: str, config_name: str | None = None) -> Datas
     return load_dataset(name, config_name, split=split)
 
 
-def synthesize(train: Dataset, args: DataArguments, seed: int) -> Dataset:
-    """The training rows, followed by synthesized ones."""
+def synthesize(train: Dataset, args: DataArguments, seed: int) -> tuple[Dataset, dict[str, Any]]:
+    """The training rows, followed by synthesized ones; and the settings of the method."""
     if args.synthesis == "none":
-        return train
+        return train, {}
     if args.synthesis == "composite":
         if args.backgrounds is None and args.dataset_name is not None:
             raise SystemExit("--synthesis composite needs --backgrounds, a data set of background pictures")
@@ -218,7 +227,8 @@ def synthesize(train: Dataset, args: DataArguments, seed: int) -> Dataset:
         [np.random.default_rng([seed, copy]).permutation(len(train)) for copy in range(count // len(train) + 1)]
     )[:count]
     rows = method.map(train.select(order))
-    return concatenate_datasets([train, rows.select_columns([c for c in rows.column_names if c in train.column_names])])
+    rows = rows.select_columns([c for c in rows.column_names if c in train.column_names])
+    return concatenate_datasets([train, rows]), synthesis_settings(method)
 
 
 def load_model(args: ModelArguments, config: PGGConfig, label: ClassLabel) -> tuple[Any, Any]:
@@ -273,12 +283,12 @@ def train_one(
     )
     print(f"--- {method}, seed {args.seed}: {len(train)} rows, {args.max_steps} steps, alpha {args.alpha}", flush=True)
     trained = trainer.train()
-    results = trainer.evaluate(metric_key_prefix="test")
+    found = trainer.predict(test, metric_key_prefix="test")
     trainer.save_model()
     synthesis = "none" if method == "plain" else f"{data_args.synthesis} ({data_args.synthesis_copies} a row)"
     record = run_record(
         trainer,
-        {key.removeprefix("test_"): value for key, value in results.items() if key.startswith("test_")},
+        {key.removeprefix("test_"): value for key, value in found.metrics.items()},
         method=method,
         base_model=model_args.model_name_or_path,
         data_name=data_name,
@@ -287,53 +297,26 @@ def train_one(
         arguments=asdict(data_args),
         train_seconds=trained.metrics["train_runtime"],
     )
+    if group_column:
+        logits = found.predictions[0] if isinstance(found.predictions, tuple) else found.predictions
+        labels, groups = found.label_ids
+        record["groups"] = by_group(logits, labels[:, 0], groups, test, label, group_column)
     return trainer, record
 
 
-def run_record(
-    trainer: PGGTrainer,
-    results: dict[str, float],
-    *,
-    method: str,
-    base_model: str | None,
-    data_name: str,
-    test_rows: int,
-    synthesis: str,
-    arguments: dict[str, Any],
-    train_seconds: float,
+def by_group(
+    logits: np.ndarray, labels: np.ndarray, values: np.ndarray, test: Dataset, label: ClassLabel, column: str
 ) -> dict[str, Any]:
-    """What `results.json` and the model card hold of one run."""
-    args, train = trainer.args, trainer.train_dataset
-    return {
-        "model": {"name": Path(args.output_dir).name, "base_model": base_model},
-        "data": {
-            "name": data_name,
-            "fingerprint": train._fingerprint,
-            "train_rows": len(train),
-            "test_rows": test_rows,
-            "classes": class_label(train.features, args.label_column).names,
-            "arguments": arguments,
-        },
-        "method": {
-            "name": method,
-            "alpha": args.alpha,
-            "form": args.guidance_form,
-            "mode": "exact" if trainer.guidance.exact else "finite_difference",
-            "synthesis": synthesis,
-            "seed": args.seed,
-            "steps": trainer.state.global_step,
-            "epochs": round(trainer.state.epoch or 0, 2),
-            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "learning_rate": args.learning_rate,
-            "image_size": trainer.data_collator.spec.size[0],
-            "train_seconds": train_seconds,
-            "seconds_per_step": train_seconds / max(trainer.state.global_step, 1),
-        },
-        "results": results,
-        "collapsed_at": trainer.collapsed_at,
-        "nonfinite_steps": trainer.nonfinite_steps,
-        "environment": environment(),
-    }
+    """The test rows' accuracy by group, a group being a label on a value of `column`, for the run record."""
+    feature = test.features[column]
+    named = feature.int2str if isinstance(feature, ClassLabel) else str
+    numbers = pair_groups(labels, values)
+    first = dict(zip(*np.unique(numbers, return_index=True), strict=True))
+    rows = [
+        {"name": f"{label.int2str(int(labels[first[number]]))}, {named(int(values[first[number]]))}", **found}
+        for number, found in group_accuracies(logits.argmax(1), labels, numbers).items()
+    ]
+    return {"columns": ["label", column], "rows": rows}
 
 
 def metrics_for(group_column: str | None) -> Callable[[GroupedEvalPrediction], dict[str, float]]:
@@ -343,7 +326,7 @@ def metrics_for(group_column: str | None) -> Callable[[GroupedEvalPrediction], d
         labels = prediction.label_ids
         logits = prediction.predictions[0] if isinstance(prediction.predictions, tuple) else prediction.predictions
         backgrounds = prediction.groups[group_column] if group_column else np.zeros_like(labels)
-        return group_metrics(logits.argmax(1), labels, labels * 10_000 + backgrounds)
+        return group_metrics(logits.argmax(1), labels, pair_groups(labels, backgrounds))
 
     return compute
 
@@ -352,14 +335,26 @@ def write_records(records: list[dict[str, Any]], pictures: dict[str, Any], out: 
     """`results.json` of all runs, and in each checkpoint's folder its own record, its card and the pictures."""
     for record in records:
         folder = out / record["model"]["name"]
-        same_seed = [other for other in records if other["method"]["seed"] == record["method"]["seed"]]
-        record["comparison"] = [{"method": other["method"]["name"], **other["results"]} for other in same_seed]
+        record["comparison"] = compared(records)
         record["pictures"] = [{"file": f"{file}.png", "title": title} for file, (_, title) in pictures.items()]
         for file in pictures:
             (folder / f"{file}.png").write_bytes((out / f"{file}.png").read_bytes())
         (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n")
         model_card(record).save(folder / "README.md")
     (out / "results.json").write_text(json.dumps(records, indent=1) + "\n")
+
+
+def push_records(records: list[dict[str, Any]], out: Path, token: str | None) -> None:
+    """Card, record and pictures to the repositories that the models were pushed to."""
+    for record in records:
+        if record["model"]["repo"]:
+            upload_folder(
+                repo_id=record["model"]["repo"],
+                folder_path=out / record["model"]["name"],
+                allow_patterns=["README.md", "results.json", *(picture["file"] for picture in record["pictures"])],
+                commit_message="Model card and run record",
+                token=token,
+            )
 
 
 def table(records: list[dict[str, Any]]) -> str:

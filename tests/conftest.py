@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("HF_DATASETS_DISABLE_PROGRESS_BARS", "1")
@@ -26,6 +27,7 @@ from transformers import (
 
 from hf_pgg import add_provenance
 from hf_pgg.pictures import encode_mask, encode_png
+from hf_pgg.run_record import environment
 from tests.hub_server import Hub
 
 SIZE = 32
@@ -132,3 +134,28 @@ def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Hub]:
 def alice(hub: Hub) -> str:
     """The token of a user who may write."""
     return hub.token("alice")
+
+
+@pytest.fixture
+def record() -> dict[str, Any]:
+    """The record of a guided run of pictures, with all its parts but `localization`."""
+    results = {"accuracy": 0.8123, "worst_group_accuracy": 0.61, "worst_group_accuracy_low": 0.5,
+               "worst_group_accuracy_high": 0.7, "loss": 1.0}  # fmt: skip
+    group = {"name": "a, scene", "accuracy": 0.61, "count": 31, "low": 0.5, "high": 0.7}
+    return {
+        "task": "image-classification",
+        "model": {"name": "guided", "base_model": "some/model", "base_repo": "some/model", "repo": None},
+        "data": {"name": "some/data", "repo": "some/data", "revision": "d" * 40, "fingerprint": "abc",
+                 "train_rows": 10, "test_rows": 5, "classes": ["a"], "arguments": {"bias": 0.9, "box_column": None}},
+        "synthesis": {"method": "CutMix", "alpha": 1.0, "version": 1},
+        "method": {"name": "guided", "alpha": 10.0, "form": "share", "mode": "finite_difference", "fraction": 1.0,
+                   "labels": "all", "synthesis": "cutmix", "seed": 3, "steps": 7, "epochs": 1.0, "batch_size": 8,
+                   "learning_rate": 1e-3, "image_size": 32, "num_frames": None, "train_seconds": 9.0},
+        "results": results,
+        "groups": {"columns": ["label", "place"], "rows": [group, {**group, "name": "a, other", "accuracy": 0.9}]},
+        "comparison": [{"method": "plain", "accuracy": 0.5}, {"method": "guided", **results}],
+        "pictures": [{"file": "samples.png", "title": "Samples"}],
+        "collapsed_at": None,
+        "nonfinite_steps": 0,
+        "environment": environment(),
+    }  # fmt: skip

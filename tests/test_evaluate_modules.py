@@ -10,6 +10,7 @@ import gradio
 import numpy as np
 import pytest
 import torch
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from gradio_client import Client
 from huggingface_hub import SpaceCard
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
@@ -17,10 +18,9 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 import hf_pgg.metrics as metrics
 from hf_pgg import PGGCollator, PGGConfig, PGGTrainer
 from hf_pgg.collator import InputSpec
-from hf_pgg.demo_clips import digits_in_motion
 from hf_pgg.metrics import compute_metrics_of, group_metrics, pair_groups
 from hf_pgg.metrics.space import LONGEST_INPUT
-from hf_pgg.pictures import to_rgb
+from hf_pgg.pictures import encode_png, to_rgb
 from hf_pgg.video import FrameSampler
 
 from .conftest import SIZE, tiny_model
@@ -65,11 +65,19 @@ def names(photos, processor):
 @pytest.fixture(scope="module")
 def clip_names(processor):
     torch.manual_seed(0)
-    clips = digits_in_motion(size=SIZE, num_frames=4)["test"].select(range(2))
+    rng = np.random.default_rng(0)
+    frames = rng.integers(0, 256, (2, 4, SIZE, SIZE, 3), dtype=np.uint8)
+    columns = {
+        "video": [[encode_png(frame) for frame in clip] for clip in frames],
+        "label": [0, 1],
+        "bboxes": [[[2.0, 3, 10, 12]] * 4] * 2,
+    }
+    boxes = List(List(Value("float32")))
+    features = Features({"video": List(Image()), "label": ClassLabel(names=["a", "b"]), "bboxes": boxes})
+    clips = Dataset.from_dict(columns, features=features)
     shape = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 48}
-    classes = clips.features["label"].num_classes
     model = VideoMAEForVideoClassification(
-        VideoMAEConfig(**shape, image_size=SIZE, patch_size=8, num_frames=4, num_labels=classes)
+        VideoMAEConfig(**shape, image_size=SIZE, patch_size=8, num_frames=4, num_labels=2)
     )
     return {"model": model, "spec": InputSpec.from_processor(processor), "clips": clips, "sampler": FrameSampler(4)}
 
