@@ -6,6 +6,7 @@ from hf_pgg.provenance import ProvenanceError, add_provenance, provenance_featur
 from hf_pgg.synthesis import (
     ActorComposite,
     BackgroundExchange,
+    BatchMix,
     Composite,
     CutMix,
     Edit,
@@ -23,6 +24,7 @@ __version__ = "0.1.0"
 __all__ = [
     "ActorComposite",
     "BackgroundExchange",
+    "BatchMix",
     "Composite",
     "CutMix",
     "Edit",

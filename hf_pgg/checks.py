@@ -10,6 +10,7 @@ from datasets import ClassLabel, Dataset
 from transformers.utils import logging
 
 from hf_pgg.config import PGGConfig
+from hf_pgg.guided_forward import input_name
 from hf_pgg.pictures import undecoded
 from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, validate_row
 
@@ -27,12 +28,18 @@ def model_config(model: Any) -> Any:
 
 
 def refuse_unsupported(model: Any, args: PGGConfig) -> None:
+    """Refuses, before anything is trained, a model or setting that guidance cannot serve; says what does.
+
+    Raises:
+        ValueError: If the model's forward takes no picture, clip or array of floats, or exact mode cannot run.
+    """
     base = _base(model)
     parameters = inspect.signature(base.forward).parameters
-    if "pixel_values" not in parameters:
+    name = input_name(parameters, base)
+    if name not in parameters or name == "input_ids":
         raise ValueError(
             f"{type(base).__name__}.forward takes {', '.join(parameters)}, not `pixel_values`: guidance needs a model"
-            " that reads pictures or clips"
+            " that reads pictures, clips or another array of floats (named by its `main_input_name`)"
         )
     if args.alpha == 0:
         return
@@ -95,6 +102,9 @@ def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig
         return  # the rows that reach the model do not exist yet; the synthesizer names a bad one
     columns = dataset.column_names
     sample, option = (args.video_column, "video") if args.video_column else (args.image_column, "image")
+    own_check = getattr(collator, "validate_row", None)  # of a collator that reads neither pictures nor clips
+    if own_check is not None:
+        sample, option = collator.input_column, "input"
     if sample not in columns:
         raise ValueError(f"the {name} dataset has no column '{sample}' but {columns}: set `{option}_column`")
     if LABELS not in columns and args.label_column not in columns:
@@ -116,9 +126,13 @@ def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig
     if count < len(rows):
         logger.warning(f"{count} of the {len(rows)} rows of the {name} dataset are checked (`validate_rows`)")
     for i in np.linspace(0, len(rows) - 1, count).astype(int) if count else []:
+        row, row_name = rows[int(i)], f"{i} of the {name} dataset"
+        if own_check is not None:
+            own_check(row, row_name, num_classes)
+            continue
         validate_row(
-            rows[int(i)],
-            f"{i} of the {name} dataset",
+            row,
+            row_name,
             num_classes,
             image_column=args.image_column,
             video_column=args.video_column,

@@ -117,6 +117,7 @@ class RandomState:
 
     @contextlib.contextmanager
     def replayed(self) -> Iterator[None]:
+        """Draws the same numbers inside as were drawn after this state was taken; outside, draws go on as before."""
         with torch.random.fork_rng(devices=[self._cuda] if self._cuda else []):
             torch.set_rng_state(self._cpu_state)
             if self._cuda is not None and self._cuda_state is not None:
@@ -181,10 +182,19 @@ def input_gradient(
     return _wide(gradient) / loss_scale
 
 
+def over_channels(mask: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """A mask as it broadcasts to the input: one of the input's shape, or (B, [T,] H, W) for all of its channels."""
+    return mask if mask.ndim == pixels.ndim else mask.unsqueeze(-3)
+
+
 def _check(pixels: torch.Tensor, labels: torch.Tensor, provenance: torch.Tensor, guided: torch.Tensor) -> None:
-    expected = (*labels.shape, *(pixels.shape[1:2] if pixels.ndim == 5 else ()), *pixels.shape[-2:])
-    if tuple(provenance.shape) != expected:
-        raise ValueError(f"provenance has shape {tuple(provenance.shape)}, expected {expected}: (B, K, [T,] H, W)")
+    expected = (*labels.shape, *pixels.shape[1:-3], *pixels.shape[-2:])
+    whole = (*labels.shape, *pixels.shape[1:])
+    if tuple(provenance.shape) not in (expected, whole):
+        raise ValueError(
+            f"provenance has shape {tuple(provenance.shape)}, expected {expected}: (B, K, [T,] H, W), or {whole} with a"
+            " value for every element of the input"
+        )
     if guided.shape != labels.shape[:1]:
         raise ValueError(f"guided has shape {tuple(guided.shape)}, expected {tuple(labels.shape[:1])}")
     if labels.shape[1] > 1:
@@ -197,7 +207,7 @@ class _Sums:
     """Adds up the parts of a [`Guidance`] over the places k = 1..K of the labels."""
 
     def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, guided: torch.Tensor, form: Form):
-        self.labels, self.guided, self.form = labels, guided, form
+        self.pixels, self.labels, self.guided, self.form = pixels, labels, guided, form
         # the paper sums over a sample's labels; the scale-free forms average
         self.each = torch.ones_like(guided, dtype=torch.float32) if form in SUMMED_FORMS else 1 / label_count(labels)
         self.loss = torch.zeros(len(pixels), device=pixels.device, dtype=_wide(pixels[:0]).dtype)
@@ -205,10 +215,10 @@ class _Sums:
         self.counted = torch.zeros_like(self.loss)
 
     def places(self, provenance: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """For each place: labels (B,), -100 where nothing is guided; masks (B, [T,] 1, H, W); scale (B,)."""
+        """For each place: labels (B,), -100 where nothing is guided; masks as broad as the input; scale (B,)."""
         for k in range(self.labels.shape[1]):
             chosen = self.labels[:, k].masked_fill(~self.guided, -100)
-            yield chosen, _wide(provenance[:, k]).unsqueeze(-3), self.each * (chosen >= 0)
+            yield chosen, over_channels(_wide(provenance[:, k]), self.pixels), self.each * (chosen >= 0)
 
     def add_loss(
         self, phi: torch.Tensor, scale: torch.Tensor, gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor
@@ -242,9 +252,9 @@ def exact_guidance(
 
     Args:
         logits (`torch.Tensor`): (B, classes), from `pixels`, without batch statistics.
-        pixels (`torch.Tensor`): (B, [T,] C, H, W) with `requires_grad`.
+        pixels (`torch.Tensor`): (B, [T,] C, H, W), or an input of any other shape, with `requires_grad`.
         labels (`torch.Tensor`): (B, K) int64, distinct in a row, padded with -100.
-        provenance (`torch.Tensor`): (B, K, [T,] H, W) in [0, 1].
+        provenance (`torch.Tensor`): (B, K, [T,] H, W) in [0, 1] for all channels, or (B, K, ...) of the input's shape.
         guided (`torch.Tensor`): (B,) bool, False for rows without provenance.
         form (`Form`): See the module's head.
         centered (`bool`): Guide the logit less the mean of all logits.

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any
@@ -53,6 +53,15 @@ class GuidanceSettings:
     centered: bool = False
     one_label: bool = False
     fraction: float = 1.0
+
+
+def input_name(inputs: Collection[str], module: nn.Module) -> str:
+    """The input whose gradient is guided: `pixel_values`, or the model's `main_input_name` where it reads no pictures.
+
+    Args:
+        inputs: The names of the model's inputs.
+    """
+    return "pixel_values" if "pixel_values" in inputs else str(module.main_input_name)
 
 
 def compute_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
@@ -133,7 +142,7 @@ def guided_forward(
     Args:
         model (`Callable`): Called once, as the training loop would (it may be a DDP wrapper); returns `.logits`.
         module (`nn.Module`): The model under its wrapper: further passes go through it.
-        inputs (`Mapping`): The model's inputs; `pixel_values` (B, [T,] C, H, W).
+        inputs (`Mapping`): The model's inputs; `pixel_values` (B, [T,] C, H, W), or another, see [`input_name`].
         labels, provenance, guided: As for [`hf_pgg.guidance.exact_guidance`].
         generator (`torch.Generator`, *optional*): On the CPU; draws rows and labels where `settings` samples them.
         sharded (`bool`): Parameters are spread over processes: every process must make the same passes, so a batch
@@ -144,7 +153,8 @@ def guided_forward(
     Returns:
         The logits, and a [`Guidance`] over all B rows, with the sampling factors in it.
     """
-    pixels = inputs["pixel_values"].detach()
+    name = input_name(inputs, module)
+    pixels = inputs[name].detach()
     device = pixels.device
     step, central = default_step(module, device)
     step = (settings.step or step) * backoff
@@ -165,10 +175,10 @@ def guided_forward(
     # batch statistics leak one sample's gradient into another's
     apart = uses_batch_statistics(module) or compiled or (sharded and not everything)
 
-    mine = inputs if everything else _take(inputs, rows)
+    mine = inputs if everything else _take(inputs, rows, len(pixels))
 
     def forward(moved: torch.Tensor, call: Callable[..., Any] = module) -> torch.Tensor:
-        return call(**{**mine, "pixel_values": moved}).logits
+        return call(**{**mine, name: moved}).logits
 
     random_state = RandomState(device)
     moving = pixels[rows].requires_grad_()
@@ -181,7 +191,7 @@ def guided_forward(
             logits = own = forward(moving, model)
     else:
         rest = torch.ones(len(pixels), dtype=torch.bool, device=device).index_fill(0, rows, False).nonzero()[:, 0]
-        others = model(**_take(inputs, rest)).logits
+        others = model(**_take(inputs, rest, len(pixels))).logits
         random_state = RandomState(device)
         with kernels():
             own = forward(moving)
@@ -216,9 +226,8 @@ def guided_forward(
     return logits, guidance if everything else _over_the_batch(guidance, rows, logits)
 
 
-def _take(inputs: Mapping[str, Any], rows: torch.Tensor) -> dict[str, Any]:
-    """These rows of every input that has one row a sample."""
-    size = len(inputs["pixel_values"])
+def _take(inputs: Mapping[str, Any], rows: torch.Tensor, size: int) -> dict[str, Any]:
+    """These rows of every input that has one row for each of `size` samples."""
     return {
         name: value[rows] if isinstance(value, torch.Tensor) and value.ndim and len(value) == size else value
         for name, value in inputs.items()

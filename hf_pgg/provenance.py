@@ -142,7 +142,24 @@ def validate_row(
         num_frames, height, width = _sample_shape(row, image_column, video_column)
     except (ValueError, OSError) as error:
         raise ProvenanceError(name, video_column or image_column, str(error), "Replace or remove the row.") from error
+    size = (width, num_frames * height)
+    validate_sources(row, name, num_classes, size, label_column=label_column, allow_overlap=allow_overlap)
 
+
+def validate_sources(
+    row: Mapping[str, Any],
+    name: object,
+    num_classes: int,
+    size: tuple[int, int],
+    *,
+    label_column: str = "label",
+    allow_overlap: bool = False,
+) -> None:
+    """Checks labels, weights and masks of a row whose sample is known: the part of [`validate_row`] for any modality.
+
+    Args:
+        size: (width, height) in pixels of a mask as it is stored.
+    """
     plain = row.get(LABELS) is None
     labels = [row.get(label_column)] if plain else row[LABELS]
     column = label_column if plain else LABELS
@@ -156,7 +173,7 @@ def validate_row(
     if not plain:
         _validate_weights(row.get(LABEL_WEIGHTS), len(labels), name)
     if row.get(PROVENANCE) is not None:
-        _validate_masks(row[PROVENANCE], len(labels), (width, num_frames * height), name, allow_overlap)
+        _validate_masks(row[PROVENANCE], len(labels), size, name, allow_overlap)
 
 
 def _validate_weights(weights: Sequence[float] | None, count: int, name: object) -> None:

@@ -24,8 +24,8 @@ from hf_pgg.checkpoints import load_renamed_weights, publish, published_path, st
 from hf_pgg.checks import check_dataset, is_exact, model_config, refuse_unsupported
 from hf_pgg.collator import PGGCollator
 from hf_pgg.config import PGGConfig
-from hf_pgg.guidance import FORMS, Guidance, input_gradient, share
-from hf_pgg.guided_forward import GuidanceSettings, guided_forward
+from hf_pgg.guidance import FORMS, Guidance, input_gradient, over_channels, share
+from hf_pgg.guided_forward import GuidanceSettings, guided_forward, input_name
 from hf_pgg.hub import forget_arguments, has_own_card, push_checkpoint
 from hf_pgg.pictures import undecoded
 from hf_pgg.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE
@@ -81,10 +81,12 @@ class PGGTrainer(Trainer):
     `train_accuracy`; evaluation adds `target_gradient_share` where the rows have provenance.
 
     Args:
-        model (`PreTrainedModel`): Takes `pixel_values`, returns `logits`.
+        model (`PreTrainedModel`): Takes `pixel_values` (or floats under the name of its `main_input_name`), returns
+            `logits`.
         args ([`PGGConfig`]): Training arguments.
         augment (`Callable`, *optional*): torchvision v2 transform for training, see [`PGGCollator`].
-        data_collator (`PGGCollator`, *optional*): In place of the one made from `processing_class`.
+        data_collator ([`PGGCollator`] or [`~hf_pgg.keypoints.SkeletonCollator`], *optional*): In place of the one made
+            from `processing_class`.
         kwargs: Those of `transformers.Trainer`. `compute_metrics` receives a [`GroupedEvalPrediction`].
 
     Raises:
@@ -103,7 +105,7 @@ class PGGTrainer(Trainer):
         args: PGGConfig,
         *,
         augment: Any = None,
-        data_collator: PGGCollator | None = None,
+        data_collator: Any = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
@@ -171,6 +173,7 @@ class PGGTrainer(Trainer):
             collator = self.data_collator
             names = [*CONTRACT_COLUMNS, self.args.image_column, self.args.label_column, *self.group_columns]
             names += [self.args.video_column] if self.args.video_column else []
+            names += [collator.input_column] if hasattr(collator, "input_column") else []
             synthesis = getattr(collator, "synthesis", None)
             if synthesis is not None:
                 names += [synthesis.synthesizer.row_id_column, synthesis.synthesizer.input_column]
@@ -194,7 +197,7 @@ class PGGTrainer(Trainer):
 
     def _without_augmentation(self, make: Any, dataset: Any) -> Any:
         collator = self.data_collator
-        if isinstance(collator, PGGCollator):
+        if hasattr(collator, "without_augmentation"):
             self.data_collator = collator.without_augmentation()
         try:
             return make(dataset)
@@ -206,7 +209,7 @@ class PGGTrainer(Trainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         if not batch_samples:
             return None
-        count = torch.tensor(sum(len(batch["pixel_values"]) for batch in batch_samples), device=device)
+        count = torch.tensor(sum(len(batch[LABELS]) for batch in batch_samples), device=device)
         return self.accelerator.gather(count).sum() if self.args.world_size > 1 else count
 
     def compute_loss(
@@ -378,13 +381,17 @@ class PGGTrainer(Trainer):
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
 
     def _add_target_share(self, inputs: dict[str, Any]) -> None:
-        pixels, provenance = inputs["pixel_values"].detach().requires_grad_(), inputs[PROVENANCE]
+        contract = {*CONTRACT_COLUMNS, "guided", *self.group_columns}
+        own = {name: value for name, value in inputs.items() if name not in contract}
+        model = self.accelerator.unwrap_model(self.model_wrapped)
+        name, provenance = input_name(own, model), inputs[PROVENANCE]
+        pixels = own[name].detach().requires_grad_()
         with torch.enable_grad(), self.compute_loss_context_manager():
-            logits = self.accelerator.unwrap_model(self.model_wrapped)(pixel_values=pixels).logits
+            logits = model(**{**own, name: pixels}).logits
             for k in range(inputs["labels"].shape[1]):
                 chosen = inputs["labels"][:, k].masked_fill(~inputs["guided"], PADDING_LABEL)
                 gradient = input_gradient(logits, pixels, chosen)
-                outside = share(gradient, provenance[:, k].unsqueeze(-3), pixels.detach())
+                outside = share(gradient, over_channels(provenance[:, k], pixels), pixels.detach())
                 self._eval_sums += torch.stack([((1 - outside) * (chosen >= 0)).sum(), (chosen >= 0).sum()]).double()
 
     def evaluation_loop(

@@ -3,6 +3,7 @@
 from hf_pgg.synthesis.ablation import MaskAblation
 from hf_pgg.synthesis.actor_composite import ActorComposite
 from hf_pgg.synthesis.base import FreshDraws, Synthesizer
+from hf_pgg.synthesis.batchmix import BatchMix
 from hf_pgg.synthesis.compositing import Composite
 from hf_pgg.synthesis.cutmix import CutMix
 from hf_pgg.synthesis.editing import Edit
@@ -14,6 +15,7 @@ from hf_pgg.synthesis.videomix import TileMix, VideoMix
 __all__ = [
     "ActorComposite",
     "BackgroundExchange",
+    "BatchMix",
     "Composite",
     "CutMix",
     "Edit",
