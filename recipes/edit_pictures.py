@@ -21,7 +21,7 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, load_dataset
-from synthesize import RunArguments, finish
+from synthesize import RunArguments, finish, process_state
 from train_cls import open_dataset
 from train_generator import DataArguments
 from transformers import AutoImageProcessor, AutoModelForImageClassification, CLIPModel, CLIPProcessor, HfArgumentParser
@@ -86,7 +86,7 @@ def main() -> None:
         raise SystemExit(f"--editor {editing.editor}: choose {', '.join(EDITORS)}")
     if filters.clip_filter and not (filters.clip_positive and filters.clip_negative):
         raise SystemExit("--clip_filter needs --clip_positive and --clip_negative, prompts to choose between")
-    state = PartialState()
+    state = process_state()
     rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name)
     prompts = read_prompts(
         data.prompts or None,

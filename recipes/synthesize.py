@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 
 import torch
 from accelerate import PartialState
+from datasets import disable_progress_bars
 from train_cls import open_dataset
 from train_generator import DataArguments, load_generator, prompts_of
 from transformers import HfArgumentParser
@@ -60,7 +61,7 @@ class RunArguments:
 def main() -> None:
     parser = HfArgumentParser((DataArguments, GeneratorArguments, SamplingArguments, RunArguments))
     data, model, sampling, run = parser.parse_args_into_dataclasses()
-    state = PartialState()
+    state = process_state()
     rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name)
     prompts = prompts_of(data.prompts, data.prompt_file, data.label_column)
     prompts.check(rows)  # before minutes of loading
@@ -102,8 +103,14 @@ def main() -> None:
     finish(generation, state)
 
 
+def process_state() -> PartialState:
+    """This process among those that were launched; on a CPU, too, where Accelerate must be told to look for others."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def finish(generation: Generation, state: PartialState) -> None:
     """Generates this process's share; then the main process publishes the data set and its contact sheets."""
+    disable_progress_bars()  # those of `datasets`, one a file: the bar that stays counts pictures
     report = generation.run(state.process_index, state.num_processes)
     print(f"process {state.process_index}: {report.pictures} pictures, {report.redrawn} black ones redrawn", flush=True)
     state.wait_for_everyone()

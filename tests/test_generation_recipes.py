@@ -1,7 +1,9 @@
 """The recipes of generation, one after another on tiny models of random weights: learn, draw, train on it; edit."""
 
 import json
+import os
 import runpy
+import subprocess
 import sys
 from pathlib import Path
 
@@ -92,3 +94,25 @@ def test_wrong_options_are_told_in_a_sentence(models, parquet, tmp_path, monkeyp
     with pytest.raises(ValueError, match=r"has no \{class\}"):
         run("synthesize.py", monkeypatch, *arguments, "--prompts", "a photo")
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.slow
+def test_two_processes_share_the_pictures_and_the_training(models, parquet, tmp_path):
+    common = ["--dataset_name", parquet, "--model_name_or_path", models / "sd", "--clip_model", models / "clip"]
+    common += ["--resolution", "32"]
+    environment = {**os.environ, "CUDA_VISIBLE_DEVICES": ""}
+
+    def launch(recipe, *arguments):
+        command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", RECIPES / recipe, *common]
+        done = subprocess.run([*command, *arguments], capture_output=True, text=True, env=environment)
+        assert done.returncode == 0, done.stderr[-3000:]
+        return done.stdout
+
+    train = ["--max_steps", "2", "--per_device_train_batch_size", "2", "--use_cpu", "True"]
+    launch("train_generator.py", *train, "--output_dir", tmp_path / "lora")
+    assert json.loads((tmp_path / "lora" / "results.json").read_text())["method"]["world_size"] == 2
+    draw = ["--num_inference_steps", "2", "--part_size", "2", "--lora", tmp_path / "lora"]
+    printed = launch("synthesize.py", *draw, "--output_dir", tmp_path / "out")
+    assert "process 0: 5 pictures" in printed and "process 1: 4 pictures" in printed
+    rows = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
+    assert rows["source_row"] == list(range(9))

@@ -41,7 +41,7 @@ class Generation:
         folder (`str`): Where they are written; see [`PartStore`].
         versions (`int`, *optional*, defaults to 1): Pictures of each row: n times as many as real ones.
         seed (`int`, *optional*, defaults to 0): A picture's own seed is drawn from it, the row and the version.
-        keep_columns (`tuple[str, ...]`): Columns of the source that are kept beside the label, such as a bias attribute.
+        keep_columns (`tuple[str, ...]`): Columns of the source that are kept, such as a bias attribute.
         image_column (`str`): The real pictures, by which the source is told from another and the disk use estimated.
         batch_size (`int`): Pictures a call of the sampler; no picture depends on it.
         part_size (`int`): See [`PartStore`].
