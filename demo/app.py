@@ -1,0 +1,318 @@
+"""The demo page: what two checkpoints see in a picture, and whether their answers survive another background.
+
+    python demo/app.py --plain out/train_cls/plain --guided out/train_cls/guided
+
+serves http://127.0.0.1:7860. Nothing is trained, sent anywhere or fetched, except a checkpoint that is named by its
+Hub id. As a Space, `HF_PGG_PLAIN`, `HF_PGG_GUIDED` and `HF_PGG_OTHERS` name the checkpoints; see README.md.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import tempfile
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
+
+import gradio as gr
+import numpy as np
+import rendering
+from experiment import (
+    Answer,
+    Refused,
+    ask,
+    example_digits,
+    find_object,
+    load_classifier,
+    move,
+    painted_mask,
+    read_mask,
+    read_picture,
+    scenes,
+)
+from transformers.utils import logging
+
+MAX_UPLOAD = "10mb"
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+HERE = Path(__file__).resolve().parent
+HOW_TO_GET_CHECKPOINTS = (
+    "No checkpoints are named yet: `accelerate launch recipes/train_cls.py --compare` trains two in a few minutes, and"
+    " `python demo/app.py --plain out/train_cls/plain --guided out/train_cls/guided` opens this page with them."
+)
+LEAD = """# Does it see the object, or the background?
+
+<p class="lead">Two image classifiers look at the same picture: one trained plainly, one with input gradient guidance.
+The heat shows where a small change of the picture would change the answer most. Then the object is moved onto other
+photographs: a classifier that looks at the object keeps its answer.</p>"""
+
+
+def the_picture(path: str | None) -> np.ndarray:
+    """The visitor's picture.
+
+    Raises:
+        Refused: If there is none, or it cannot be used.
+    """
+    if path is None:
+        raise Refused("There is no picture yet: drop one into the box above, or choose an example.")
+    return read_picture(path)
+
+
+def the_object(
+    picture: np.ndarray, editor: Mapping[str, Any] | None, grow: bool, mask_path: str | None
+) -> tuple[np.ndarray, str]:
+    """The object's mask (H, W) bool, and how it was found: uploaded, else painted, else automatically.
+
+    Raises:
+        Refused: If the mask cannot be used.
+    """
+    if mask_path is not None:
+        return read_mask(mask_path, picture.shape[:2]), "The object, from the mask you gave."
+    painted = painted_mask(editor["layers"], picture.shape[:2]) if editor else None
+    if painted is None:
+        return find_object(picture), "A guess from the middle of the picture. Paint over the object to correct it."
+    if grow:
+        return find_object(picture, painted), "Grown from your paint to the edges around it."
+    return painted, "Exactly what you painted."
+
+
+def on_picture(path: str | None) -> tuple[str | None, Any, str | None, str, str, str]:
+    """A new file: it is checked, laid into the editor, and everything that belonged to the old one is cleared.
+
+    Returns:
+        Picture file (None if refused), editor, mask file, message, and the two empty results.
+    """
+    if path is None:
+        return None, None, None, "", "", ""
+    try:
+        picture = read_picture(path)
+    except Refused as refusal:
+        return None, None, None, rendering.notice(str(refusal)), "", ""
+    shown = rendering.scaled(picture, 480)  # a small picture is enlarged: one of 48 pixels cannot be painted on
+    return path, {"background": shown, "layers": [], "composite": None}, None, "", "", ""
+
+
+def on_object(*inputs: Any) -> str:
+    """The object as the page understands it now, or why it does not."""
+    path, editor, grow, mask_path = inputs
+    if path is None:
+        return ""
+    try:
+        picture = read_picture(path)
+        return rendering.preview(picture, *the_object(picture, editor, grow, mask_path))
+    except Refused as refusal:
+        return rendering.notice(str(refusal))
+
+
+def answers(plain: str | None, guided: str | None, pictures: Sequence[np.ndarray], mask: np.ndarray) -> dict[str, Any]:
+    """`plain` and `guided` to the list of their answers, one a picture.
+
+    Raises:
+        Refused: If a checkpoint is not named or cannot be loaded.
+    """
+    if not plain or not guided:
+        raise Refused("Name two checkpoints: folders that transformers can load, or Hub ids such as owner/name.")
+    return {kind: ask(load_classifier(name), pictures, mask) for kind, name in (("plain", plain), ("guided", guided))}
+
+
+def compare(
+    path: str | None,
+    editor: Mapping[str, Any] | None,
+    grow: bool,
+    mask_path: str | None,
+    plain: str | None,
+    guided: str | None,
+) -> str:
+    """The picture, and each checkpoint's answer and gradient beside it, as HTML."""
+    try:
+        picture = the_picture(path)
+        mask, _ = the_object(picture, editor, grow, mask_path)
+        found = answers(plain, guided, [picture], mask)
+    except Refused as refusal:
+        return rendering.notice(str(refusal))
+    return rendering.comparison(picture, mask, {kind: of[0] for kind, of in found.items()})
+
+
+def move_object(
+    path: str | None,
+    editor: Mapping[str, Any] | None,
+    grow: bool,
+    mask_path: str | None,
+    plain: str | None,
+    guided: str | None,
+    own_background: str | None,
+) -> str:
+    """Each checkpoint's answer with the object on the visitor's background and on ten photographs, as HTML."""
+    try:
+        picture = the_picture(path)
+        mask, _ = the_object(picture, editor, grow, mask_path)
+        backgrounds = {"yours": read_picture(own_background)} if own_background else {}
+        backgrounds |= scenes()
+        pictures = [move(picture, mask, background) for background in backgrounds.values()]
+        found = answers(plain, guided, [picture, *pictures], mask)
+    except Refused as refusal:
+        return rendering.notice(str(refusal))
+    before: dict[str, Answer] = {kind: of[0] for kind, of in found.items()}
+    after = {kind: of[1:] for kind, of in found.items()}
+    return rendering.moved(list(backgrounds), pictures, mask, before, after)
+
+
+def build_page(
+    plain: str | None = None,
+    guided: str | None = None,
+    others: Sequence[str] = (),
+    *,
+    any_checkpoint: bool = True,
+    examples: Sequence[tuple[Path, Path]] = (),
+) -> gr.Blocks:
+    """The page.
+
+    Args:
+        plain, guided, others: Checkpoints offered, local folders or Hub ids; the first two are chosen at the start.
+        any_checkpoint (`bool`): Whether a visitor may name others. Only where the visitor is the owner of the machine.
+        examples: (picture, mask) files offered under the drop zone.
+    """
+    offered = list(dict.fromkeys(name for name in (plain, guided, *others) if name))
+    # visitors' files live an hour; nothing else of a visit is kept
+    with gr.Blocks(analytics_enabled=False, title="Object or background?", delete_cache=(600, 3600)) as page:
+        gr.Markdown(LEAD)
+        if not plain or not guided:
+            gr.HTML(rendering.notice(HOW_TO_GET_CHECKPOINTS, "hint"))
+        with gr.Row():
+            with gr.Column(scale=2):
+                gr.Markdown(f"### 1. A picture\nPNG, JPEG, WebP, BMP, GIF or TIFF, at most {MAX_UPLOAD[:-2]} MB.")
+                file = gr.File(label="Picture", height=150, elem_id="picture")
+                message = gr.HTML(elem_id="message")
+                shelf = gr.Dataset(
+                    components=[gr.Image(visible=False)],
+                    samples=[[str(picture)] for picture, _ in examples],
+                    label="Or an example: digits, each on the photograph that its class was trained on",
+                    type="index",
+                    visible=bool(examples),
+                    elem_id="examples",
+                )
+            with gr.Column(scale=3):
+                gr.Markdown("### 2. The object\nPaint over it, upload a mask, or leave it to the page.")
+                editor = gr.ImageEditor(
+                    label="Paint over the object",
+                    sources=(),
+                    transforms=(),
+                    layers=False,
+                    brush=gr.Brush(colors=["#ff2bd6"], color_mode="fixed"),
+                    height=380,
+                    elem_id="editor",
+                )
+            with gr.Column(scale=2):
+                gr.Markdown("### &nbsp;\nWhat counts as the object")
+                understood = gr.HTML(elem_id="understood")
+                grow = gr.Checkbox(True, label="Grow the paint to the object's edges")
+                with gr.Accordion("Upload a mask instead", open=False):
+                    mask = gr.File(label="Mask: object white", height=110, elem_id="mask")
+        gr.Markdown("### 3. Two checkpoints")
+        with gr.Row():
+            options = {"choices": offered, "allow_custom_value": any_checkpoint}
+            info = "A local folder or a Hub id, safetensors only." if any_checkpoint else None
+            first = gr.Dropdown(**options, value=plain, label="Plain", info=info, elem_id="plain")
+            second = gr.Dropdown(**options, value=guided, label="Guided", info=info, elem_id="guided")
+        compare_button = gr.Button("Compare the two", variant="primary", elem_id="compare")
+        compared = gr.HTML(elem_id="compared")
+        gr.Markdown("### 4. Another background")
+        with gr.Accordion("Add a background of your own", open=False):
+            background = gr.File(label="Background", height=110, elem_id="background")
+        move_button = gr.Button("Move the object to another background", variant="primary", elem_id="move")
+        moved = gr.HTML(elem_id="moved-results")
+
+        object_inputs = [file, editor, grow, mask]
+        inputs = [*object_inputs, first, second]
+        loaded = [file, editor, mask, message, compared, moved]
+        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+        working: dict[str, Any] = {
+            "api_visibility": "private",
+            "show_progress": "full",
+            "concurrency_limit": 1,
+            "concurrency_id": "models",
+        }
+
+        def on_example(index: int) -> tuple[Any, ...]:
+            picture, its_mask = examples[index]
+            path, in_editor, _, *cleared = on_picture(str(picture))
+            return path, in_editor, str(its_mask), *cleared
+
+        gr.on([file.upload, file.clear], on_picture, file, loaded, **private).then(
+            on_object, object_inputs, understood, **private
+        )
+        shelf.click(on_example, shelf, loaded, **private).then(on_object, object_inputs, understood, **private)
+        gr.on(
+            [editor.input, grow.input, mask.upload, mask.clear],
+            on_object,
+            object_inputs,
+            understood,
+            trigger_mode="always_last",
+            **private,
+        )
+        compare_button.click(compare, inputs, compared, **working)
+        move_button.click(move_object, [*inputs, background], moved, **working)
+    return page
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    """Serves the page; see the module's head."""
+    parser = argparse.ArgumentParser(prog="python demo/app.py", description="Two checkpoints on one picture.")
+    parser.add_argument("--plain", default=os.getenv("HF_PGG_PLAIN"), help="checkpoint trained without guidance")
+    parser.add_argument("--guided", default=os.getenv("HF_PGG_GUIDED"), help="checkpoint trained with guidance")
+    parser.add_argument(
+        "--others", nargs="*", default=os.getenv("HF_PGG_OTHERS", "").split(), help="more checkpoints to offer"
+    )
+    parser.add_argument("--host", default=os.getenv("GRADIO_SERVER_NAME", LOOPBACK[0]), help="interface (%(default)s)")
+    parser.add_argument("--port", type=int, help="port (the first free one from 7860)")
+    args = parser.parse_args(arguments)
+    logging.disable_progress_bar()
+    scenes()  # cached: the first visitor does not wait for them
+    try:
+        labels = [load_classifier(name).labels for name in (args.plain, args.guided) if name]
+    except Refused as refusal:
+        raise SystemExit(str(refusal)) from refusal
+    if len(labels) < 2:
+        print(HOW_TO_GET_CHECKPOINTS, flush=True)
+    with tempfile.TemporaryDirectory() as folder:
+        fits = bool(labels) and all(set(names.values()) == set("0123456789") for names in labels)
+        page = build_page(
+            args.plain,
+            args.guided,
+            args.others,
+            any_checkpoint=args.host in LOOPBACK,
+            examples=example_digits(Path(folder)) if fits else (),
+        )
+        serve(page, server_name=args.host, server_port=args.port)
+
+
+def serve(page: gr.Blocks, **options: Any) -> None:
+    """Launches the page with what it is safe with: limited uploads, system fonts, no telemetry, no tunnel, no API."""
+    page.queue(max_size=20).launch(
+        share=False,
+        max_file_size=MAX_UPLOAD,
+        # names of fonts, where gradio's default theme has addresses of them
+        theme=gr.themes.Default(
+            primary_hue="blue", font=["system-ui", "sans-serif"], font_mono=["ui-monospace", "monospace"]
+        ).set(
+            # the defaults of these fall short of a contrast of 4.5 to 1
+            button_primary_background_fill="*primary_600",
+            button_primary_background_fill_dark="*primary_600",
+            block_info_text_color="*neutral_600",
+            block_info_text_color_dark="*neutral_300",
+        ),
+        css_paths=HERE / "page.css",
+        footer_links=["gradio"],
+        run_history=False,
+        enable_monitoring=False,
+        mcp_server=False,
+        ssr_mode=False,
+        pwa=False,
+        **options,
+    )
+
+
+if __name__ == "__main__":
+    main()
