@@ -66,10 +66,11 @@ _CARD = """
 def main(arguments: Sequence[str] | None = None) -> None:
     """Runs a command; exits with code 2 and one sentence where a file or name cannot be used."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
-    verbosity = logging.get_verbosity()
+    verbosity, bars = logging.get_verbosity(), not datasets.are_progress_bars_disabled()
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    datasets.disable_progress_bars()
+    if bars:
+        datasets.disable_progress_bars()
     try:
         if arguments[:1] == ["localize"]:  # it has a parser of its own
             name = "localize"
@@ -77,14 +78,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
             return
         args = _parser().parse_args(arguments)
         name = args.command
-        args.run(args)
+        args.execute(args)
     except (ValueError, OSError, DatasetsError) as error:
         print(f"hf-pgg {name}: {_sentence(error)}", file=sys.stderr)
         raise SystemExit(2) from error
     finally:
         logging.set_verbosity(verbosity)
         logging.enable_progress_bar()
-        datasets.enable_progress_bars()
+        if bars:
+            datasets.enable_progress_bars()
 
 
 def _sentence(error: Exception) -> str:
@@ -111,7 +113,7 @@ def _parser() -> argparse.ArgumentParser:
             epilog="examples:" + examples,
             formatter_class=argparse.RawDescriptionHelpFormatter,
         )
-        added.set_defaults(run=run)
+        added.set_defaults(execute=run)
         return added
 
     preview = command("preview", _preview, "draw a contact sheet of synthesized samples and their provenance", _PREVIEW)
@@ -216,10 +218,12 @@ def _card(args: argparse.Namespace) -> None:
         raise ValueError(f"{path} is not JSON: {error}") from error
     several = isinstance(found, list)
     for record in found if several else [found]:
+        if not isinstance(record, dict):
+            raise ValueError(f"{path} is not the record of a run: it holds {record!r:.40}")
         try:
             card = model_card(record)
-        except (KeyError, TypeError) as error:
-            raise ValueError(f"{path} is not the record of a run: {error} is missing or of another kind") from error
+        except KeyError as error:
+            raise ValueError(f"{path} is not the record of a run: {error} is missing") from error
         if args.output == "-":
             print(card.content)
             continue

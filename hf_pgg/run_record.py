@@ -10,6 +10,7 @@
     localization  {map, threshold, selection, test}: how boxes are cut from maps, and what was tried
     comparison    [{method, seeds, metric: mean over the seeds, spread: {metric: standard deviation}}]
     pictures      [{file, title}] beside the card
+    draft         True where it was written while training, see `hf_pgg.hub.draft_card`
     environment   what `environment()` returns        collapsed_at, nonfinite_steps
 
 No token gets into it: see `without_secrets`.
@@ -31,12 +32,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
+from datasets import ClassLabel, Dataset
 from huggingface_hub import get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
 
-from hf_pgg.provenance import class_label
+from hf_pgg.provenance import LABELS
 
 _PACKAGES = ("hf_pgg", "torch", "torchvision", "transformers", "datasets", "accelerate", "timm", "numpy")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
@@ -199,7 +200,7 @@ def run_record(
             "fingerprint": getattr(train, "_fingerprint", None),
             "train_rows": len(train) if hasattr(train, "__len__") else None,
             "test_rows": test_rows,
-            "classes": class_label(train.features, args.label_column).names if hasattr(train, "features") else None,
+            "classes": _class_names(trainer),
             "arguments": dict(arguments or {}),
         },
         "method": {
@@ -229,6 +230,13 @@ def run_record(
     }
     settings = parts.pop("synthesis_settings", None)
     return {**record, **parts, **({"synthesis": settings} if settings else {})}
+
+
+def _class_names(trainer: Any) -> list[str]:
+    """From the training rows, else as the model has them."""
+    features = getattr(trainer.train_dataset, "features", None) or {}
+    feature = features[LABELS].feature if LABELS in features else features.get(trainer.args.label_column)
+    return feature.names if isinstance(feature, ClassLabel) else list(trainer.model.config.id2label.values())
 
 
 def compared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -103,7 +103,9 @@ def test_every_example_in_the_help_can_be_parsed(examples):
 
 
 def test_preview_of_the_embedded_data(capsys, tmp_path, monkeypatch, guided_photos):
-    monkeypatch.setattr("hf_pgg.preview.digits_on_photographs", lambda: {"train": guided_photos})  # it takes seconds
+    monkeypatch.setattr(
+        "hf_pgg.preview.digits_on_photographs", lambda: DatasetDict(train=guided_photos)
+    )  # it takes seconds
     out = run(capsys, "preview", "--count", 3, "--output", tmp_path / "new" / "sheet.png")
     assert "digits on photographs, train: 3 of 24 rows, Composite, seed 0" in out and "objects cover" in out
     width, height = size_of(tmp_path / "new" / "sheet.png")

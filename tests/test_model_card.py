@@ -164,7 +164,7 @@ def test_what_is_absent_is_left_out(record):
     record["environment"] |= {"git_revision": None}
     card = model_card(record)
     assert not MISSING.search(card.text) and "## Results" not in card.text and "Git revision" not in card.text
-    assert "nothing was measured yet" in card.text
+    assert "Nothing was measured yet" in card.text
     assert card.data.eval_results is None and card.data.datasets is None and card.data.base_model is None
 
 
@@ -316,6 +316,49 @@ SECRET = "hf_" + "aB3" * 11
 def test_no_secret_gets_into_a_command(words, shown, monkeypatch):
     monkeypatch.setattr("hf_pgg.run_record.get_token", lambda: "the-token-of-this-machine")
     assert without_secrets(words) == shown
+
+
+# ---------------------------------------------------------------------------------------------- at every save
+
+
+@pytest.fixture
+def trainer(guided_photos, processor, tmp_path):
+    args = PGGConfig(output_dir=str(tmp_path / "mine"), alpha=2.0, max_steps=2, per_device_train_batch_size=4,
+                     use_cpu=True, report_to=[], disable_tqdm=True, save_steps=1)  # fmt: skip
+    return PGGTrainer(
+        tiny_model("vit"),
+        args,
+        train_dataset=guided_photos,
+        eval_dataset=guided_photos,
+        processing_class=processor,
+        compute_metrics=lambda prediction: {"accuracy": 0.625},
+    )
+
+
+def test_every_save_writes_record_and_card(trainer, tmp_path):
+    trainer.train()
+    for step in (1, 2):
+        folder = tmp_path / "mine" / f"checkpoint-{step}"
+        record = json.loads((folder / "results.json").read_text())
+        assert record["method"]["steps"] == step and record["results"] == {}
+        assert f"Steps: {step} of 4 samples" in (folder / "README.md").read_text()
+    trainer.evaluate()
+    trainer.save_model()
+    card = (tmp_path / "mine" / "README.md").read_text()
+    assert "On the evaluation rows (24 pictures)" in card and "| Accuracy | 0.625 |" in card
+    assert not MISSING.search(card)
+    assert card.strip() == model_card(json.loads((tmp_path / "mine" / "results.json").read_text())).content.strip()
+
+
+@pytest.mark.parametrize("own", ["a card by hand", "the card of a finished run"])
+def test_a_card_that_is_no_draft_stays(own, trainer, record, tmp_path):
+    folder = tmp_path / "mine"
+    trainer.save_model()
+    (folder / "README.md").write_text(own if own == "a card by hand" else model_card(record).content)
+    before = (folder / "README.md").read_text()
+    trainer.save_model()
+    trainer.create_model_card()
+    assert (folder / "README.md").read_text() == before
 
 
 # ---------------------------------------------------------------------------------------------- on the Hub
