@@ -80,7 +80,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
             freeze_batch_norm=True,
             alpha=run.alpha,
             guidance_form=run.form,
-            guidance_mode="finite_difference",
+            guidance_mode=run.mode,
             guidance_labels=run.labels,
             allow_overlap=run.masks.startswith("dilate"),
             dataloader_pin_memory=False,

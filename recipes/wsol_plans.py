@@ -21,6 +21,7 @@ class Run:
     alpha: float = 0.0
     masks: str = "true"
     labels: str = "one"
+    mode: str = "finite_difference"
     keep_originals: bool = True
     steps: int = 180
     learning_rate: float = 3e-4
@@ -65,10 +66,10 @@ def ablations() -> list[Run]:
 
 
 def why() -> list[Run]:
-    """What holds the gain down: masks of the object itself, and more mixed rows for longer."""
-    runs = [Run(masks="automatic", alpha=alpha) for alpha in (1.0, 10.0)]
-    longer = Run(synthesis="cutmix", keep_originals=False, steps=540)
-    return [*runs, longer, replace(longer, alpha=ALPHA["share"])]
+    """What holds the gain down: masks of the object itself; every row mixed, both labels, the exact gradient."""
+    objects = [Run(masks="automatic", alpha=alpha) for alpha in (10.0, 1.0)]
+    mixed = Run(synthesis="cutmix", keep_originals=False)
+    return [*objects, replace(mixed, alpha=10.0, labels="all", mode="exact"), mixed]
 
 
 def scratch() -> list[Run]:
