@@ -4,7 +4,7 @@
 
 takes the classifier that `benchmark_wsol.py --plan headline` trained with CutMix alone (seed 0), and minimises the
 guidance loss by itself, in exact mode, on 32 training pictures: mixed ones with the mix's masks, or whole ones with the
-masks of a saliency model. The target gradient share is measured on those pictures and on 64 others. Results are appended
+masks of a saliency model. The target gradient share is measured on those pictures and on 64 others. Results are added
 to `recipes/results/guidance_transfer.jsonl`, one line a seed (which pictures) and kind of mask.
 """
 
