@@ -73,6 +73,10 @@ class DataArguments:
         metadata={"help": "composite, exchange, cutmix, resizemix or none: rows added to the training rows."},
     )
     synthesis_copies: float = field(default=0.5, metadata={"help": "Synthesized rows for each training row."})
+    generated: str | None = field(
+        default=None, metadata={"help": "Data set of generated rows (image, label), as `synthesize.py` writes it."}
+    )
+    train_on: str = field(default="both", metadata={"help": "With --generated: real, generated or both."})
     bias: float = field(default=0.9, metadata={"help": "Embedded data: how often a class is on its own photograph."})
 
 
@@ -122,6 +126,7 @@ def main() -> None:
 
     with config.main_process_first(desc="synthesis"):
         data, group_column, name = load_data(data_args, config)
+        data["train"] = with_generated(data["train"], data_args, config)
         source = hub_source(data["train"])
         synthesized, settings = synthesize(data["train"], data_args, config.seed)
     config.group_columns = [group_column] if group_column else None
@@ -204,6 +209,20 @@ def open_dataset(name: str, split: str, config_name: str | None = None) -> Datas
     if Path(name).is_file():
         return load_dataset("parquet", data_files=name, split="train")
     return load_dataset(name, config_name, split=split)
+
+
+def with_generated(train: Dataset, args: DataArguments, config: PGGConfig) -> Dataset:
+    """The real rows, the generated ones, or both; generated rows have no provenance of their own."""
+    if args.train_on not in ("real", "generated", "both"):
+        raise SystemExit(f"--train_on {args.train_on}: choose real, generated or both")
+    if args.generated is None or args.train_on == "real":
+        return train
+    columns = [config.image_column, config.label_column]
+    rows = open_dataset(args.generated, "train").select_columns(columns)
+    label, theirs = (class_label(part.features, config.label_column) for part in (train, rows))
+    if theirs.names != label.names:
+        raise SystemExit(f"the classes of {args.generated} are {theirs.names}, those of the data {label.names}")
+    return rows if args.train_on == "generated" else concatenate_datasets([train, rows])
 
 
 def synthesize(train: Dataset, args: DataArguments, seed: int) -> tuple[Dataset, dict[str, Any]]:

@@ -4,14 +4,21 @@ import json
 import os
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from datasets import ClassLabel
 from transformers import AutoModelForImageClassification
+
+from hf_pgg import add_provenance
 
 from .conftest import SIZE, tiny_model
 
 ROOT = Path(__file__).resolve().parents[1]
+sys.path.insert(0, str(ROOT / "recipes"))
+
+import train_cls  # noqa: E402
 
 
 def run(*arguments, check=True, **environment):
@@ -102,3 +109,23 @@ def test_the_accelerate_configurations_are_understood(name):
 
     config = load_config_from_file(str(ROOT / "recipes" / "accelerate" / f"{name}.yaml"))
     assert config.num_processes == 2 and config.mixed_precision == "bf16"
+
+
+def test_generated_rows_replace_the_real_ones_or_join_them(photos, tmp_path):
+    """As `synthesize.py` writes them: a folder of parquet, with more columns than training reads."""
+    generated = photos.select(range(6)).remove_columns("mask").add_column("prompt", ["a photo"] * 6)
+    generated.to_parquet(tmp_path / "generated" / "train.parquet")
+    arguments = train_cls.DataArguments(generated=str(tmp_path / "generated"))
+    config = train_cls.RecipeConfig(output_dir=str(tmp_path / "out"))
+    known = add_provenance(photos, mask_column="mask")
+    both = train_cls.with_generated(known, arguments, config)
+    assert len(both) == len(photos) + 6 and both.features["label"] == photos.features["label"]
+    assert both[0]["provenance"] is not None and both[len(photos)]["provenance"] is None
+    alone = train_cls.with_generated(known, replace(arguments, train_on="generated"), config)
+    assert alone.column_names == ["image", "label"] and alone["label"] == photos["label"][:6]
+    assert train_cls.with_generated(known, replace(arguments, train_on="real"), config) is known
+    with pytest.raises(SystemExit, match="choose real, generated or both"):
+        train_cls.with_generated(known, replace(arguments, train_on="synthetic"), config)
+    renamed = photos.cast_column("label", ClassLabel(names=[f"{name}?" for name in photos.features["label"].names]))
+    with pytest.raises(SystemExit, match="the classes of"):
+        train_cls.with_generated(renamed, arguments, config)
