@@ -11,28 +11,16 @@ from __future__ import annotations
 import argparse
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
-import numpy as np
 import rendering
-from experiment import (
-    Answer,
-    Refused,
-    ask,
-    example_digits,
-    find_object,
-    load_classifier,
-    move,
-    painted_mask,
-    read_mask,
-    read_picture,
-    scenes,
-)
+from actions import compare, move_object, on_object, on_picture
+from experiment import Refused, example_digits, load_classifier, scenes
 from transformers.utils import logging
 
 MAX_UPLOAD = "10mb"
@@ -47,116 +35,6 @@ LEAD = """# Does it see the object, or the background?
 <p class="lead">Two image classifiers look at the same picture: one trained plainly, one with input gradient guidance.
 The heat shows where a small change of the picture would change the answer most. Then the object is moved onto other
 photographs: a classifier that looks at the object keeps its answer.</p>"""
-
-
-def the_picture(path: str | None) -> np.ndarray:
-    """The visitor's picture.
-
-    Raises:
-        Refused: If there is none, or it cannot be used.
-    """
-    if path is None:
-        raise Refused("There is no picture yet: drop one into the box above, or choose an example.")
-    return read_picture(path)
-
-
-def the_object(
-    picture: np.ndarray, editor: Mapping[str, Any] | None, grow: bool, mask_path: str | None
-) -> tuple[np.ndarray, str]:
-    """The object's mask (H, W) bool, and how it was found: uploaded, else painted, else automatically.
-
-    Raises:
-        Refused: If the mask cannot be used.
-    """
-    if mask_path is not None:
-        return read_mask(mask_path, picture.shape[:2]), "The object, from the mask you gave."
-    painted = painted_mask(editor["layers"], picture.shape[:2]) if editor else None
-    if painted is None:
-        return find_object(picture), "A guess from the middle of the picture. Paint over the object to correct it."
-    if grow:
-        return find_object(picture, painted), "Grown from your paint to the edges around it."
-    return painted, "Exactly what you painted."
-
-
-def on_picture(path: str | None) -> tuple[str | None, Any, str | None, str, str, str]:
-    """A new file: it is checked, laid into the editor, and everything that belonged to the old one is cleared.
-
-    Returns:
-        Picture file (None if refused), editor, mask file, message, and the two empty results.
-    """
-    if path is None:
-        return None, None, None, "", "", ""
-    try:
-        picture = read_picture(path)
-    except Refused as refusal:
-        return None, None, None, rendering.notice(str(refusal)), "", ""
-    shown = rendering.scaled(picture, 480)  # a small picture is enlarged: one of 48 pixels cannot be painted on
-    return path, {"background": shown, "layers": [], "composite": None}, None, "", "", ""
-
-
-def on_object(*inputs: Any) -> str:
-    """The object as the page understands it now, or why it does not."""
-    path, editor, grow, mask_path = inputs
-    if path is None:
-        return ""
-    try:
-        picture = read_picture(path)
-        return rendering.preview(picture, *the_object(picture, editor, grow, mask_path))
-    except Refused as refusal:
-        return rendering.notice(str(refusal))
-
-
-def answers(plain: str | None, guided: str | None, pictures: Sequence[np.ndarray], mask: np.ndarray) -> dict[str, Any]:
-    """`plain` and `guided` to the list of their answers, one a picture.
-
-    Raises:
-        Refused: If a checkpoint is not named or cannot be loaded.
-    """
-    if not plain or not guided:
-        raise Refused("Name two checkpoints: folders that transformers can load, or Hub ids such as owner/name.")
-    return {kind: ask(load_classifier(name), pictures, mask) for kind, name in (("plain", plain), ("guided", guided))}
-
-
-def compare(
-    path: str | None,
-    editor: Mapping[str, Any] | None,
-    grow: bool,
-    mask_path: str | None,
-    plain: str | None,
-    guided: str | None,
-) -> str:
-    """The picture, and each checkpoint's answer and gradient beside it, as HTML."""
-    try:
-        picture = the_picture(path)
-        mask, _ = the_object(picture, editor, grow, mask_path)
-        found = answers(plain, guided, [picture], mask)
-    except Refused as refusal:
-        return rendering.notice(str(refusal))
-    return rendering.comparison(picture, mask, {kind: of[0] for kind, of in found.items()})
-
-
-def move_object(
-    path: str | None,
-    editor: Mapping[str, Any] | None,
-    grow: bool,
-    mask_path: str | None,
-    plain: str | None,
-    guided: str | None,
-    own_background: str | None,
-) -> str:
-    """Each checkpoint's answer with the object on the visitor's background and on ten photographs, as HTML."""
-    try:
-        picture = the_picture(path)
-        mask, _ = the_object(picture, editor, grow, mask_path)
-        backgrounds = {"yours": read_picture(own_background)} if own_background else {}
-        backgrounds |= scenes()
-        pictures = [move(picture, mask, background) for background in backgrounds.values()]
-        found = answers(plain, guided, [picture, *pictures], mask)
-    except Refused as refusal:
-        return rendering.notice(str(refusal))
-    before: dict[str, Answer] = {kind: of[0] for kind, of in found.items()}
-    after = {kind: of[1:] for kind, of in found.items()}
-    return rendering.moved(list(backgrounds), pictures, mask, before, after)
 
 
 def build_page(
@@ -181,7 +59,7 @@ def build_page(
         if not plain or not guided:
             gr.HTML(rendering.notice(HOW_TO_GET_CHECKPOINTS, "hint"))
         with gr.Row():
-            with gr.Column(scale=2):
+            with gr.Column(scale=3):
                 gr.Markdown(f"### 1. A picture\nPNG, JPEG, WebP, BMP, GIF or TIFF, at most {MAX_UPLOAD[:-2]} MB.")
                 file = gr.File(label="Picture", height=150, elem_id="picture")
                 message = gr.HTML(elem_id="message")
@@ -193,7 +71,7 @@ def build_page(
                     visible=bool(examples),
                     elem_id="examples",
                 )
-            with gr.Column(scale=3):
+            with gr.Column(scale=4):
                 gr.Markdown("### 2. The object\nPaint over it, upload a mask, or leave it to the page.")
                 editor = gr.ImageEditor(
                     label="Paint over the object",
@@ -204,7 +82,7 @@ def build_page(
                     height=380,
                     elem_id="editor",
                 )
-            with gr.Column(scale=2):
+            with gr.Column(scale=3):
                 gr.Markdown("### &nbsp;\nWhat counts as the object")
                 understood = gr.HTML(elem_id="understood")
                 grow = gr.Checkbox(True, label="Grow the paint to the object's edges")

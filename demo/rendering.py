@@ -67,8 +67,8 @@ def moved(
         for picture, answer, same in zip(pictures, answers, kept, strict=True):
             word, probability = ("holds" if same else "changes"), answer.ranking[0][1]
             heat = _figure(_heat(picture, mask, answer, 150), f"gradient of the {name} checkpoint")
-            said = f"<b>{escape(answer.label)}</b> · {100 * probability:.0f} %"
-            cells.append(f'<td>{heat}<span class="chip {word}">{said}<br>{word}</span></td>')
+            said = f"<b>{escape(answer.label)}</b><br>{100 * probability:.0f}&nbsp;% {word}"
+            cells.append(f'<td>{heat}<span class="chip {word}">{said}</span></td>')
         lines.append(
             f'<tr><th scope="row">{name.capitalize()}<br><small>before: {escape(first)}</small></th>'
             f"{''.join(cells)}</tr>"

@@ -1,4 +1,4 @@
-"""The demo page: what its functions compute and refuse, and, in a headless Chromium, what a visitor sees."""
+"""The demo page: what its buttons answer, how it is served, and, in a headless Chromium, what a visitor sees."""
 
 import contextlib
 import importlib
@@ -10,207 +10,33 @@ import urllib.request
 from pathlib import Path
 from types import SimpleNamespace
 
+import actions
 import experiment
 import numpy as np
 import pytest
-import tomllib
 import torch
 import yaml
-from experiment import Classifier, Refused, ask, find_object, load_classifier, move, painted_mask, read_mask
+from experiment import Classifier
 from PIL import Image
-from transformers import ViTConfig, ViTModel
 
 from hf_pgg.collator import InputSpec
-from hf_pgg.demo_data import digits
-from hf_pgg.guidance import evaluation_mode, input_gradient, share
 
-from .conftest import SIZE, tiny_model
+from .demo_files import REFUSALS, disc, iou, write_checkpoints, write_files
 
 pytest.importorskip("gradio", reason="the demo page needs `pip install -e '.[demo]'`")
 app = importlib.import_module("app")
 
 ROOT = Path(__file__).resolve().parents[1]
-RNG = np.random.default_rng(0)
-
-
-def iou(a, b):
-    return (a & b).sum() / (a | b).sum()
-
-
-def disc(shape=(60, 90), centre=(30, 60), radius=14):
-    rows, columns = np.ogrid[: shape[0], : shape[1]]
-    return (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < radius**2
-
-
-def disc_picture(mask):
-    picture = RNG.integers(0, 10, (*mask.shape, 3), dtype=np.uint8)
-    picture[mask] += np.uint8(150)
-    return picture
 
 
 @pytest.fixture(scope="module")
 def files(tmp_path_factory):
-    """Files that visitors drop: a good picture, and one of each kind that is refused."""
-    folder = tmp_path_factory.mktemp("files")
-    mask = disc()
-    Image.fromarray(disc_picture(mask)).save(folder / "good.png")
-    Image.fromarray(disc_picture(mask)).save(folder / "good.jpg")
-    Image.fromarray(mask).save(folder / "mask.png")
-    (folder / "text.png").write_text("a recipe for apple cake, renamed\n" * 20)
-    Image.new("1", (20_000, 10_000)).save(folder / "huge.png")  # 200 megapixels in 25 KB
-    Image.new("1", (10_000, 6_000)).save(folder / "large.png")
-    (folder / "clip.mp4").write_bytes(b"\x00\x00\x00\x18ftypisom\x00\x00\x02\x00isomiso2" + bytes(2000))
-    frames = [Image.fromarray(RNG.integers(0, 255, (20, 20), dtype=np.uint8)) for _ in range(3)]
-    frames[0].save(folder / "moving.gif", save_all=True, append_images=frames[1:])
-    Image.new("RGB", (3, 400)).save(folder / "thin.png")
-    (folder / "empty.png").write_bytes(b"")
-    for kind in ("png", "jpg"):
-        whole = (folder / f"good.{kind}").read_bytes()
-        (folder / f"truncated.{kind}").write_bytes(whole[: len(whole) * 2 // 3])
-    (folder / "big.png").write_bytes(RNG.bytes(11_000_000))
-    return folder
-
-
-REFUSALS = {
-    "text.png": "is not a picture, whatever its name says",
-    "empty.png": "is not a picture, whatever its name says",
-    "truncated.jpg": "is broken",
-    "truncated.png": "is broken",
-    "huge.png": "50 megapixels are the most",
-    "large.png": "has 10000 x 6000 pixels; 50 megapixels are the most",
-    "clip.mp4": "is a clip",
-    "moving.gif": "is a clip",
-    "thin.png": "too small",
-}
-
-
-# ---------------------------------------------------------------------------------------------- pictures and objects
-
-
-@pytest.mark.parametrize("name", REFUSALS)
-def test_a_wrong_file_is_refused_by_name_and_reason(name, files):
-    with pytest.raises(Refused, match=REFUSALS[name]) as refusal:
-        experiment.read_picture(files / name)
-    assert str(refusal.value).startswith(name)
-
-
-def test_a_large_picture_is_reduced_and_keeps_its_proportions(tmp_path):
-    Image.new("RGB", (4096, 1024), (10, 200, 30)).save(tmp_path / "wide.png")
-    picture = experiment.read_picture(tmp_path / "wide.png")
-    assert picture.shape == (256, 1024, 3) and (picture == (10, 200, 30)).all()
-
-
-def test_a_mask_is_read_at_the_pictures_size_from_white_or_from_opacity(files, tmp_path):
-    assert (read_mask(files / "mask.png", (60, 90)) == disc()).all()
-    assert iou(read_mask(files / "mask.png", (120, 180)), disc((120, 180), (60, 120), 28)) > 0.9
-    alpha = np.dstack([np.zeros((60, 90, 3), np.uint8), disc().astype(np.uint8) * 255])
-    Image.fromarray(alpha).save(tmp_path / "cutout.png")
-    assert (read_mask(tmp_path / "cutout.png", (60, 90)) == disc()).all()
-
-
-@pytest.mark.parametrize(
-    ("value", "shape", "message"),
-    [(0, (60, 90), "marks nothing"), (255, (60, 90), "covers the whole picture"), (255, (90, 90), "proportions")],
-)
-def test_a_mask_that_leaves_nothing_to_ask_is_refused(value, shape, message, tmp_path):
-    Image.fromarray(np.full(shape, value, np.uint8)).save(tmp_path / "mask.png")
-    with pytest.raises(Refused, match=message):
-        read_mask(tmp_path / "mask.png", (60, 90))
-
-
-def test_paint_becomes_a_mask_at_the_pictures_size():
-    layer = np.zeros((30, 45, 4), np.uint8)
-    layer[10:20, 20:30, 3] = 255
-    mask = painted_mask([layer], (60, 90))
-    assert mask[24:36, 44:56].all() and not mask[:18].any()
-    assert painted_mask([layer * 0], (60, 90)) is None and painted_mask([], (60, 90)) is None
-    with pytest.raises(Refused, match="The paint covers the whole picture"):
-        painted_mask([np.full((30, 45, 4), 255, np.uint8)], (60, 90))
-
-
-def test_the_object_grows_from_paint_or_from_the_middle_to_its_edges():
-    aside, central = disc(), disc(centre=(30, 45))
-    stroke = np.zeros_like(aside)
-    stroke[29:32, 55:66] = True
-    assert iou(find_object(disc_picture(aside), stroke), aside) > 0.9
-    assert iou(find_object(disc_picture(central)), central) > 0.9
-    everywhere = np.ones_like(aside)
-    assert find_object(disc_picture(aside), everywhere).all()
-
-
-def test_moving_leaves_the_object_and_changes_everything_else():
-    mask = disc()
-    picture, scene = disc_picture(mask), np.full((200, 200, 3), (20, 40, 250), np.uint8)
-    moved = move(picture, mask, scene)
-    inner, outer = disc(radius=10), ~disc(radius=18)
-    assert (moved[inner] == picture[inner]).all() and (moved[outer] == (20, 40, 250)).all()
-
-
-# ---------------------------------------------------------------------------------------------- checkpoints
+    return write_files(tmp_path_factory.mktemp("files"))
 
 
 @pytest.fixture(scope="module")
 def checkpoints(tmp_path_factory, processor):
-    """Two tiny checkpoints, untrained."""
-    folder = tmp_path_factory.mktemp("checkpoints")
-    for name, seed in (("plain", 0), ("guided", 1)):
-        tiny_model("convnext", seed=seed).save_pretrained(folder / name)
-        processor.save_pretrained(folder / name)
-    return folder
-
-
-def test_an_answer_holds_ranking_gradient_and_the_share_on_the_object(checkpoints):
-    classifier = load_classifier(str(checkpoints / "plain"))
-    mask = disc((SIZE, SIZE), (16, 20), 8)
-    picture = disc_picture(mask)
-    (answer,) = ask(classifier, [picture], mask)
-
-    pixels = classifier.spec.normalize(torch.from_numpy(picture).permute(2, 0, 1)[None]).requires_grad_()
-    with evaluation_mode(classifier.model):
-        logits = classifier.model(pixel_values=pixels).logits
-        gradient = input_gradient(logits, pixels, logits.argmax(1))
-    inside = torch.from_numpy(mask).float()[None, None]
-    assert answer.inside == pytest.approx(1 - share(gradient, inside, pixels).item(), rel=1e-4)
-    probabilities = logits.softmax(1)[0].detach().numpy()
-    assert answer.label == classifier.labels[int(probabilities.argmax())]
-    assert [value for _, value in answer.ranking] == pytest.approx(sorted(probabilities, reverse=True), rel=1e-4)
-
-
-def test_weights_that_are_a_pickle_are_refused(tmp_path, processor):
-    model = tiny_model("vit")
-    model.config.save_pretrained(tmp_path)
-    processor.save_pretrained(tmp_path)
-    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    with pytest.raises(Refused, match="safetensors"):
-        load_classifier(str(tmp_path))
-
-
-def test_a_backbone_without_a_trained_head_is_refused(tmp_path, processor):
-    ViTModel(ViTConfig(image_size=SIZE, hidden_size=24, num_hidden_layers=1, num_attention_heads=2)).save_pretrained(
-        tmp_path
-    )
-    processor.save_pretrained(tmp_path)
-    with pytest.raises(Refused, match="is no trained classifier: it lacks classifier"):
-        load_classifier(str(tmp_path))
-
-
-def test_code_that_comes_with_a_checkpoint_is_not_run(tmp_path, checkpoints):
-    folder = shutil.copytree(checkpoints / "plain", tmp_path / "own")
-    config = (folder / "config.json").read_text().replace('"convnext"', '"own"', 1)
-    config = config.replace("{", '{"auto_map": {"AutoConfig": "own.Config",'
-                            ' "AutoModelForImageClassification": "own.Model"},', 1)  # fmt: skip
-    (folder / "config.json").write_text(config)
-    (folder / "own.py").write_text(f"open({str(tmp_path / 'was_run')!r}, 'w')\n")
-    with pytest.raises(Refused, match="cannot be loaded"):
-        load_classifier(str(folder))
-    assert not (tmp_path / "was_run").exists()
-
-
-@pytest.mark.parametrize("name", ["../no-such", "/no/such/folder", "a/b/c", "https://example.org/x", "a b"])
-def test_a_name_that_is_neither_folder_nor_hub_id_is_refused_without_asking_anybody(name, monkeypatch):
-    monkeypatch.setattr(experiment, "AutoModelForImageClassification", None)  # would fail if it were asked
-    with pytest.raises(Refused, match="neither a folder of this machine nor a Hub id"):
-        load_classifier(name)
+    return write_checkpoints(tmp_path_factory.mktemp("checkpoints"), processor)
 
 
 # ---------------------------------------------------------------------------------------------- the page's functions
@@ -236,11 +62,11 @@ def readers(monkeypatch):
     labels = {0: "night", 1: "dusk", 2: "day", 3: "<img src=x onerror=alert(1)>"}
     places = {"plain": (3, 3), "guided": (30, 60)}
     loaded = {name: Classifier(name, ReaderOfOnePlace(*place), spec, labels) for name, place in places.items()}
-    monkeypatch.setattr(app, "load_classifier", loaded.__getitem__)
+    monkeypatch.setattr(actions, "load_classifier", loaded.__getitem__)
 
 
 def test_moving_shows_which_answers_were_the_backgrounds(readers, files):
-    html = app.move_object(str(files / "good.png"), None, False, str(files / "mask.png"), "plain", "guided", None)
+    html = actions.move_object(str(files / "good.png"), None, False, str(files / "mask.png"), "plain", "guided", None)
     counts = [int(count) for count in re.findall(r'class="count">(\d+) of 10', html)]
     assert counts[1] == 10 and counts[0] < 10
     assert html.count("chip holds") == sum(counts) and html.count("chip changes") == 20 - sum(counts)
@@ -248,13 +74,13 @@ def test_moving_shows_which_answers_were_the_backgrounds(readers, files):
 
 def test_a_background_of_the_visitors_own_comes_first(readers, files):
     arguments = (str(files / "good.png"), None, False, str(files / "mask.png"), "plain", "guided")
-    html = app.move_object(*arguments, str(files / "good.jpg"))
+    html = actions.move_object(*arguments, str(files / "good.jpg"))
     assert re.findall(r'<th scope="col">(\w+)', html)[:2] == ["yours", "astronaut"]
-    assert "clip.mp4 is a clip" in app.move_object(*arguments, str(files / "clip.mp4"))
+    assert "clip.mp4 is a clip" in actions.move_object(*arguments, str(files / "clip.mp4"))
 
 
 def test_the_comparison_shows_answers_and_shares_of_both(readers, files):
-    html = app.compare(str(files / "good.png"), None, False, str(files / "mask.png"), "plain", "guided")
+    html = actions.compare(str(files / "good.png"), None, False, str(files / "mask.png"), "plain", "guided")
     assert "Plain: <b>night</b>" in html and "Guided: <b>day</b>" in html
     assert [int(share) for share in re.findall(r"<b>(\d+) %</b> of its input gradient", html)] == [0, 100]
     assert html.count('src="data:image/jpeg;base64,') == 3
@@ -263,17 +89,17 @@ def test_the_comparison_shows_answers_and_shares_of_both(readers, files):
 def test_what_checkpoints_and_visitors_name_is_escaped(readers, files, tmp_path):
     hostile = shutil.copy(files / "text.png", tmp_path / "<b>.png")
     for html in (
-        app.compare(str(files / "good.png"), None, False, str(files / "mask.png"), "plain", "guided"),
-        app.on_picture(str(hostile))[3],
+        actions.compare(str(files / "good.png"), None, False, str(files / "mask.png"), "plain", "guided"),
+        actions.on_picture(str(hostile))[3],
     ):
         assert "<img src=x" not in html and "<b>.png" not in html and "&lt;" in html
 
 
 def test_a_refused_picture_clears_the_old_one_and_says_why(files):
-    path, editor, mask, message, *results = app.on_picture(str(files / "text.png"))
+    path, editor, mask, message, *results = actions.on_picture(str(files / "text.png"))
     assert path is editor is mask is None and results == ["", ""]
     assert 'role="alert"' in message and "text.png is not a picture" in message
-    path, editor, _, message, *_ = app.on_picture(str(files / "good.png"))
+    path, editor, _, message, *_ = actions.on_picture(str(files / "good.png"))
     assert path == str(files / "good.png") and editor["background"].shape == (320, 480, 3) and message == ""
 
 
@@ -282,17 +108,17 @@ def test_the_object_is_uploaded_else_painted_else_guessed(files):
     layer = np.zeros((60, 90, 4), np.uint8)
     layer[28:33, 55:65, 3] = 255
     editor = {"layers": [layer]}
-    assert (app.the_object(picture, editor, True, str(files / "mask.png"))[0] == disc()).all()
-    grown, how = app.the_object(picture, editor, True, None)
+    assert (actions.the_object(picture, editor, True, str(files / "mask.png"))[0] == disc()).all()
+    grown, how = actions.the_object(picture, editor, True, None)
     assert iou(grown, disc()) > 0.9 and "Grown" in how
-    exact, how = app.the_object(picture, editor, False, None)
+    exact, how = actions.the_object(picture, editor, False, None)
     assert (exact == (layer[..., 3] > 0)).all() and "Exactly" in how
-    assert "guess" in app.the_object(picture, {"layers": []}, True, None)[1]
+    assert "guess" in actions.the_object(picture, {"layers": []}, True, None)[1]
 
 
-@pytest.mark.parametrize("button", [app.compare, app.move_object])
+@pytest.mark.parametrize("button", [actions.compare, actions.move_object])
 def test_a_button_pressed_too_early_says_what_is_missing(button, files):
-    rest = (None,) if button is app.move_object else ()
+    rest = (None,) if button is actions.move_object else ()
     assert "There is no picture yet" in button(None, None, True, None, "plain", "guided", *rest)
     assert "Name two checkpoints" in button(str(files / "good.png"), None, True, None, "plain", "", *rest)
 
@@ -334,15 +160,8 @@ def test_a_checkpoint_that_cannot_be_loaded_stops_the_command(tmp_path):
         app.main(["--plain", str(tmp_path)])
 
 
-def test_examples_are_digits_with_their_masks(tmp_path):
-    examples = experiment.example_digits(tmp_path)
-    assert len(examples) == 10
-    for picture, mask in examples:
-        assert read_mask(mask, experiment.read_picture(picture).shape[:2]).mean() > 0.02
-    assert examples[3][0].name == f"digit-{digits('test').features['label'].names[3]}.png"
-
-
 def test_the_space_installs_what_the_library_needs():
+    tomllib = pytest.importorskip("tomllib", reason="of Python 3.11")
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
     lines = (ROOT / "demo" / "requirements.txt").read_text().splitlines()
     assert [line for line in lines if not line.startswith("#")] == project["dependencies"]
