@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -470,3 +472,16 @@ def test_guided_training_turns_from_the_other_clips_persons(mode, skeletons, tmp
     assert shares[3.0][1] > shares[3.0][0] + 0.1 and shares[3.0][1] > shares[0.0][1] + 0.1
     logged = [entry["guidance_loss"] for entry in runs[3.0].state.log_history if "guidance_loss" in entry]
     assert logged[-1] < logged[0]
+
+
+@pytest.mark.slow
+def test_the_recipe_compares_three_methods(tmp_path):
+    recipe = Path(__file__).resolve().parents[1] / "recipes" / "train_skeletons.py"
+    options = ["--compare", "--max_steps", "3", "--use_cpu", "True", "--output_dir", tmp_path]
+    done = subprocess.run([sys.executable, recipe, *options], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    records = json.loads((tmp_path / "results.json").read_text())
+    assert [record["method"]["name"] for record in records] == ["plain", "batchmix", "batchmix + guidance"]
+    assert all(0 <= record["results"]["who_acts"] <= 1 and record["method"]["steps"] == 3 for record in records)
+    assert "| batchmix + guidance |" in done.stdout
+    SkeletonClassifier.from_pretrained(tmp_path / "batchmix-guidance")

@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -10,6 +15,7 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from torch import nn
 from torchvision.transforms import v2
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEVideoProcessor
 
 import hf_pgg.demo_clips
 from hf_pgg.collator import InputSpec
@@ -236,3 +242,25 @@ def test_the_embedded_clips_join(monkeypatch):
         isinstance(clip, JoinedClip) and clip.frames.shape == (12, 32, 32, 3) for clip in clips
     )
     assert [clip.truth[clip.acting].label for clip in clips] == rows["label"]
+
+
+def test_the_recipe_measures_a_checkpoint_on_its_own_data(coloured, tmp_path):
+    (tmp_path / "data").mkdir()
+    for split in ("train", "test"):
+        coloured.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    config = VideoMAEConfig(**shape, image_size=SIDE, patch_size=8, num_frames=4, num_labels=CLASSES)
+    VideoMAEForVideoClassification(config).save_pretrained(tmp_path / "checkpoint")
+    processor = VideoMAEVideoProcessor(size={"height": SIDE, "width": SIDE}, do_center_crop=False)
+    processor.save_pretrained(tmp_path / "checkpoint")
+    options = {"checkpoints": "checkpoint", "dataset_name": "data", "output": "figures.json"}
+    recipe = Path(__file__).resolve().parents[1] / "recipes" / "joined_clips.py"
+    command = [sys.executable, recipe, "--validation_share", "0.33"]
+    for name, path in options.items():
+        command += [f"--{name}", tmp_path / path]
+    env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr[-2000:]
+    (record,) = json.loads((tmp_path / "figures.json").read_text())
+    assert record["window"] == 9 and record["stride"] == 1 and "| checkpoint |" in done.stdout
+    assert 0.3 < record["temporal_iou_untrimmed"] < 0.4 and 0 <= record["temporal_iou"] <= 1

@@ -1,0 +1,113 @@
+"""When an action happens: checkpoints of `train_stal.py` slid over clips that are joined in time.
+
+    python recipes/joined_clips.py --checkpoints out/train_stal/plain out/train_stal/actor-guidance
+
+Every test clip stands between two clips of other classes; windows as long as a clip are scored along the whole. The
+threshold of the maps and the cost of switching are chosen on joined validation clips. Prints one table and, with
+`--output`, writes JSON: the acting clip's IoU in time (its class is known) with what is found, and with the whole
+joined clip; and video-mAP over the tubes of all three clips, trimmed and not.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from datasets import Dataset, DatasetDict
+from torch import nn
+from train_cls import open_dataset
+from transformers import AutoModelForVideoClassification, AutoVideoProcessor, HfArgumentParser
+
+from hf_pgg.collator import InputSpec
+from hf_pgg.demo_clips import digits_in_motion
+from hf_pgg.localization import with_smoothing
+from hf_pgg.model_card import environment
+from hf_pgg.temporal_localization import evaluate_scans, join_clips, join_plan, scan_clips
+from hf_pgg.video import FrameSampler, probe_clips
+
+THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
+SWITCH_COSTS = (0.0, 1.0, 2.0, 4.0)
+REPORTED = ("temporal_iou", "temporal_iou_untrimmed", "video_mAP@0.2", "video_mAP@0.2_untrimmed", "video_mAP@0.5",
+            "video_mAP@0.5_untrimmed")  # fmt: skip
+
+
+@dataclass
+class JoinedArguments:
+    checkpoints: list[str] = field(metadata={"help": "Folders or Hub ids of video classifiers with their processors."})
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub id, local folder or parquet file; default: the embedded clips."}
+    )
+    train_split: str = field(default="train", metadata={"help": "Split that the validation clips are a part of."})
+    test_split: str = field(default="test", metadata={"help": "Split to report on, or a part: test[:50]."})
+    validation_share: float = field(default=0.2, metadata={"help": "Of the training clips, as in `train_stal.py`."})
+    window: int | None = field(
+        default=None, metadata={"help": "Frames of a window; default: the clips' median length."}
+    )
+    stride: int | None = field(
+        default=None, metadata={"help": "Frames between windows; default: an eighth of a window."}
+    )
+    attribution: str = field(default="grad_cam", metadata={"help": "Map of the boxes."})
+    smoothing: float = field(default=0.06, metadata={"help": "Blur of gradient maps, as a share of the side."})
+    seed: int = field(default=0, metadata={"help": "Of the clips that are joined."})
+    output: str | None = field(default=None, metadata={"help": "JSON file to write."})
+
+
+def main() -> None:
+    (task,) = HfArgumentParser(JoinedArguments).parse_args_into_dataclasses()
+    data = load_data(task)
+    records = []
+    for checkpoint in task.checkpoints:
+        model = AutoModelForVideoClassification.from_pretrained(checkpoint).eval()
+        spec = InputSpec.from_processor(AutoVideoProcessor.from_pretrained(checkpoint))
+        results = measure_joined(model, spec, data, task)
+        records.append(
+            {"model": Path(checkpoint).name, **results, "arguments": asdict(task), "environment": environment()}
+        )
+    print(f"| model | {' | '.join(REPORTED)} |\n" + "| --- " * (len(REPORTED) + 1) + "|")
+    for record in records:
+        print(f"| {record['model']} | {' | '.join(f'{record[key]:.3f}' for key in REPORTED)} |")
+    if task.output is not None:
+        Path(task.output).write_text(json.dumps(records, indent=1) + "\n")
+
+
+def load_data(task: JoinedArguments) -> DatasetDict:
+    """`validation` and `test` clips, those of `train_stal.py`."""
+    if task.dataset_name is None:
+        return digits_in_motion()
+    whole = open_dataset(task.dataset_name, task.train_split)
+    parts = whole.train_test_split(task.validation_share, seed=0, stratify_by_column="label")
+    return DatasetDict(validation=parts["test"], test=open_dataset(task.dataset_name, task.test_split))
+
+
+def measure_joined(model: nn.Module, spec: InputSpec, data: DatasetDict, task: JoinedArguments) -> dict[str, Any]:
+    """The figures of `test`, with what `validation` chose."""
+    window = task.window or int(np.median(probe_clips(data["validation"])["num_frames"]))
+    stride = task.stride or max(window // 8, 1)
+    settings = [(threshold, cost) for threshold in THRESHOLDS for cost in SWITCH_COSTS]
+
+    def measure(rows: Dataset, settings: list[tuple[float, float]]) -> dict[tuple[float, float], dict[str, float]]:
+        scans = scan_clips(
+            model,
+            spec,
+            join_clips(rows, join_plan(rows["label"], task.seed)),
+            with_smoothing(task.attribution, task.smoothing),
+            window=window,
+            stride=stride,
+            sampler=FrameSampler(model.config.num_frames),
+        )
+        return evaluate_scans(scans, rows.features["label"].num_classes, settings)
+
+    selection = measure(data["validation"], settings)
+    chosen = max(
+        settings, key=lambda setting: (selection[setting]["video_mAP@0.5"], selection[setting]["temporal_iou"])
+    )
+    threshold, switch_cost = chosen
+    results = measure(data["test"], [chosen])[chosen]
+    return {**results, "threshold": threshold, "switch_cost": switch_cost, "window": window, "stride": stride}
+
+
+if __name__ == "__main__":
+    main()
