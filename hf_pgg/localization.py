@@ -287,11 +287,11 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m hf_pgg.l
         boxes.append(box_of_map(result.score_map, args.threshold, sizes[-1]))
         results.append(result)
         if args.overlays:
-            title = f"{model.config.id2label[result.target]} {result.probability:.2f}"
+            title = f"{classifier.labels[result.target]} {result.probability:.2f}"
             Path(args.overlays).mkdir(parents=True, exist_ok=True)
             overlay = draw(picture, result.score_map, boxes[-1], title)
             overlay.save(Path(args.overlays) / f"{number:05d}_{file.stem}.png")  # names repeat between folders
-    coco = to_coco(readable, sizes, boxes, results, model.config.id2label)
+    coco = to_coco(readable, sizes, boxes, results, classifier.labels)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     Path(args.output).write_text(json.dumps(coco, indent=1) + "\n")
     print(f"{len(boxes)} boxes written to {args.output}" + (f", overlays to {args.overlays}" if args.overlays else ""))

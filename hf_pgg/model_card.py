@@ -49,11 +49,12 @@ def model_card(record: Mapping[str, Any]) -> ModelCard:
     task, model, data = record.get("task", "image-classification"), record["model"], record["data"]
     results = {name: value for name, value in record.get("results", {}).items() if name in METRIC_NAMES}
     repo = data["repo"] if "repo" in data else hub_id(data["name"])
+    base_repo = model["base_repo"] if "base_repo" in model else hub_id(model["base_model"])
     shown = _shown_name(data["name"], repo)
     metadata = ModelCardData(
         library_name="transformers",
         pipeline_tag=task,
-        base_model=model["base_repo"] if "base_repo" in model else hub_id(model["base_model"]),
+        base_model=base_repo,
         datasets=[repo] if repo else None,
         tags=["hf_pgg", task, "input-gradient-guidance", *(["localization"] if "localization" in record else [])],
         metrics=list(results) or None,
@@ -83,7 +84,7 @@ def model_card(record: Mapping[str, Any]) -> ModelCard:
         task=task,
         video=task == "video-classification",
         name=model.get("repo") or model["name"],
-        base=_shown_name(model["base_model"], metadata.base_model),
+        base=_shown_name(model["base_model"], base_repo),
         data_name=shown,
         data_repo=repo,
         arguments={key: value for key, value in data.get("arguments", {}).items() if value not in (None, [], "")},

@@ -352,21 +352,17 @@ class PGGTrainer(Trainer):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             forget_arguments(output_dir or str(self.args.output_dir))
-            self.create_model_card(output_dir)
+            if hasattr(self.data_collator, "spec"):
+                draft_card(self, output_dir or str(self.args.output_dir))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self._staging and self.is_world_process_zero():
             push_checkpoint(self, checkpoint_folder)
 
-    def create_model_card(self, output_dir: str | None = None, **kwargs: Any) -> None:
-        """Record and card of what is known so far, unless a card of one's own stands there (see `hf_pgg.model_card`).
-
-        `kwargs` are those of the stock card, which stands in for models of other inputs than pictures and clips.
-        """
-        if hasattr(self.data_collator, "spec"):
-            draft_card(self, output_dir or str(self.args.output_dir))
-        elif output_dir is None and not has_own_card(str(self.args.output_dir)):
-            super().create_model_card(**kwargs)
+    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
+        """The stock draft for models of other inputs than pictures and clips, whose saves write the run's own card."""
+        if not hasattr(self.data_collator, "spec") and not has_own_card(str(self.args.output_dir)):
+            super().create_model_card(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
         super()._load_from_checkpoint(resume_from_checkpoint, model)
