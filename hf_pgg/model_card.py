@@ -87,7 +87,11 @@ def model_card(record: Mapping[str, Any]) -> ModelCard:
         base=_shown_name(model["base_model"], base_repo),
         data_name=shown,
         data_repo=repo,
-        arguments={key: value for key, value in data.get("arguments", {}).items() if value not in (None, [], "")},
+        arguments={
+            key: value
+            for key, value in data.get("arguments", {}).items()
+            if value not in (None, [], "") and key != "dataset_name"  # told above, without the folders above it
+        },
         results=results,
         names=METRIC_NAMES,
         number=_number,

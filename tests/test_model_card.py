@@ -194,7 +194,7 @@ def test_names_of_local_folders_stay_out_of_the_metadata(record, tmp_path):
     assert hub_id(str(folder)) is hub_id("digits on photographs") is hub_id(None) is None
     assert hub_id("some/model") == "some/model" and hub_id("gpt2") == "gpt2"
     record["model"] |= {"base_model": str(folder), "base_repo": None}
-    record["data"] |= {"name": str(folder), "repo": None}
+    record["data"] |= {"name": str(folder), "repo": None, "arguments": {"dataset_name": str(folder)}}
     card = model_card(record)
     assert card.data.base_model is None and card.data.datasets is None
     assert "`photos` (a local folder)" in card.text and str(tmp_path) not in card.content.split("## Reproduce")[0]
@@ -357,7 +357,7 @@ def test_a_card_that_is_no_draft_stays(own, trainer, record, tmp_path):
     (folder / "README.md").write_text(own if own == "a card by hand" else model_card(record).content)
     before = (folder / "README.md").read_text()
     trainer.save_model()
-    trainer.create_model_card()
+    trainer.create_model_card()  # what a push calls
     assert (folder / "README.md").read_text() == before
 
 
