@@ -23,7 +23,7 @@ from hf_pgg.visualization import gradient_map, heat_overlay
 def notice(message: str, kind: str = "refused") -> str:
     """A sentence in a box that a screen reader announces; `kind` is `"refused"` or `"hint"`. Backticks mark code."""
     words = re.sub("`([^`]+)`", r"<code>\1</code>", escape(message))
-    return f'<div class="notice {kind}" role="{"alert" if kind == "refused" else "status"}">{words}</div>'
+    return f'<div class="shown notice {kind}" role="{"alert" if kind == "refused" else "status"}">{words}</div>'
 
 
 def comparison(picture: np.ndarray, mask: np.ndarray, answers: Mapping[str, Answer]) -> str:
@@ -43,7 +43,8 @@ def comparison(picture: np.ndarray, mask: np.ndarray, answers: Mapping[str, Answ
             )
         )
     legend = "White: the object's outline. Bright: where a small change of the picture changes the answer most."
-    return f'<div id="comparison"><div class="cards">{"".join(cards)}</div><p class="legend">{legend}</p></div>'
+    body = f'<div class="cards">{"".join(cards)}</div><p class="legend">{legend}</p>'
+    return f'<div class="shown" id="comparison">{body}</div>'
 
 
 def moved(
@@ -79,7 +80,8 @@ def moved(
             f" <b>{name}</b> checkpoint still says <b>{escape(first)}</b><br>{_inside(inside)}, on average</span></p>"
         )
     table = f"<table><thead><tr><td></td>{head}</tr></thead><tbody>{''.join(lines)}</tbody></table>"
-    return f'<div id="moved"><div class="verdicts">{"".join(verdicts)}</div><div class="scroll">{table}</div></div>'
+    body = f'<div class="verdicts">{"".join(verdicts)}</div><div class="scroll">{table}</div>'
+    return f'<div class="shown" id="moved">{body}</div>'
 
 
 def preview(picture: np.ndarray, mask: np.ndarray, how: str) -> str:
@@ -87,7 +89,7 @@ def preview(picture: np.ndarray, mask: np.ndarray, how: str) -> str:
     shown = scaled(picture, 260)
     inside = resize(mask.astype(np.float32), shown.shape[:2])[..., None]
     dimmed = (shown * (0.25 + 0.75 * inside)).astype(np.uint8)
-    return f'<div id="object">{_figure(dimmed, "the object, the rest dimmed")}<p>{escape(how)}</p></div>'
+    return f'<div class="shown" id="object">{_figure(dimmed, "the object, the rest dimmed")}<p>{escape(how)}</p></div>'
 
 
 def scaled(picture: np.ndarray, longer: int) -> np.ndarray:

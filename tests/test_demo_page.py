@@ -295,6 +295,12 @@ def test_a_visitor_with_a_wrong_file_is_told_so_on_the_page(visit, files, name):
 
 
 @pytest.mark.browser
+def test_a_button_pressed_too_early_answers_beside_it(visit):
+    visit.get_by_role("button", name="Compare the two").click()
+    visit.locator("#compared .notice").get_by_text("There is no picture yet").wait_for()
+
+
+@pytest.mark.browser
 def test_an_upload_above_the_limit_is_refused_on_the_page(visit, files):
     choose(visit, "picture", files / "big.png")
     visit.get_by_text("exceed the maximum allowed size of 10").wait_for()
