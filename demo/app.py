@@ -90,7 +90,7 @@ def build_page(
                     mask = gr.File(label="Mask: object white", height=110, elem_id="mask")
         gr.Markdown("### 3. Two checkpoints")
         with gr.Row():
-            options = {"choices": offered, "allow_custom_value": any_checkpoint}
+            options: dict[str, Any] = {"choices": offered, "allow_custom_value": any_checkpoint}
             info = "A local folder or a Hub id, safetensors only." if any_checkpoint else None
             first = gr.Dropdown(**options, value=plain, label="Plain", info=info, elem_id="plain")
             second = gr.Dropdown(**options, value=guided, label="Guided", info=info, elem_id="guided")

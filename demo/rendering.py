@@ -74,7 +74,7 @@ def moved(
             f'<tr><th scope="row">{name.capitalize()}<br><small>before: {escape(first)}</small></th>'
             f"{''.join(cells)}</tr>"
         )
-        inside = np.mean([answer.inside for answer in answers])
+        inside = float(np.mean([answer.inside for answer in answers]))
         verdicts.append(
             f'<p class="verdict"><span class="count">{sum(kept)} of {len(kept)}</span><span>backgrounds on which the'
             f" <b>{name}</b> checkpoint still says <b>{escape(first)}</b><br>{_inside(inside)}, on average</span></p>"
