@@ -56,7 +56,9 @@ def execute(run: Run, root: str) -> dict[str, Any]:
             {split: train_stal.open_dataset(task.dataset_name, split).map(source_video) for split in ("train", "test")}
         )
         data = train_stal.split_and_sample(whole["train"], whole["test"], task, config)
-        rows = data["train"] if run.synthesis == "none" else train_stal.synthesize(data["train"], task, config)
+        rows = data["train"]
+        if run.synthesis != "none":
+            rows, _ = train_stal.synthesize(rows, task, config)
         # one budget for all rows of the table: that of the synthesized ones
         config.max_steps = round(run.epochs * 2 * len(data["train"]) / config.train_batch_size)
         trainer, seconds = train_stal.train(rows, config, task)

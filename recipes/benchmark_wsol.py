@@ -88,7 +88,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
             seed=run.seed,
         )
         data = train_wsol.load_data(task, config)
-        rows = train_wsol.mix(data["train"], task, config, task.saliency_model)
+        rows, _ = train_wsol.mix(data["train"], task, config, task.saliency_model)
         if run.masks == "automatic":
             rows = with_automatic_masks(rows, root, SIZES[run.backbone])
         trainer, seconds = train_wsol.train(rows, config, models, task)

@@ -22,9 +22,12 @@ def methods_of(synthesis: str, alpha: float, compare: bool) -> dict[str, float]:
 
 
 def arguments_of(config: Config, name: str, alpha: float, seed: int, seeds: Sequence[int]) -> Config:
-    """The settings of one run, which has its own folder."""
+    """The settings of one run, which has its own folder, and its own repository where it is pushed."""
     folder = name.replace(" + ", "-") + (f"-seed{seed}" if len(seeds) > 1 else "")
-    return replace(config, output_dir=str(Path(config.output_dir or "out") / folder), alpha=alpha, seed=seed)
+    args = replace(config, output_dir=str(Path(config.output_dir or "out") / folder), alpha=alpha, seed=seed)
+    if config.hub_model_id:
+        args.hub_model_id = f"{config.hub_model_id}-{folder}"
+    return args
 
 
 def step_budget(args: RecipeConfig, rows: int) -> int:

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -162,20 +162,20 @@ def main() -> None:
         return
 
     out = Path(config.output_dir)
-    pictures = {
-        "samples": (sample_grid(synthesized), "Training rows with their provenance"),
-        "gradients": (
+    figures = {
+        "samples.png": (sample_grid(synthesized), "Training rows with their provenance"),
+        "gradients.png": (
             gradient_maps(models, data["test"], trainer.data_collator.without_augmentation()),
             "Input gradients on test pictures",
         ),
-        "curves": (learning_curves(histories), "Learning curves"),
+        "curves.png": (learning_curves(histories), "Learning curves"),
     }
-    for file, (figure, _) in pictures.items():
-        figure.savefig(out / f"{file}.png", dpi=130)
-    write_records(records, pictures, out)
+    for file, (figure, _) in figures.items():
+        figure.savefig(out / file, dpi=130)
+    write_records(records, {file: title for file, (_, title) in figures.items()}, out)
     push_records(records, out, config.hub_token)
     print(table(records))
-    print(f"written: {out}/results.json, " + ", ".join(f"{file}.png" for file in pictures))
+    print(f"written: {out}/results.json, " + ", ".join(figures))
 
 
 def load_data(args: DataArguments, config: PGGConfig) -> tuple[DatasetDict, str | None, str]:
@@ -350,14 +350,19 @@ def metrics_for(group_column: str | None) -> Callable[[GroupedEvalPrediction], d
     return compute
 
 
-def write_records(records: list[dict[str, Any]], pictures: dict[str, Any], out: Path) -> None:
-    """`results.json` of all runs, and in each checkpoint's folder its own record, its card and the pictures."""
+def write_records(records: list[dict[str, Any]], pictures: Mapping[str, str], out: Path) -> None:
+    """`results.json` of all runs, and in each checkpoint's folder its own record, its card and the pictures.
+
+    Args:
+        pictures: File to title; of all runs, in `out`, or of each run, in its folder already.
+    """
     for record in records:
         folder = out / record["model"]["name"]
         record["comparison"] = compared(records)
-        record["pictures"] = [{"file": f"{file}.png", "title": title} for file, (_, title) in pictures.items()]
+        record["pictures"] = [{"file": file, "title": title} for file, title in pictures.items()]
         for file in pictures:
-            (folder / f"{file}.png").write_bytes((out / f"{file}.png").read_bytes())
+            if (out / file).exists():
+                (folder / file).write_bytes((out / file).read_bytes())
         (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n")
         model_card(record).save(folder / "README.md")
     (out / "results.json").write_text(json.dumps(records, indent=1) + "\n")

@@ -4,7 +4,7 @@
 
 trains on the embedded clips (real digits moving over real photographs, labelled by their motion) plainly, with the
 actor put on other scenes, and with that and guidance; prints one table, and writes checkpoints, `results.json`, and for
-each method the same test clips with map and tube as `clips-*.gif`. Boxes are never trained on; masks serve synthesis.
+each method the same test clips with map and tube as `clips.gif`. Boxes are never trained on; masks serve synthesis.
 
     accelerate launch recipes/train_stal.py --dataset_name my/clips --mask_column masks --box_column bboxes --compare \\
         --model_name_or_path MCG-NJU/videomae-base --image_size 224 --num_frames 16 --learning_rate 5e-5
@@ -25,7 +25,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 from sklearn.model_selection import StratifiedGroupKFold
 from torchvision.transforms import v2
-from train_cls import RecipeConfig, metrics_for, open_dataset, run_record, write_records
+from train_cls import RecipeConfig, metrics_for, open_dataset, push_records, run_record, write_records
 from transformers import (
     AutoModelForVideoClassification,
     AutoVideoProcessor,
@@ -43,12 +43,14 @@ from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, photographs
 from hf_pgg.localization import draw, with_smoothing
 from hf_pgg.pictures import decode_mask, encode_mask, encode_png
 from hf_pgg.provenance import class_label
+from hf_pgg.run_record import hub_source, synthesis_settings
 from hf_pgg.synthesis.actor_composite import ActorComposite
 from hf_pgg.synthesis.clips import resize_frames
 from hf_pgg.synthesis.videomix import TileMix, VideoMix
 from hf_pgg.video import FrameSampler, open_clip, uniform_indices
 
 EMBEDDED = "digits in motion"
+CLIPS = "clips.gif"
 SYNTHESES = ("actor", "videomix", "tilemix", "none")
 REPORTED = {
     "accuracy": ("clip accuracy", 100),
@@ -109,35 +111,34 @@ def main() -> None:
         raise SystemExit(f"--synthesis {task.synthesis}: choose {', '.join(SYNTHESES)}")
     with config.main_process_first(desc="data"):
         data = load_data(task, config)
+        source = hub_source(data["train"])
     methods = methods_of(task.synthesis, config.alpha, task.compare)
 
-    records, pictures = [], {}
+    records = []
     for seed in task.seeds:
         for name, alpha in methods.items():
             args = arguments_of(config, name, alpha, seed, task.seeds)
             with args.main_process_first(desc="synthesis"):
-                rows = data["train"] if name == "plain" else synthesize(data["train"], task, args)
+                rows, settings = data["train"], None
+                if name != "plain":
+                    rows, settings = synthesize(data["train"], task, args)
             copies = 1 + (task.synthesis_copies if task.synthesis != "none" else 0)
             args.max_steps = step_budget(args, copies * len(data["train"]))
             trainer, seconds = train(rows, args, task)
             record = evaluate(trainer, data, task, name, seconds)
+            record["data"]["revision"] = source[1]
+            if settings is not None:
+                record["synthesis"] = settings
             trainer.save_model()
             records.append(record)
-            if seed == task.seeds[0]:
-                pictures[name] = clip_pictures(trainer, data["test"], task, record)
+            if trainer.is_world_process_zero():
+                save_animation(clip_pictures(trainer, data["test"], task, record), Path(args.output_dir) / CLIPS)
     if trainer.is_world_process_zero():
         out = Path(config.output_dir)
-        write_records(records, {}, out)
-        for name, frames in pictures.items():
-            frames[0].save(
-                out / f"clips-{name.replace(' + ', '-')}.gif",
-                save_all=True,
-                append_images=frames[1:],
-                duration=180,
-                loop=0,
-            )
+        write_records(records, {CLIPS: "Test clips: map, tube (green) and true box (red)"}, out)
+        push_records(records, out, config.hub_token)
         print(table(records, REPORTED))
-        print(f"written: {out}/results.json, clips-*.gif")
+        print(f"written: {out}/results.json, {out}/*/{CLIPS}")
 
 
 # ---------------------------------------------------------------------------------------------- data
@@ -179,8 +180,8 @@ def sampled(rows: Dataset, task: ClipArguments, config: ClipConfig) -> Dataset:
     return rows.map(sample, features=features).cast_column(video, List(Image(decode=False)))
 
 
-def synthesize(train: Dataset, task: ClipArguments, args: ClipConfig) -> Dataset:
-    """The training clips, followed by synthesized ones with provenance."""
+def synthesize(train: Dataset, task: ClipArguments, args: ClipConfig) -> tuple[Dataset, dict[str, Any]]:
+    """The training clips, followed by synthesized ones with provenance; and the method's settings."""
     sampler = FrameSampler(args.num_frames)
     parts = [train]
     for copy in range(task.synthesis_copies):
@@ -197,7 +198,7 @@ def synthesize(train: Dataset, task: ClipArguments, args: ClipConfig) -> Dataset
             kind, _, fraction = task.masks.partition(":")
             rows = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=args.seed, epoch=copy).map(rows)
         parts.append(rows.cast_column(args.video_column, List(Image(decode=False))))
-    return concatenate_datasets(parts)
+    return concatenate_datasets(parts), synthesis_settings(method)
 
 
 # ---------------------------------------------------------------------------------------------- training
@@ -321,6 +322,12 @@ def clip_pictures(
                 strip.paste(_caption(wrong, side), (side * column, side - 14))
         strips.append(strip)
     return strips
+
+
+def save_animation(frames: Sequence[PILImage.Image], path: Path) -> None:
+    """A GIF that repeats, 180 ms a frame."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    frames[0].save(path, save_all=True, append_images=frames[1:], duration=180, loop=0)
 
 
 def _caption(text: str, width: int) -> PILImage.Image:

@@ -31,6 +31,7 @@ from train_cls import (
     load_model,
     metrics_for,
     open_dataset,
+    push_records,
     run_record,
     write_records,
 )
@@ -43,6 +44,7 @@ from hf_pgg.demo_data import digits_on_photographs
 from hf_pgg.localization import box_of_map, draw, evaluate_localization, object_mask, score_maps, with_smoothing
 from hf_pgg.pictures import decode_mask, encode_png, mask_to_box, to_rgb
 from hf_pgg.provenance import class_label
+from hf_pgg.run_record import hub_source, synthesis_settings
 from hf_pgg.synthesis.base import resize
 from hf_pgg.synthesis.puzzlemix import InputGradientSaliency, PuzzleMix
 
@@ -107,6 +109,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     with config.main_process_first(desc="data"):
         data = load_data(task, config)
+        source = hub_source(data["train"])
     methods = methods_of(task.synthesis, config.alpha, compare.compare)
     records, trained = [], {}
     for seed in compare.seeds:
@@ -114,11 +117,16 @@ def main() -> None:
         for name, alpha in methods.items():
             args = arguments_of(config, name, alpha, seed, compare.seeds)
             with args.main_process_first(desc="mixing"):
-                rows = data["train"] if name == "plain" else mix(data["train"], task, args, saliency_model)
+                rows, settings = data["train"], None
+                if name != "plain":
+                    rows, settings = mix(data["train"], task, args, saliency_model)
             copies = task.synthesis_copies + task.keep_originals if task.synthesis != "none" else 1
             args.max_steps = step_budget(args, copies * len(data["train"]))
             trainer, seconds = train(rows, args, model_args, task)
             record = evaluate(trainer, data, task, name, model_args.model_name_or_path, seconds)
+            record["data"]["revision"] = source[1]
+            if settings is not None:
+                record["synthesis"] = settings
             trainer.save_model()
             if name == "plain":
                 saliency_model = saliency_model or args.output_dir
@@ -130,7 +138,8 @@ def main() -> None:
         columns = {"image_column": config.image_column, "label_column": config.label_column}
         figure = comparison_figure(trained, data["test"], task, **columns)
         figure.savefig(out / "localization.png", dpi=130)
-        write_records(records, {"localization": (figure, "Maps, boxes (green) and true boxes (red)")}, out)
+        write_records(records, {"localization.png": "Maps, boxes (green) and true boxes (red)"}, out)
+        push_records(records, out, config.hub_token)
         print(table(records, REPORTED))
         print(f"written: {out}/results.json, localization.png")
 
@@ -165,10 +174,12 @@ def _digit_annotations(row: dict[str, Any]) -> dict[str, Any]:
     return {"bbox": [float(value) for value in mask_to_box(mask)], "mask": encode_png(mask), "provenance": None}
 
 
-def mix(train: Dataset, task: LocalizationArguments, args: RecipeConfig, saliency_model: str | None) -> Dataset:
-    """The training rows (unless `keep_originals` is off), followed by mixed ones with provenance."""
+def mix(
+    train: Dataset, task: LocalizationArguments, args: RecipeConfig, saliency_model: str | None
+) -> tuple[Dataset, dict[str, Any] | None]:
+    """The training rows (unless `keep_originals` is off), followed by mixed ones with provenance; and the settings."""
     if task.synthesis == "none":
-        return train
+        return train, None
     if task.synthesis not in MIXES:
         raise SystemExit(f"--synthesis {task.synthesis}: choose none, {', '.join(MIXES)}")
     options = {}
@@ -182,12 +193,13 @@ def mix(train: Dataset, task: LocalizationArguments, args: RecipeConfig, salienc
         options["saliency"] = InputGradientSaliency(model, InputSpec.from_processor(processor, args.image_size))
     parts = [train] if task.keep_originals else []
     for copy in range(task.synthesis_copies):
-        rows = MIXES[task.synthesis](source=train, seed=args.seed, epoch=copy, **options).map(train)
+        method = MIXES[task.synthesis](source=train, seed=args.seed, epoch=copy, **options)
+        rows = method.map(train)
         if task.masks != "true":
             kind, _, fraction = task.masks.partition(":")
             rows = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=args.seed, epoch=copy).map(rows)
         parts.append(rows)
-    return concatenate_datasets(parts)
+    return concatenate_datasets(parts), synthesis_settings(method)
 
 
 # ---------------------------------------------------------------------------------------------- training
