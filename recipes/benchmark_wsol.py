@@ -27,7 +27,7 @@ from datasets import Dataset, Features, Image, concatenate_datasets
 from train_cls import ModelArguments
 from wsol_plans import SIZES, Run
 
-from hf_pgg import add_provenance
+from hf_pgg import MaskAblation, add_provenance
 from hf_pgg.pictures import encode_png
 from hf_pgg.synthesis.base import resize
 
@@ -40,7 +40,7 @@ def kept(run: Run) -> Path:
 
 
 def with_automatic_masks(rows: Dataset, root: str, side: int) -> Dataset:
-    """The unmixed rows with provenance from a saliency model's masks: what a user with a segmentation model has."""
+    """Rows with provenance from a saliency model's masks: what a user with a segmentation model has."""
     masks = train_wsol.open_dataset(f"{root}/oxford-pets-salient-masks", "train").select_columns("mask")
 
     def shrink(row: dict[str, Any]) -> dict[str, Any]:
@@ -60,7 +60,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
         target_value=1,
         ignore_value=3,
         synthesis=run.synthesis,
-        masks=run.masks,
+        masks="true" if run.automatic else run.masks,
         keep_originals=run.keep_originals,
         synthesis_copies=1 if run.keep_originals else 2,
         attributions=["cam", "guided_grad_cam", "input_gradient"]
@@ -88,9 +88,13 @@ def execute(run: Run, root: str) -> dict[str, Any]:
             seed=run.seed,
         )
         data = train_wsol.load_data(task, config)
-        rows, _ = train_wsol.mix(data["train"], task, config, task.saliency_model)
-        if run.masks == "automatic":
-            rows = with_automatic_masks(rows, root, SIZES[run.backbone])
+        train = data["train"]
+        if run.automatic:  # a mix of rows that have provenance keeps it: each object, in its own part
+            train = with_automatic_masks(train, root, SIZES[run.backbone])
+        rows, _ = train_wsol.mix(train, task, config, task.saliency_model)
+        if run.automatic and run.masks != "true":
+            kind, _, fraction = run.masks.partition(":")
+            rows = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=run.seed).map(rows)
         trainer, seconds = train_wsol.train(rows, config, models, task)
         record = train_wsol.evaluate(trainer, data, task, run.synthesis, models.model_name_or_path, seconds)
         if run == Run(backbone=run.backbone, seed=run.seed) or (run.seed == 0 and run in wsol_plans.headline()):

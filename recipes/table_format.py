@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,12 @@ Record = dict[str, Any]
 
 
 def load(path: Path, run_class: type) -> list[Record]:
-    """Records of a results file, the last one of a run that was repeated."""
-    if not path.exists():
-        return []
-    return list({key_of(run_class(**r["run"])): r for r in map(json.loads, path.read_text().splitlines())}.values())
+    """Records of a results file, their runs with every field; the last one of a run that was repeated."""
+    records = {}
+    for record in map(json.loads, path.read_text().splitlines() if path.exists() else []):
+        run = run_class(**record["run"])
+        records[key_of(run)] = {**record, "run": asdict(run)}
+    return list(records.values())
 
 
 def mean_and_spread(values: Iterable[float], digits: int = 3) -> str:

@@ -13,13 +13,17 @@ SIZES = {"cnn": 128, "vit": 96, "convnext": 96}  # pixels; the ViT and the ConvN
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. `synthesis`: none, cutmix, resizemix, puzzlemix; `masks` as in `train_wsol.py`."""
+    """One training run. `synthesis`: none, cutmix, resizemix, puzzlemix; `masks` as in `train_wsol.py`.
+
+    `automatic`: the rows have provenance already, from a saliency model's masks.
+    """
 
     backbone: str = "cnn"
     synthesis: str = "none"
     form: str = "share"
     alpha: float = 0.0
     masks: str = "true"
+    automatic: bool = False
     labels: str = "one"
     mode: str = "finite_difference"
     keep_originals: bool = True
@@ -65,11 +69,11 @@ def ablations() -> list[Run]:
     return runs
 
 
-def why() -> list[Run]:
-    """What holds the gain down: masks of the object itself; every row mixed, both labels, the exact gradient."""
-    objects = [Run(masks="automatic", alpha=alpha) for alpha in (10.0, 1.0)]
-    mixed = Run(synthesis="cutmix", keep_originals=False)
-    return [*objects, replace(mixed, alpha=10.0, labels="all", mode="exact"), mixed]
+def objects() -> list[Run]:
+    """Provenance of the objects themselves, by a saliency model's masks; then with the masks in the wrong place."""
+    alone = Run(automatic=True, alpha=ALPHA["share"])
+    runs = [replace(alone, seed=seed, synthesis=name) for name in ("none", "cutmix") for seed in (0, 1, 2)]
+    return [*runs, replace(alone, masks="random"), replace(alone, masks="dilate:0.3"), replace(alone, alpha=10.0)]
 
 
 def scratch() -> list[Run]:

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable
 
 from table_format import RESULTS, Record, load, mean_and_spread, paired
-from wsol_plans import MIXES, Run, ablations, headline, scratch, why
+from wsol_plans import MIXES, Run, ablations, headline, objects, scratch
 
 WSOL = RESULTS / "wsol.jsonl"
 SEARCH = RESULTS / "wsol_search.jsonl"
@@ -33,7 +33,8 @@ def title(run: dict) -> str:
         name += f" only, {run['steps']} steps"
     if run["alpha"] == 0:
         return name
-    masks = "" if run["masks"] == "true" else f", masks: {run['masks'].replace(':', ' ')}"
+    masks = ", automatic masks" if run["automatic"] else ""
+    masks += "" if run["masks"] == "true" else f", masks: {run['masks'].replace(':', ' ')}"
     return f"{name} + {run['form']}, alpha {run['alpha']:g}{masks}"
 
 
@@ -80,7 +81,7 @@ def maps_table(records: list[Record], runs: list[Run]) -> str:
     for run in runs:
         training = title(vars(run))
         if run.alpha > 0:
-            twins[training] = title({**vars(run), "alpha": 0.0, "masks": "true"})
+            twins[training] = title({**vars(run), "alpha": 0.0})
         for record in measured:
             if title(record["run"]) == training and record["run"]["backbone"] == run.backbone:
                 for name, results in record["localization"]["test"].items():
@@ -120,7 +121,7 @@ def place(run: Run) -> tuple[int, float]:
 
 TABLES: dict[str, Callable[[], str]] = {
     "wsol": lambda: table_of(load(WSOL, Run), sorted(headline(), key=place), twins=True),
-    "wsol-maps": lambda: maps_table(load(WSOL, Run), sorted({*headline(), *why()}, key=place)),
+    "wsol-maps": lambda: maps_table(load(WSOL, Run), sorted({*headline(), *objects()}, key=place)),
     "wsol-ablations": lambda: table_of(
         [r for r in [*load(WSOL, Run), *load(SEARCH, Run)] if r["run"]["seed"] == 0],
         [Run(), Run(synthesis="cutmix"), *ablations()],
