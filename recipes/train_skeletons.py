@@ -70,7 +70,7 @@ class SkeletonRecipeConfig(RecipeConfig):
     output_dir: str | None = field(default="out/train_skeletons", metadata={"help": "Where everything is written."})
     video_column: str | None = field(default="video", metadata={"help": "Column of the clips."})
     num_frames: int | None = field(default=8, metadata={"help": "Frames taken evenly from each clip."})
-    num_train_epochs: float = field(default=3, metadata={"help": "Passes over the training clips with their mixes."})
+    num_train_epochs: float = field(default=1, metadata={"help": "Passes over the training clips with their mixes."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips a step and device."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak step size of AdamW."})
     # form and alpha were chosen among five on a quarter of JHMDB's training clips, one seed
