@@ -97,8 +97,8 @@ class ClipConfig(RecipeConfig):
     output_dir: str | None = field(default="out/train_stal", metadata={"help": "Where everything is written."})
     video_column: str | None = field(default="video", metadata={"help": "Column of the clips."})
     num_frames: int | None = field(default=8, metadata={"help": "Frames that the model sees, taken evenly."})
-    image_size: int | None = field(default=48, metadata={"help": "Side of the frames, in pixels."})
-    num_train_epochs: float = field(default=10, metadata={"help": "Passes over the synthesized training clips."})
+    image_size: int | None = field(default=32, metadata={"help": "Side of the frames, in pixels."})
+    num_train_epochs: float = field(default=7, metadata={"help": "Passes over the synthesized training clips."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips a step and device."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak step size of AdamW."})
 

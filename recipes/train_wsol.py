@@ -42,7 +42,7 @@ from hf_pgg.attribution import AttributionError
 from hf_pgg.collator import InputSpec
 from hf_pgg.demo_data import digits_on_photographs
 from hf_pgg.localization import box_of_map, draw, evaluate_localization, object_mask, score_maps, with_smoothing
-from hf_pgg.pictures import decode_mask, encode_png, mask_to_box, to_rgb
+from hf_pgg.pictures import decode_mask, encode_png, mask_to_box, open_picture, to_rgb
 from hf_pgg.provenance import class_label
 from hf_pgg.run_record import hub_source, synthesis_settings
 from hf_pgg.synthesis.base import resize
@@ -294,7 +294,7 @@ def squashed_with_masks(
     """The annotated rows at the model's size, their masks as provenance: for the target gradient share."""
 
     def squash(row: dict[str, Any]) -> dict[str, Any]:
-        values = np.array(row[task.mask_column])
+        values = np.array(open_picture(row[task.mask_column]))
         target = object_mask(values, task.target_value)
         return {
             args.image_column: encode_png(resize(to_rgb(row[args.image_column]), size)),

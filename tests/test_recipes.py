@@ -7,11 +7,15 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
-from datasets import ClassLabel
-from transformers import AutoModelForImageClassification
+from datasets import ClassLabel, load_dataset
+from huggingface_hub import ModelCard
+from transformers import AutoModelForImageClassification, AutoModelForVideoClassification
 
 from hf_pgg import add_provenance
+from hf_pgg.demo_clips import digits_in_motion
+from hf_pgg.pictures import mask_to_box
 
 from .conftest import SIZE, tiny_model
 
@@ -129,3 +133,44 @@ def test_generated_rows_replace_the_real_ones_or_join_them(photos, tmp_path):
     renamed = photos.cast_column("label", ClassLabel(names=[f"{name}?" for name in photos.features["label"].names]))
     with pytest.raises(SystemExit, match="the classes of"):
         train_cls.with_generated(renamed, arguments, config)
+
+
+def test_the_localization_recipe_compares_methods_on_boxes_of_ones_own(photos, tmp_path):
+    boxed = photos.map(lambda row: {"bbox": [float(v) for v in mask_to_box(np.array(row["mask"]) > 127)]})
+    for name, rows in boxed.train_test_split(test_size=8, seed=0).items():
+        rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
+    done = launch(
+        "recipes/train_wsol.py", "--compare", "--dataset_name", tmp_path / "data", "--mask_column", "mask",
+        "--image_size", 32, "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
+        "--attributions", "grad_cam", "input_gradient", "--disable_tqdm", True,
+    )  # fmt: skip
+    assert "| cutmix + guidance | " in done.stdout
+    records = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert [record["method"]["name"] for record in records] == ["plain", "cutmix", "cutmix + guidance"]
+    assert "synthesis" not in records[0] and records[2]["synthesis"]["method"] == "CutMix"
+    for record in records:
+        assert set(record["localization"]["test"]) == {"grad_cam", "input_gradient"}
+        assert {"max_box_acc_v2", "pixel_average_precision", "target_gradient_share"} <= set(record["results"])
+    folder = tmp_path / "out" / "cutmix-guidance"
+    assert (folder / "localization.png").stat().st_size > 10_000
+    assert "MaxBoxAccV2" in ModelCard.load(folder / "README.md").text
+    AutoModelForImageClassification.from_pretrained(folder)
+
+
+def test_the_clip_recipe_compares_methods_on_clips_of_ones_own(tmp_path):
+    clips = digits_in_motion(size=32, num_frames=4)
+    for name, rows in (("train", clips["validation"].select(range(20))), ("test", clips["test"].select(range(8)))):
+        rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
+    assert len(load_dataset(str(tmp_path / "data"), split="train")) == 20
+    done = launch(
+        "recipes/train_stal.py", "--compare", "--dataset_name", tmp_path / "data", "--image_size", 32,
+        "--num_frames", 4, "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
+        "--disable_tqdm", True,
+    )  # fmt: skip
+    assert "| actor + guidance | " in done.stdout
+    records = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert records[1]["synthesis"]["method"] == "ActorComposite" and records[2]["task"] == "video-classification"
+    folder = tmp_path / "out" / "actor-guidance"
+    assert (folder / "clips.gif").read_bytes().startswith(b"GIF89a")
+    assert "clips.gif" in ModelCard.load(folder / "README.md").text
+    AutoModelForVideoClassification.from_pretrained(folder)
