@@ -5,7 +5,8 @@
 takes the classifier that `benchmark_wsol.py --plan headline` trained with CutMix alone (seed 0), and minimises the
 guidance loss by itself, in exact mode, on 32 training pictures: mixed ones with the mix's masks, or whole ones with the
 masks of a saliency model. The target gradient share is measured on those pictures and on 64 others. Results are added
-to `recipes/results/guidance_transfer.jsonl`, one line a seed (which pictures) and kind of mask.
+to `recipes/results/guidance_transfer.jsonl`, one line a seed (which pictures) and kind of mask;
+what stands there is not run again.
 """
 
 from __future__ import annotations
@@ -90,8 +91,12 @@ def main() -> None:
     (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
     torch.set_flush_denormal(True)
     results = RESULTS / "guidance_transfer.jsonl"
+    stored = map(json.loads, results.read_text().splitlines() if results.exists() else [])
+    done = {(record["kind"], record["seed"]) for record in stored}
     for seed in arguments.seeds:
         for kind in ("mixes", "automatic"):
+            if (kind, seed) in done:
+                continue
             record = {"kind": kind, "seed": seed, "curve": fit(kind, seed, arguments), "environment": environment()}
             with results.open("a") as file:
                 file.write(json.dumps(record) + "\n")

@@ -2,10 +2,10 @@
 
     python recipes/release.py --output_dir checkpoints
 
-runs the recipes' default comparisons (classification, localization, clips; embedded data, seed 0) and keeps of each the
-row without guidance and the row with it: safetensors, config, preprocessor, model card, run record and the pictures of
-the card. Each folder is checked: it loads, holds no pickle, and is under 20 MB. A comparison that has been run already
-(`--work_dir`) is not run again.
+runs the recipes' default comparisons (classification, localization, clips; embedded data, seed 0) and keeps the guided
+checkpoint of each, and the plain one that the demo page sets beside it: safetensors, config, preprocessor, model card,
+run record and the card's pictures. Each folder is checked: it loads, holds no pickle, and is under 20 MB. A comparison
+that has been run already (`--work_dir`) is not run again.
 """
 
 from __future__ import annotations
@@ -40,12 +40,12 @@ class Release:
 RELEASES = (
     Release(
         "train_cls.py",
-        {"synthesis": "digits-convnext-plain", "guided": "digits-convnext-guided"},
+        {"plain": "digits-convnext-plain", "guided": "digits-convnext-guided"},
         AutoModelForImageClassification,
     ),
     Release(
         "train_wsol.py",
-        {"cutmix": "digits-localization-plain", "cutmix-guidance": "digits-localization-guided"},
+        {"cutmix-guidance": "digits-localization-guided"},
         AutoModelForImageClassification,
     ),
     Release(

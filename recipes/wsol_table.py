@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from typing import Any
 
 from table_format import RESULTS, Record, load, mean_and_spread, paired
 from wsol_plans import MIXES, Run, ablations, headline, objects, scratch
@@ -114,13 +115,13 @@ def search_table(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
-def place(run: Run) -> tuple[int, float]:
-    """Plain first, and each mix before its guided twin."""
-    return (("none", *MIXES).index(run.synthesis), run.alpha)
+def place(run: Run) -> tuple[Any, ...]:
+    """Plain first, and each mix before its guided twins."""
+    return (("none", *MIXES).index(run.synthesis), run.automatic, run.masks, run.alpha)
 
 
 TABLES: dict[str, Callable[[], str]] = {
-    "wsol": lambda: table_of(load(WSOL, Run), sorted(headline(), key=place), twins=True),
+    "wsol": lambda: table_of(load(WSOL, Run), sorted({*headline(), *objects()}, key=place), twins=True),
     "wsol-maps": lambda: maps_table(load(WSOL, Run), sorted({*headline(), *objects()}, key=place)),
     "wsol-ablations": lambda: table_of(
         [r for r in [*load(WSOL, Run), *load(SEARCH, Run)] if r["run"]["seed"] == 0],
