@@ -151,27 +151,30 @@ class ScannedClip:
     acting: int
     name: str
 
-    def tubes(self, threshold: float, switch_cost: float) -> list[Tube]:
-        """The stretches of each class, scored by its mean score there; the boxes do not depend on the class.
+    def frame_boxes(self, threshold: float) -> np.ndarray:
+        """(N, 4) boxes of all frames, whatever the class; see [`~hf_pgg.clip_localization.tube_of_maps`]."""
+        return tube_of_maps(self.maps, threshold, self.indices, len(self.scores), self.size, 0).boxes
 
-        Args:
-            threshold (`float`): Of the maps, see [`~hf_pgg.clip_localization.tube_of_maps`].
-            switch_cost (`float`): Of [`~hf_pgg.tubes.label_by_viterbi`], on the scores' [`contrast`]; at a high one a
-                class is found from end to end or not at all.
+    def when(self, switch_cost: float) -> np.ndarray:
+        """(classes, N) bool, the frames that show each class: [`~hf_pgg.tubes.label_by_viterbi`] on its [`contrast`].
+
+        At a high `switch_cost` a class is found from end to end or not at all.
         """
-        whole = tube_of_maps(self.maps, threshold, self.indices, len(self.scores), self.size, 0)
-        found: list[Tube] = []
-        for label, curve in enumerate(self.scores.T):
-            tube = Tube(whole.frames, whole.boxes, 1.0, label, self.name)
-            found += trim(tube, curve, label_by_viterbi(contrast(curve), switch_cost))
-        return found
+        return np.stack([label_by_viterbi(contrast(curve), switch_cost) for curve in self.scores.T])
 
-    def untrimmed(self, threshold: float) -> list[Tube]:
-        """Each class's tube from end to end, scored by its greatest score: what trimming is compared with."""
-        whole = tube_of_maps(self.maps, threshold, self.indices, len(self.scores), self.size, 0)
+    def tubes(self, boxes: np.ndarray, when: np.ndarray) -> list[Tube]:
+        """The stretches of each class, of [`frame_boxes`] and [`when`], with its mean score there."""
+        frames = np.arange(len(self.scores))
         return [
-            Tube(whole.frames, whole.boxes, float(s), label, self.name) for label, s in enumerate(self.scores.max(0))
+            stretch
+            for label, (curve, keep) in enumerate(zip(self.scores.T, when, strict=True))
+            for stretch in trim(Tube(frames, boxes, 1.0, label, self.name), curve, keep)
         ]
+
+    def untrimmed(self, boxes: np.ndarray) -> list[Tube]:
+        """Each class from end to end, with its greatest score: what trimming is compared with."""
+        frames = np.arange(len(self.scores))
+        return [Tube(frames, boxes, float(score), label, self.name) for label, score in enumerate(self.scores.max(0))]
 
 
 def scan_clips(
@@ -235,8 +238,11 @@ def evaluate_scans(
     ious: dict[tuple[float, float], list[tuple[float, float]]] = {setting: [] for setting in settings}
     for scan in scans:
         acting = scan.truth[scan.acting]
+        boxes = {threshold: scan.frame_boxes(threshold) for threshold in {threshold for threshold, _ in settings}}
+        when = {cost: scan.when(cost) for cost in {cost for _, cost in settings}}
         for setting in settings:
-            trimmed, whole = scan.tubes(*setting), scan.untrimmed(setting[0])
+            whole = scan.untrimmed(boxes[setting[0]])
+            trimmed = scan.tubes(boxes[setting[0]], when[setting[1]])
             for metric, tubes in zip(metrics[setting], (trimmed, whole), strict=True):
                 metric.update(scan.name, scan.truth, tubes)
             own = [tube for tube in trimmed if tube.label == acting.label]
