@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from safetensors import safe_open
-from transformers import PreTrainedModel
+from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
 from transformers.utils import SAFE_WEIGHTS_NAME
@@ -55,6 +55,35 @@ def publish(folder: str, state: Any, save_total_limit: int | None) -> str:
         use_mtime=True,
     )
     return str(final)
+
+
+class AtomicCheckpoints(Trainer):
+    """A Trainer whose checkpoints are complete or not there: a crash or a full disk leaves no half checkpoint."""
+
+    staging = False  # while a checkpoint is being written
+
+    def _get_output_dir(self, trial: Any) -> str:
+        folder = super()._get_output_dir(trial)
+        return str(staging_folder(folder)) if self.staging else folder
+
+    def _save_checkpoint(self, model: Any, trial: Any) -> None:
+        folder = self._get_output_dir(trial)
+        if self.args.should_save:
+            shutil.rmtree(staging_folder(folder), ignore_errors=True)  # of an earlier crash
+        self.accelerator.wait_for_everyone()
+        self.staging = True
+        try:
+            super()._save_checkpoint(model, trial)
+        finally:
+            self.staging = False
+        self.accelerator.wait_for_everyone()  # every process has written its random state
+        if self.args.should_save:
+            checkpoint = publish(folder, self.state, self.args.save_total_limit)
+            if self.args.push_to_hub:
+                self._push_from_checkpoint(checkpoint)
+        self.accelerator.wait_for_everyone()
+        # the other processes, too, load the best one in the end
+        self.state.best_model_checkpoint = published_path(self.state.best_model_checkpoint, folder)
 
 
 def load_renamed_weights(model: Any, folder: str) -> None:

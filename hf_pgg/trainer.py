@@ -6,7 +6,6 @@ accumulated, global batch, so that accumulation x k equals batch x k whatever th
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Mapping
 from typing import Any
 
@@ -16,11 +15,11 @@ from datasets import Dataset
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn import functional as F
-from transformers import EvalPrediction, Trainer, TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_pgg.checkpoints import load_renamed_weights, publish, published_path, staging_folder
+from hf_pgg.checkpoints import AtomicCheckpoints, load_renamed_weights
 from hf_pgg.checks import check_dataset, is_exact, model_config, refuse_unsupported
 from hf_pgg.collator import PGGCollator
 from hf_pgg.config import PGGConfig
@@ -70,7 +69,7 @@ class _Epochs(TrainerCallback):
             source.set_epoch(int(state.epoch or 0))
 
 
-class PGGTrainer(Trainer):
+class PGGTrainer(AtomicCheckpoints):
     """A `Trainer` that suppresses the input gradient outside each label's target.
 
         trainer = PGGTrainer(model, args=PGGConfig(output_dir="out"), train_dataset=train, eval_dataset=test,
@@ -97,7 +96,6 @@ class PGGTrainer(Trainer):
     args: PGGConfig
     model: Any
     loss_is_scaled_for_ga = True  # compute_loss divides by the samples of the whole accumulated batch
-    _staging = False  # while a checkpoint is being written
 
     def __init__(
         self,
@@ -324,30 +322,6 @@ class PGGTrainer(Trainer):
 
     # ------------------------------------------------------------------ checkpoints
 
-    def _get_output_dir(self, trial: Any) -> str:
-        folder = super()._get_output_dir(trial)
-        return str(staging_folder(folder)) if self._staging else folder
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        """As the stock Trainer's, but complete or not there: a crash or a full disk leaves no half checkpoint."""
-        folder = self._get_output_dir(trial)
-        if self.args.should_save:
-            shutil.rmtree(staging_folder(folder), ignore_errors=True)  # of an earlier crash
-        self.accelerator.wait_for_everyone()
-        self._staging = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = False
-        self.accelerator.wait_for_everyone()  # every process has written its random state
-        if self.args.should_save:
-            checkpoint = publish(folder, self.state, self.args.save_total_limit)
-            if self.args.push_to_hub:
-                self._push_from_checkpoint(checkpoint)
-        self.accelerator.wait_for_everyone()
-        # the other processes, too, load the best one in the end
-        self.state.best_model_checkpoint = published_path(self.state.best_model_checkpoint, folder)
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
@@ -356,7 +330,7 @@ class PGGTrainer(Trainer):
                 draft_card(self, output_dir or str(self.args.output_dir))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self._staging and self.is_world_process_zero():
+        if not self.staging and self.is_world_process_zero():
             push_checkpoint(self, checkpoint_folder)
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:

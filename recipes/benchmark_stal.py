@@ -19,6 +19,7 @@ import plan_runner
 import stal_plans
 import torch
 import train_stal
+from comparison import benchmark_record
 from datasets import DatasetDict
 from stal_plans import Run
 
@@ -63,14 +64,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
         config.max_steps = round(run.epochs * 2 * len(data["train"]) / config.train_batch_size)
         trainer, seconds = train_stal.train(rows, config, task)
         record = train_stal.evaluate(trainer, data, task, run.synthesis, seconds)
-    history = [entry for entry in trainer.state.log_history if "classification_loss" in entry]
-    keys = ("step", "classification_loss", "guidance_loss", "target_gradient_share", "train_accuracy")
-    return {
-        "run": asdict(run),
-        **{key: record[key] for key in ("results", "localization", "collapsed_at", "nonfinite_steps", "environment")},
-        "train_seconds": seconds,
-        "curve": [{key: round(entry[key], 4) for key in keys if key in entry} for entry in history],
-    }
+    return {"run": asdict(run), **benchmark_record(record, trainer, seconds)}
 
 
 if __name__ == "__main__":

@@ -23,6 +23,7 @@ import plan_runner
 import torch
 import train_wsol
 import wsol_plans
+from comparison import benchmark_record
 from datasets import Dataset, Features, Image, concatenate_datasets
 from train_cls import ModelArguments
 from wsol_plans import SIZES, Run
@@ -101,14 +102,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
             trainer.save_model()
             shutil.rmtree(kept(run), ignore_errors=True)
             shutil.copytree(folder, kept(run))
-    history = [entry for entry in trainer.state.log_history if "classification_loss" in entry]
-    keys = ("step", "classification_loss", "guidance_loss", "target_gradient_share", "train_accuracy")
-    return {
-        "run": asdict(run),
-        **{key: record[key] for key in ("results", "localization", "collapsed_at", "nonfinite_steps", "environment")},
-        "train_seconds": seconds,
-        "curve": [{key: round(entry[key], 4) for key in keys if key in entry} for entry in history],
-    }
+    return {"run": asdict(run), **benchmark_record(record, trainer, seconds)}
 
 
 if __name__ == "__main__":

@@ -10,6 +10,8 @@ from typing import Any, TypeVar
 import numpy as np
 from train_cls import RecipeConfig
 
+from hf_pgg import PGGTrainer
+
 Config = TypeVar("Config", bound=RecipeConfig)
 
 
@@ -36,6 +38,17 @@ def step_budget(args: RecipeConfig, rows: int) -> int:
         return args.max_steps
     batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
     return round(args.num_train_epochs * rows / batch)
+
+
+def benchmark_record(record: Mapping[str, Any], trainer: PGGTrainer, seconds: float) -> dict[str, Any]:
+    """What a localization benchmark keeps of a run's record, with its learning curve."""
+    history = [entry for entry in trainer.state.log_history if "classification_loss" in entry]
+    keys = ("step", "classification_loss", "guidance_loss", "target_gradient_share", "train_accuracy")
+    return {
+        **{key: record[key] for key in ("results", "localization", "collapsed_at", "nonfinite_steps", "environment")},
+        "train_seconds": seconds,
+        "curve": [{key: round(entry[key], 4) for key in keys if key in entry} for entry in history],
+    }
 
 
 def table(records: Sequence[dict[str, Any]], reported: Mapping[str, tuple[str, float]]) -> str:

@@ -7,7 +7,6 @@ What is denoised and under which condition is one function, `encode`: latents un
 from __future__ import annotations
 
 import contextlib
-import shutil
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -18,9 +17,9 @@ import torch
 from datasets import ClassLabel
 from safetensors.torch import load_file
 from torch import nn
-from transformers import Trainer, TrainingArguments
+from transformers import TrainingArguments
 
-from hf_pgg.checkpoints import publish, staging_folder
+from hf_pgg.checkpoints import AtomicCheckpoints
 from hf_pgg.generation.conditioning import Conditioner
 from hf_pgg.generation.distribution_matching import (
     REDUCTIONS,
@@ -77,7 +76,7 @@ class Denoiser(nn.Module):
         self.unet.enable_gradient_checkpointing()
 
 
-class GeneratorTrainer(Trainer):
+class GeneratorTrainer(AtomicCheckpoints):
     """Trains a UNet of diffusers: its LoRA layers where it has some, else the whole of it.
 
     Logs `denoising_loss` and `matching_loss`. `save_model` writes LoRA weights as pipelines load them
@@ -98,7 +97,6 @@ class GeneratorTrainer(Trainer):
     args: GeneratorConfig
     model: Any
     loss_is_scaled_for_ga = False  # a mean over the micro-batch
-    _staging = False  # while a checkpoint is being written
 
     def __init__(self, unet: Any, args: GeneratorConfig, *, scheduler: Any, encode: Encode, **kwargs: Any):
         if args.fsdp or args.deepspeed:
@@ -153,27 +151,6 @@ class GeneratorTrainer(Trainer):
             logs.update({"denoising_loss": denoising / max(count, 1), "matching_loss": matching / max(count, 1)})
             self._sums = torch.zeros_like(self._sums)
         super().log(logs, start_time)
-
-    # ------------------------------------------------------------------ checkpoints, as those of `PGGTrainer`
-
-    def _get_output_dir(self, trial: Any) -> str:
-        folder = super()._get_output_dir(trial)
-        return str(staging_folder(folder)) if self._staging else folder
-
-    def _save_checkpoint(self, model: nn.Module, trial: Any) -> None:
-        folder = self._get_output_dir(trial)
-        if self.args.should_save:
-            shutil.rmtree(staging_folder(folder), ignore_errors=True)  # of an earlier crash
-        self.accelerator.wait_for_everyone()
-        self._staging = True
-        try:
-            super()._save_checkpoint(model, trial)
-        finally:
-            self._staging = False
-        self.accelerator.wait_for_everyone()  # every process has written its random state
-        if self.args.should_save:
-            publish(folder, self.state, self.args.save_total_limit)
-        self.accelerator.wait_for_everyone()
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
