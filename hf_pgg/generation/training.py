@@ -73,6 +73,7 @@ class Denoiser(nn.Module):
         return self.unet(samples, timesteps, **condition, return_dict=False)[0]
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Any = None) -> None:
+        """Recomputes the UNet's activations in the backward pass; the Trainer calls it."""
         self.unet.enable_gradient_checkpointing()
 
 
