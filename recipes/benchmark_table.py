@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import train_skeletons
 import wsol_table
 from benchmark_pets import CHECKPOINTS
 from benchmark_plans import Run
@@ -25,6 +26,7 @@ SEARCH = RESULTS / "pets_search.jsonl"
 DIGITS = RESULTS / "digits.json"
 ENGINES = RESULTS / "engines.json"
 DATA = RESULTS / "data.json"
+SKELETONS = RESULTS / "skeletons.json"
 
 
 def name(run: dict[str, Any]) -> str:
@@ -172,8 +174,15 @@ def data_table(path: Path = DATA) -> str:
     return "\n".join(lines)
 
 
+def skeletons_table(data: str, path: Path = SKELETONS) -> str:
+    """The comparison on one data set, as `train_skeletons.py` prints it."""
+    records = [r for r in json.loads(path.read_text()) if r["data"]["name"] == data]
+    return train_skeletons.table(records)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "digits": digits_table,
+    "skeletons": lambda: skeletons_table("jhmdb21-160p"),
     "pets-a-cnn": lambda: pets_table(load(PETS, Run), "a", "cnn"),
     "pets-b-cnn": lambda: pets_table(load(PETS, Run), "b", "cnn"),
     "pets-a-vit": lambda: pets_table(load(PETS, Run), "a", "vit"),
