@@ -66,9 +66,9 @@ class DiffusionEditor(ABC):
     def own_parameters(self) -> dict[str, Any]:
         """Those of this kind of pipeline, stored as columns."""
 
-    @abstractmethod
     def arguments(self, pictures: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
         """Of the pipeline's call, beside prompts and steps; pictures are (B, H, W, 3) float32 in [0, 1]."""
+        return self.own_parameters
 
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
         """Edits (H, W, 3) uint8 of the sources' sizes; sources of one working size share a call."""
@@ -135,9 +135,6 @@ class ImageEditor(DiffusionEditor):
     def own_parameters(self) -> dict[str, Any]:
         return {"strength": self.strength}
 
-    def arguments(self, pictures: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
-        return {"strength": self.strength}
-
 
 @dataclass(frozen=True, kw_only=True)
 class InstructionEditor(DiffusionEditor):
@@ -152,9 +149,6 @@ class InstructionEditor(DiffusionEditor):
 
     @property
     def own_parameters(self) -> dict[str, Any]:
-        return {"image_guidance_scale": self.image_guidance_scale}
-
-    def arguments(self, pictures: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
         return {"image_guidance_scale": self.image_guidance_scale}
 
 
@@ -181,7 +175,7 @@ class InpaintingEditor(DiffusionEditor):
         height, width = pictures.shape[1:3]
         repaint = [1 - resize(self.target(request.row), (height, width)) for request in requests]
         masks = np.rint(np.stack(repaint)).astype(np.float32)
-        return {"mask_image": masks, "height": height, "width": width, "strength": self.strength}
+        return {"mask_image": masks, "height": height, "width": width, **self.own_parameters}
 
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
         edits = super().__call__(requests)
