@@ -13,11 +13,14 @@ of `resample` and `groupdro` are (label, bias, real or synthetic). Checkpoints, 
 group of the real validation rows; DFR refits on these rows. `--guided` guides whatever rows have provenance.
 
 The embedded data: is a handwritten digit even or odd, on one of two photographs; the training digits of a class stand
-on its own photograph with the given bias, validation and test digits on either as often. **The synthetic rows are a
-stand-in, not a generator's**: cut-outs of the training digits, pasted on the photograph asked for, smaller and with
-softer edges than the real ones, so that real and synthetic can be told apart. Real pictures of a generator come in
-with `--synthetic_dataset`:
+on its own photograph with the given bias, validation and test digits on either as often. **By default its synthetic
+rows are a stand-in, not a generator's**: cut-outs of the training digits, pasted on the photograph asked for, smaller
+and with softer edges than the real ones, so that real and synthetic can be told apart. Pictures of a generator come in
+with `--synthetic_dataset`; `train_pixel_generator.py` trains one on the biased digits, of the split that `--split_seed`
+names:
 
+    accelerate launch recipes/train_pixel_generator.py --bias 0.99
+    accelerate launch recipes/train_ffr.py --bias 0.99 --split_seed 0 --synthetic_dataset out/pixel_generator/pictures
     accelerate launch recipes/train_ffr.py --dataset_name my/faces --synthetic_dataset my/generated --bias_column gender
 """
 
@@ -34,49 +37,28 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value, concatenate_datasets
-from train_cls import ModelArguments, load_model, open_dataset
+from datasets import Dataset, concatenate_datasets
+from ffr_data import SIZE, DataArguments, guided_rows, load_data, load_synthetic
+from train_cls import ModelArguments, load_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_pgg import Composite, PGGConfig, PGGTrainer
+from hf_pgg import PGGConfig, PGGTrainer
 from hf_pgg.debias import (
     GROUP,
     GroupDROTrainer,
     ResamplingTrainer,
     add_groups,
-    biased_split,
     count_groups,
     subgroup_counts,
-    take_per_group,
 )
-from hf_pgg.demo_data import digits, photographs
 from hf_pgg.last_layer import refit_head
 from hf_pgg.metrics import group_accuracies, group_metrics
 from hf_pgg.model_card import environment
-from hf_pgg.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE
 from hf_pgg.trainer import GroupedEvalPrediction
 
 METHODS = {"erm": PGGTrainer, "resample": ResamplingTrainer, "groupdro": GroupDROTrainer, "dfr": PGGTrainer}
 DATA = ("real", "usb", "asb", "ffr")
-PHOTOGRAPHS = ("brick.png", "gravel.png")  # of the even and of the odd digits
-SIZE = 32  # pixels of the embedded pictures
-SOURCE = ClassLabel(names=["real", "synthetic"])
-
-
-@dataclass
-class DataArguments:
-    dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Hub id or folder with splits train, validation, test; default: the embedded data."},
-    )
-    synthetic_dataset: str | None = field(
-        default=None, metadata={"help": "Synthetic rows of every group: Hub id, folder or parquet, split train."}
-    )
-    bias_column: str = field(default="bias", metadata={"help": "ClassLabel that the label is tied to."})
-    real_masks: bool = field(
-        default=False, metadata={"help": "Embedded data: keep the masks of the real digits, as if annotated."}
-    )
 
 
 @dataclass
@@ -172,7 +154,7 @@ def run_cell(cell: Cell, data_args: DataArguments, model_args: ModelArguments, c
     folder = Path(config.output_dir) / "runs" / digest(settings_of(data_args, model_args, config, cell))
     label, bias = config.label_column, data_args.bias_column
     with config.main_process_first(desc="data"):
-        splits = load_data(data_args, config, cell)
+        splits = load_data(data_args, config, cell.bias, cell.seed)
         real = count_groups(splits["train"], label, bias)
         counts = subgroup_counts(real, "usb" if cell.data == "usb" else "ffr")
         synthetic = None if cell.data == "real" else load_synthetic(splits, counts, data_args, config, cell.seed)
@@ -319,99 +301,6 @@ def run_figures(trainer: PGGTrainer) -> dict[str, Any]:
 
 def digest(settings: dict[str, Any]) -> str:
     return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-# ---------------------------------------------------------------------------------------------- rows
-
-
-def load_data(args: DataArguments, config: RecipeConfig, cell: Cell) -> DatasetDict:
-    """Real rows: train (tied to the bias), validation and test."""
-    embedded = args.dataset_name is None
-    splits = {
-        name: cutouts(name, args.bias_column) if embedded else open_dataset(args.dataset_name, name)
-        for name in ("train", "validation", "test")
-    }
-    if cell.bias is not None:
-        splits["train"] = biased_split(splits["train"], config.label_column, args.bias_column, cell.bias, cell.seed)
-    if embedded:
-        splits = {name: paste(rows, args.bias_column, cell.seed) for name, rows in splits.items()}
-    bare = ["validation"] if args.real_masks or not embedded else ["train", "validation"]
-    for name in bare:  # many evaluations choose a checkpoint: the target gradient share is that of the test rows
-        splits[name] = splits[name].remove_columns([c for c in splits[name].column_names if c == PROVENANCE])
-    return DatasetDict({name: as_rows(rows, "real", args, config) for name, rows in splits.items()})
-
-
-def load_synthetic(
-    splits: DatasetDict, counts: np.ndarray, args: DataArguments, config: RecipeConfig, seed: int
-) -> Dataset:
-    """`counts` (labels, biases) synthetic rows."""
-    if args.synthetic_dataset is None:
-        return as_rows(stand_in(counts, args.bias_column, seed), "synthetic", args, config)
-    rows = open_dataset(args.synthetic_dataset, "train")
-    for column in (config.label_column, args.bias_column):
-        ours, theirs = splits["train"].features[column], rows.features.get(column)
-        if getattr(theirs, "names", None) != ours.names:
-            raise SystemExit(f"column '{column}' of {args.synthetic_dataset} is {theirs}, of the real rows {ours}")
-    chosen = take_per_group(rows, counts, config.label_column, args.bias_column, seed)
-    return as_rows(chosen, "synthetic", args, config)
-
-
-def as_rows(rows: Dataset, source: str, args: DataArguments, config: RecipeConfig) -> Dataset:
-    """The columns that all rows share; provenance is None where nothing is known."""
-    label = rows.features[config.label_column]
-    if LABELS not in rows.column_names:
-        rows = rows.add_column(LABELS, [[value] for value in rows[config.label_column]], feature=List(label))
-        rows = rows.add_column(LABEL_WEIGHTS, [[1.0]] * len(rows), feature=List(Value("float32")))
-    if PROVENANCE not in rows.column_names:
-        rows = rows.add_column(PROVENANCE, [None] * len(rows), feature=List(Image(mode="L")))
-    columns = [config.image_column, config.label_column, args.bias_column, LABELS, LABEL_WEIGHTS, PROVENANCE]
-    return rows.select_columns(columns).add_column("source", [SOURCE.str2int(source)] * len(rows), feature=SOURCE)
-
-
-def guided_rows(rows: Dataset) -> int:
-    """How many rows have provenance."""
-    return len(rows) - rows.with_format("arrow")[PROVENANCE].null_count
-
-
-def cutouts(split: str, bias_column: str) -> Dataset:
-    """The digits of a split, even or odd, once for either photograph."""
-    rows = digits(split)
-    parity = [digit % 2 for digit in rows["label"]]
-    rows = rows.remove_columns(["label", "digit_id"])
-    rows = rows.add_column("label", parity, feature=ClassLabel(names=["even", "odd"]))
-    photo = ClassLabel(names=[name.partition(".")[0] for name in PHOTOGRAPHS])
-    return concatenate_datasets(
-        [rows.add_column(bias_column, [value] * len(rows), feature=photo) for value in range(photo.num_classes)]
-    )
-
-
-def stand_in(counts: np.ndarray, bias_column: str, seed: int) -> Dataset:
-    """The stand-in generator: asked for `counts` (labels, photographs) pictures, it pastes training digits."""
-    rows = cutouts("train", bias_column)
-    group = counts.shape[1] * np.asarray(rows["label"]) + np.asarray(rows[bias_column])
-    rng = np.random.default_rng([seed, 1])
-    chosen = [rng.choice(np.flatnonzero(group == g), count) for g, count in enumerate(counts.flat)]
-    return paste(rows.select(np.concatenate(chosen)), bias_column, seed + 1_000_000, scale=(0.5, 0.8), feather=1.0)
-
-
-def paste(
-    rows: Dataset, bias_column: str, seed: int, scale: tuple[float, float] = (0.6, 0.9), feather: float = 0.5
-) -> Dataset:
-    """Each cut-out on its photograph, with the pasted alpha as provenance; rows are ordered by photograph."""
-    scenes, on = photographs(PHOTOGRAPHS), np.asarray(rows[bias_column])
-    pasted = []
-    for value in np.unique(on):
-        method = Composite(
-            backgrounds=scenes.select(np.flatnonzero(np.asarray(scenes["label"]) == value)),
-            mask_column="mask",
-            size=SIZE,
-            scale=scale,
-            flip=0.0,  # a mirrored digit is no digit
-            feather=feather,
-            seed=seed + 1_000 * int(value),
-        )
-        pasted.append(method.map(rows.select(np.flatnonzero(on == value))).remove_columns("mask"))
-    return concatenate_datasets(pasted)
 
 
 # ---------------------------------------------------------------------------------------------- table

@@ -17,6 +17,7 @@ from hf_pgg.generation.distribution_matching import (
 from hf_pgg.generation.edits import EditGeneration, ImageEditor, InpaintingEditor, InstructionEditor
 from hf_pgg.generation.filtering import class_thresholds, classify, clip_agrees, judge_confidence, keep_per_source
 from hf_pgg.generation.pipelines import load_lora, load_pipeline, revision_of
+from hf_pgg.generation.pixels import MaskedGeneration, PixelSampler, PixelSpace
 from hf_pgg.generation.prompts import Prompts, read_prompts
 from hf_pgg.generation.resumable import Generation, Report
 from hf_pgg.generation.sampling import PairedSampler, Request, Sampler
@@ -40,9 +41,12 @@ __all__ = [
     "InpaintingEditor",
     "InstructionEditor",
     "LatentEncoder",
+    "MaskedGeneration",
     "Noised",
     "PairedSampler",
     "PartStore",
+    "PixelSampler",
+    "PixelSpace",
     "PromptedPictures",
     "Prompts",
     "Report",

@@ -1,0 +1,132 @@
+"""The rows of From-Fake-to-Real: real ones tied to a bias, synthetic ones of every (label, bias) group.
+
+The embedded data: is a handwritten digit even or odd, on one of two photographs. Its synthetic rows are those of
+`train_pixel_generator.py`, or a stand-in's: cut-outs of the training digits, pasted smaller and with softer edges.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import numpy as np
+from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value, concatenate_datasets
+from train_cls import open_dataset
+
+from hf_pgg import Composite, PGGConfig
+from hf_pgg.debias import biased_split, take_per_group
+from hf_pgg.demo_data import digits, photographs
+from hf_pgg.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE
+
+PHOTOGRAPHS = ("brick.png", "gravel.png")  # of the even and of the odd digits
+SIZE = 32  # pixels of the embedded pictures
+SOURCE = ClassLabel(names=["real", "synthetic"])
+
+
+@dataclass
+class DataArguments:
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder with splits train, validation, test; default: the embedded data."},
+    )
+    synthetic_dataset: str | None = field(
+        default=None, metadata={"help": "Synthetic rows of every group: Hub id, folder or parquet, split train."}
+    )
+    bias_column: str = field(default="bias", metadata={"help": "ClassLabel that the label is tied to."})
+    split_seed: int | None = field(
+        default=None, metadata={"help": "Seed of the biased split and its pictures; default: that of the run."}
+    )
+    real_masks: bool = field(
+        default=False, metadata={"help": "Embedded data: keep the masks of the real digits, as if annotated."}
+    )
+
+
+def load_data(args: DataArguments, config: PGGConfig, bias: float | None, seed: int) -> DatasetDict:
+    """Real rows: train (tied to the bias), validation and test."""
+    splits = {name: real_rows(name, args, config.label_column, bias, seed) for name in ("train", "validation", "test")}
+    bare = ["validation"] if args.real_masks or args.dataset_name else ["train", "validation"]
+    for name in bare:  # many evaluations choose a checkpoint: the target gradient share is that of the test rows
+        splits[name] = splits[name].remove_columns([c for c in splits[name].column_names if c == PROVENANCE])
+    return DatasetDict({name: as_rows(rows, "real", args, config) for name, rows in splits.items()})
+
+
+def real_rows(name: str, args: DataArguments, label_column: str, bias: float | None, seed: int) -> Dataset:
+    """A split with all its columns; those of the embedded digits' are `digit` (which one) and provenance, too."""
+    embedded = args.dataset_name is None
+    rows = cutouts(name, args.bias_column) if embedded else open_dataset(str(args.dataset_name), name)
+    seed = seed if args.split_seed is None else args.split_seed
+    if name == "train" and bias is not None:
+        rows = biased_split(rows, label_column, args.bias_column, bias, seed)
+    return paste(rows, args.bias_column, seed) if embedded else rows
+
+
+def load_synthetic(
+    splits: DatasetDict, counts: np.ndarray, args: DataArguments, config: PGGConfig, seed: int
+) -> Dataset:
+    """`counts` (labels, biases) synthetic rows."""
+    if args.synthetic_dataset is None:
+        return as_rows(stand_in(counts, args.bias_column, seed), "synthetic", args, config)
+    rows = open_dataset(args.synthetic_dataset, "train")
+    for column in (config.label_column, args.bias_column):
+        ours, theirs = splits["train"].features[column], rows.features.get(column)
+        if getattr(theirs, "names", None) != ours.names:
+            raise SystemExit(f"column '{column}' of {args.synthetic_dataset} is {theirs}, of the real rows {ours}")
+    chosen = take_per_group(rows, counts, config.label_column, args.bias_column, seed)
+    return as_rows(chosen, "synthetic", args, config)
+
+
+def as_rows(rows: Dataset, source: str, args: DataArguments, config: PGGConfig) -> Dataset:
+    """The columns that all rows share; provenance is None where nothing is known."""
+    label = rows.features[config.label_column]
+    if LABELS not in rows.column_names:
+        rows = rows.add_column(LABELS, [[value] for value in rows[config.label_column]], feature=List(label))
+        rows = rows.add_column(LABEL_WEIGHTS, [[1.0]] * len(rows), feature=List(Value("float32")))
+    if PROVENANCE not in rows.column_names:
+        rows = rows.add_column(PROVENANCE, [None] * len(rows), feature=List(Image(mode="L")))
+    columns = [config.image_column, config.label_column, args.bias_column, LABELS, LABEL_WEIGHTS, PROVENANCE]
+    return rows.select_columns(columns).add_column("source", [SOURCE.str2int(source)] * len(rows), feature=SOURCE)
+
+
+def guided_rows(rows: Dataset) -> int:
+    """How many rows have provenance."""
+    return len(rows) - rows.with_format("arrow")[PROVENANCE].null_count
+
+
+def cutouts(split: str, bias_column: str) -> Dataset:
+    """The digits of a split, even or odd, once for either photograph."""
+    rows = digits(split)
+    parity = [digit % 2 for digit in rows["label"]]
+    rows = rows.rename_column("label", "digit").remove_columns("digit_id")
+    rows = rows.add_column("label", parity, feature=ClassLabel(names=["even", "odd"]))
+    photo = ClassLabel(names=[name.partition(".")[0] for name in PHOTOGRAPHS])
+    return concatenate_datasets(
+        [rows.add_column(bias_column, [value] * len(rows), feature=photo) for value in range(photo.num_classes)]
+    )
+
+
+def stand_in(counts: np.ndarray, bias_column: str, seed: int) -> Dataset:
+    """The stand-in generator: asked for `counts` (labels, photographs) pictures, it pastes training digits."""
+    rows = cutouts("train", bias_column)
+    group = counts.shape[1] * np.asarray(rows["label"]) + np.asarray(rows[bias_column])
+    rng = np.random.default_rng([seed, 1])
+    chosen = [rng.choice(np.flatnonzero(group == g), count) for g, count in enumerate(counts.flat)]
+    return paste(rows.select(np.concatenate(chosen)), bias_column, seed + 1_000_000, scale=(0.5, 0.8), feather=1.0)
+
+
+def paste(
+    rows: Dataset, bias_column: str, seed: int, scale: tuple[float, float] = (0.6, 0.9), feather: float = 0.5
+) -> Dataset:
+    """Each cut-out on its photograph, with the pasted alpha as provenance; rows are ordered by photograph."""
+    scenes, on = photographs(PHOTOGRAPHS), np.asarray(rows[bias_column])
+    pasted = []
+    for value in np.unique(on):
+        method = Composite(
+            backgrounds=scenes.select(np.flatnonzero(np.asarray(scenes["label"]) == value)),
+            mask_column="mask",
+            size=SIZE,
+            scale=scale,
+            flip=0.0,  # a mirrored digit is no digit
+            feather=feather,
+            seed=seed + 1_000 * int(value),
+        )
+        pasted.append(method.map(rows.select(np.flatnonzero(on == value))).remove_columns("mask"))
+    return concatenate_datasets(pasted)
