@@ -68,13 +68,9 @@ def digits(split: str, side: int = 32) -> Dataset:
         split (`str`): `"train"` (1,077), `"validation"` (360) or `"test"` (360 of the 1,797 digits).
         side (`int`): Pixels; the 8 x 8 originals are enlarged.
     """
-    data = load_digits()
-    indices = np.arange(len(data.target))
-    rest, test = train_test_split(indices, test_size=0.2, random_state=0, stratify=data.target)
-    train, validation = train_test_split(rest, test_size=0.25, random_state=0, stratify=data.target[rest])
-    chosen = {"train": train, "validation": validation, "test": test}[split]
+    data, chosen = load_digits(), _digits_of(split)
     rows: dict[str, list[Any]] = {"image": [], "mask": [], "label": [], "digit_id": []}
-    for index in np.sort(chosen):
+    for index in chosen:
         # 16 grey levels; a steep ramp around one half keeps the edge soft and the stroke solid
         ink = resize((data.images[index] / 16).astype(np.float32), (side, side))
         mask = np.clip((ink - 0.35) / 0.3, 0, 1)
@@ -88,6 +84,28 @@ def digits(split: str, side: int = 32) -> Dataset:
         rows,
         features=Features({"image": Image(), "mask": Image(), "label": _DIGITS, "digit_id": Value("int64")}),
     )
+
+
+def handwritten_digits(split: str) -> Dataset:
+    """The digits as they were recorded: `image` (8 x 8 pixels of 17 grey levels, bright ink) and `label`.
+
+    Args:
+        split (`str`): As in [`digits`].
+    """
+    data, chosen = load_digits(), _digits_of(split)
+    pictures = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)
+    return Dataset.from_dict(
+        {"image": [encode_png(picture) for picture in pictures], "label": data.target[chosen].tolist()},
+        features=Features({"image": Image(), "label": _DIGITS}),
+    )
+
+
+def _digits_of(split: str) -> np.ndarray:
+    """Indices of a split's digits, every class in the same proportion."""
+    target = load_digits().target
+    rest, test = train_test_split(np.arange(len(target)), test_size=0.2, random_state=0, stratify=target)
+    train, validation = train_test_split(rest, test_size=0.25, random_state=0, stratify=target[rest])
+    return np.sort({"train": train, "validation": validation, "test": test}[split])
 
 
 def digits_on_photographs(bias: float = 0.9, seed: int = 0, size: int = 48, copies: int = 2) -> DatasetDict:

@@ -18,7 +18,7 @@ from transformers import HfArgumentParser
 
 @dataclass
 class PlanArguments:
-    data: str = field(metadata={"help": "Folder of the data sets and checkpoints."})
+    data: str = field(default="", metadata={"help": "Folder of the data sets and checkpoints, where some are read."})
     plan: str = field(default="search", metadata={"help": "Name of a plan, see the plans' file."})
     results: str | None = field(default=None, metadata={"help": "Results file, appended to; default: the README's."})
     jobs: int = field(default=1, metadata={"help": "Runs at a time, one process each."})
