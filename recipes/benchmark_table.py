@@ -14,11 +14,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import stal_table
 import train_skeletons
 import wsol_table
 from benchmark_pets import CHECKPOINTS
 from benchmark_plans import Run
-from table_format import RESULTS, Record, load, mean_and_spread, paired
+from table_format import RESULTS, Record, load, mean_and_spread, paired, step_ratio_of
 
 ROOT = Path(__file__).resolve().parents[1]
 PETS = RESULTS / "pets.jsonl"
@@ -109,8 +110,7 @@ def step_ratio(run: dict[str, Any]) -> str:
     variant = "exact" if run["extra"].get("guidance_mode") == "exact" else "first-order"
     if "guidance_fraction" in run["extra"]:
         variant += ", a quarter of the rows"
-    speed = json.loads(ENGINES.read_text())["speed"][CHECKPOINTS[run["backbone"]][0]]
-    return f"{next(entry['ratio'] for entry in speed if entry['variant'] == variant):.1f} x"
+    return step_ratio_of(CHECKPOINTS[run["backbone"]][0], variant)
 
 
 def search_table(records: list[Record]) -> str:
@@ -194,6 +194,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "data": data_table,
     "search": lambda: search_table(load(SEARCH, Run)),
     **wsol_table.TABLES,
+    **stal_table.TABLES,
 }
 
 

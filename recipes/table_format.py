@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -41,3 +41,50 @@ def paired(ours: dict[int, float], twins: dict[int, float], digits: int = 3) -> 
     half = student.ppf(0.975, len(difference) - 1) * difference.std(ddof=1) / np.sqrt(len(difference))
     mean = difference.mean()
     return f"{mean:+.{digits}f} [{mean - half:+.{digits}f}, {mean + half:+.{digits}f}]"
+
+
+def step_ratio_of(backbone: str, variant: str, engines: str = "engines.json") -> str:
+    """Of a step to the plain one, as `recipes/benchmark.py` measured it within one run."""
+    speed = json.loads((RESULTS / engines).read_text())["speed"][backbone]
+    return f"{next(entry['ratio'] for entry in speed if entry['variant'] == variant):.1f} x"
+
+
+def compared(
+    records: Iterable[Record],
+    runs: Iterable[Mapping[str, Any]],
+    title: Callable[[Mapping[str, Any]], str],
+    columns: Mapping[str, tuple[str, float]],
+    more: Mapping[str, Callable[[Mapping[str, Any]], str]],
+    lead: str | None = None,
+) -> str:
+    """A localization benchmark's table: trainings by results, aggregated over seeds; only what has been run.
+
+    Args:
+        runs: The rows, in their order; `title` names them.
+        columns: Name of a result to its column's title and the factor that makes it percent.
+        more: Further columns, of a run's settings.
+        lead: A result of which guided rows give the paired difference to their unguided twins.
+    """
+    rows: dict[str, list[Record]] = {title(run): [] for run in runs}
+    for record in records:
+        rows.get(title(record["run"]), []).append(record)
+    rows = {name: some for name, some in rows.items() if some}
+
+    def by_seed(some: Sequence[Record]) -> dict[int, float]:
+        return {record["run"]["seed"]: columns[lead][1] * record["results"][lead] for record in some}
+
+    head = ["training", "seeds", "map", *(name for name, _ in columns.values()), *more]
+    if lead:
+        head.append(f"{columns[lead][0]}, less its unguided twin (95 %)")
+    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
+    for name, some in rows.items():
+        run = some[0]["run"]
+        cells = [name, str(len(some)), ", ".join(sorted({record["localization"]["map"] for record in some}))]
+        for key, (_, factor) in columns.items():
+            cells.append(mean_and_spread((factor * r["results"][key] for r in some if key in r["results"]), 1))
+        cells += [make(run) for make in more.values()]
+        if lead:
+            twin = rows.get(title({**run, "alpha": 0.0}), [])
+            cells.append(paired(by_seed(some), by_seed(twin), 1) if run["alpha"] > 0 else "")
+        lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from typing import Any
 
-from table_format import RESULTS, Record, load, mean_and_spread, paired
+from table_format import RESULTS, Record, compared, load, mean_and_spread, paired, step_ratio_of
 from wsol_plans import MIXES, Run, ablations, headline, objects, scratch
 
 WSOL = RESULTS / "wsol.jsonl"
@@ -23,10 +22,6 @@ COLUMNS = {
 }
 
 
-def percent(runs: list[Record], key: str) -> str:
-    return mean_and_spread((100 * r["results"][key] for r in runs if key in r["results"]), 1)
-
-
 def title(run: dict) -> str:
     synthesis = {"none": "plain", "cutmix": "CutMix", "resizemix": "ResizeMix", "puzzlemix": "PuzzleMix"}
     name = synthesis[run["synthesis"]]
@@ -39,38 +34,23 @@ def title(run: dict) -> str:
     return f"{name} + {run['form']}, alpha {run['alpha']:g}{masks}"
 
 
-def step_ratio(run: dict, engines: str = "engines.json") -> str:
-    """Of a step to the plain one, as `recipes/benchmark.py` measured it within one run on this backbone."""
-    if run["alpha"] == 0:
-        return "1.0 x"
+def step_ratio(run: dict) -> str:
+    """Of a step to the plain one on this backbone."""
     variant = "first-order, one of two labels" if run["labels"] == "one" else "first-order, two labels"
     backbone = {"cnn": "efficientnet-lite0-imagenet1k", "vit": "ViT-S/16", "convnext": "ConvNeXt-T"}[run["backbone"]]
-    speed = json.loads((RESULTS / engines).read_text())["speed"][backbone]
-    return f"{next(entry['ratio'] for entry in speed if entry['variant'] == variant):.1f} x"
+    return step_ratio_of(backbone, variant) if run["alpha"] > 0 else "1.0 x"
 
 
 def table_of(records: list[Record], runs: list[Run], twins: bool, backbone: str = "cnn") -> str:
-    """Rows of some runs, aggregated over seeds, in the order of the plan; only what has been run."""
-    rows: dict[str, list[Record]] = {}
-    wanted = {title(vars(run)): None for run in runs if run.backbone == backbone}
-    for record in records:
-        if record["run"]["backbone"] == backbone and title(record["run"]) in wanted:
-            rows.setdefault(title(record["run"]), []).append(record)
-    rows = {name: rows[name] for name in wanted if name in rows}
-    head = ["training", "seeds", "map", *COLUMNS.values(), "step"] + ["V2, less its unguided twin (95 %)"] * twins
-    lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
-    for name, some in rows.items():
-        run = some[0]["run"]
-        maps = ", ".join(sorted({r["localization"]["map"] for r in some}))
-        cells = [name, str(len(some)), maps, *(percent(some, key) for key in COLUMNS), step_ratio(run)]
-        if twins:
-            plain = rows.get(title({**run, "alpha": 0.0}), [])
-            ours, theirs = (
-                {r["run"]["seed"]: 100 * r["results"]["max_box_acc_v2"] for r in group} for group in (some, plain)
-            )
-            cells.append(paired(ours, theirs, 1) if run["alpha"] > 0 else "")
-        lines.append(f"| {' | '.join(cells)} |")
-    return "\n".join(lines)
+    """Rows of some runs on a backbone, in the order of the plan."""
+    return compared(
+        [record for record in records if record["run"]["backbone"] == backbone],
+        [vars(run) for run in runs if run.backbone == backbone],
+        title,
+        {key: (name, 100) for key, name in COLUMNS.items()},
+        {"step": step_ratio},
+        lead="max_box_acc_v2" if twins else None,
+    )
 
 
 def maps_table(records: list[Record], runs: list[Run]) -> str:

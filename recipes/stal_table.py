@@ -1,0 +1,52 @@
+"""Tables of the JHMDB-21 benchmark, in percent; written by `benchmark_table.py --write`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import train_stal
+from stal_plans import MIXES, Run, ablations, headline
+from table_format import RESULTS, Record, compared, load
+
+STAL = RESULTS / "stal.jsonl"
+SEARCH = RESULTS / "stal_search.jsonl"
+
+
+def title(run: Mapping[str, Any]) -> str:
+    name = {"none": "plain", "tilemix": "clips side by side", "actor": "actor on other scenes"}[run["synthesis"]]
+    if run["alpha"] == 0:
+        return name
+    masks = "" if run["masks"] == "true" else f", masks: {run['masks'].replace(':', ' ')}"
+    return f"{name} + {run['form']}, alpha {run['alpha']:g}{masks}"
+
+
+def place(run: Run) -> tuple[Any, ...]:
+    return (("none", *MIXES).index(run.synthesis), run.alpha > 0, run.masks != "true", run.masks, run.form)
+
+
+def table_of(records: list[Record], runs: list[Run], lead: str | None = None) -> str:
+    """Rows of some runs, plain first, and each synthesis before its guided rows."""
+    ordered = [vars(run) for run in sorted(set(runs), key=place)]
+    return compared(records, ordered, title, train_stal.REPORTED, {}, lead=lead)
+
+
+def search_table(records: list[Record]) -> str:
+    """Every run of the search: frame-mAP on the validation clips, which is what the choices are made on."""
+    lines = ["| training | learning rate | map at threshold | frame-mAP@0.5 of validation clips |", "| --- " * 4 + "|"]
+    for record in records:
+        selection = record["localization"]["selection"]
+        best = max(selection, key=selection.__getitem__)
+        lines.append(
+            f"| {title(record['run'])} | {record['run']['learning_rate']:g} | {best} | {selection[best]:.1f} |"
+        )
+    return "\n".join(lines)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "stal": lambda: table_of(load(STAL, Run), headline(), lead="frame_mAP@0.5"),
+    "stal-ablations": lambda: table_of(
+        [r for r in load(STAL, Run) if r["run"]["seed"] == 0], [*headline(), *ablations()]
+    ),
+    "stal-search": lambda: search_table(load(SEARCH, Run)),
+}
