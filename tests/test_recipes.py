@@ -18,6 +18,7 @@ from hf_pgg.demo_clips import digits_in_motion
 from hf_pgg.pictures import mask_to_box
 
 from .conftest import SIZE, tiny_model
+from .hub_server import environment as hub_environment
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "recipes"))
@@ -135,7 +136,18 @@ def test_generated_rows_replace_the_real_ones_or_join_them(photos, tmp_path):
         train_cls.with_generated(renamed, arguments, config)
 
 
-def test_the_localization_recipe_compares_methods_on_boxes_of_ones_own(photos, tmp_path):
+def pushed(hub, name, folder, token):
+    """The files of a repository, after checks that hold for whatever a recipe pushes."""
+    files = hub.repos[f"alice/{name}"].at("main").files
+    assert files["README.md"] == (folder / "README.md").read_bytes(), "the finished card, not that of the last save"
+    assert files["results.json"] == (folder / "results.json").read_bytes()
+    assert json.loads(files["results.json"])["model"]["repo"] == f"alice/{name}"
+    assert not [file for file in files if file.endswith((".bin", ".pt", ".pkl"))]
+    assert not [file for file, content in files.items() if token.encode() in content]
+    return files
+
+
+def test_the_localization_recipe_compares_and_pushes_methods_on_boxes_of_ones_own(hub, alice, photos, tmp_path):
     boxed = photos.map(lambda row: {"bbox": [float(v) for v in mask_to_box(np.array(row["mask"]) > 127)]})
     for name, rows in boxed.train_test_split(test_size=8, seed=0).items():
         rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
@@ -143,6 +155,8 @@ def test_the_localization_recipe_compares_methods_on_boxes_of_ones_own(photos, t
         "recipes/train_wsol.py", "--compare", "--dataset_name", tmp_path / "data", "--mask_column", "mask",
         "--image_size", 32, "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
         "--attributions", "grad_cam", "input_gradient", "--disable_tqdm", True,
+        "--push_to_hub", True, "--hub_model_id", "alice/pets", "--hub_token", alice,
+        **hub_environment(hub, tmp_path / "home"),
     )  # fmt: skip
     assert "| cutmix + guidance | " in done.stdout
     records = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -155,9 +169,12 @@ def test_the_localization_recipe_compares_methods_on_boxes_of_ones_own(photos, t
     assert (folder / "localization.png").stat().st_size > 10_000
     assert "MaxBoxAccV2" in ModelCard.load(folder / "README.md").text
     AutoModelForImageClassification.from_pretrained(folder)
+    for method in ("plain", "cutmix", "cutmix-guidance"):
+        files = pushed(hub, f"pets-{method}", tmp_path / "out" / method, alice)
+        assert files["localization.png"] == (tmp_path / "out" / method / "localization.png").read_bytes()
 
 
-def test_the_clip_recipe_compares_methods_on_clips_of_ones_own(tmp_path):
+def test_the_clip_recipe_compares_and_pushes_methods_on_clips_of_ones_own(hub, alice, tmp_path):
     clips = digits_in_motion(size=32, num_frames=4)
     for name, rows in (("train", clips["validation"].select(range(20))), ("test", clips["test"].select(range(8)))):
         rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
@@ -165,7 +182,8 @@ def test_the_clip_recipe_compares_methods_on_clips_of_ones_own(tmp_path):
     done = launch(
         "recipes/train_stal.py", "--compare", "--dataset_name", tmp_path / "data", "--image_size", 32,
         "--num_frames", 4, "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
-        "--disable_tqdm", True,
+        "--disable_tqdm", True, "--push_to_hub", True, "--hub_model_id", "alice/clips", "--hub_token", alice,
+        **hub_environment(hub, tmp_path / "home"),
     )  # fmt: skip
     assert "| actor + guidance | " in done.stdout
     records = json.loads((tmp_path / "out" / "results.json").read_text())
@@ -174,3 +192,4 @@ def test_the_clip_recipe_compares_methods_on_clips_of_ones_own(tmp_path):
     assert (folder / "clips.gif").read_bytes().startswith(b"GIF89a")
     assert "clips.gif" in ModelCard.load(folder / "README.md").text
     AutoModelForVideoClassification.from_pretrained(folder)
+    assert pushed(hub, "clips-actor-guidance", folder, alice)["clips.gif"].startswith(b"GIF89a")
