@@ -32,6 +32,8 @@ METRIC_NAMES = {
     "top1_localization": "Top-1 localization",
     "pixel_average_precision": "PxAP",
     "frame_mAP@0.5": "Frame-mAP at IoU 0.5",
+    "temporal_iou": "IoU in time, on joined clips",
+    "temporal_iou_untrimmed": "IoU in time of the whole joined clip",
     "video_mAP@0.2": "Video-mAP at IoU 0.2",
     "video_mAP@0.5": "Video-mAP at IoU 0.5",
     "video_mAP@0.75": "Video-mAP at IoU 0.75",

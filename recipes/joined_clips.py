@@ -42,6 +42,9 @@ class JoinedArguments:
     )
     train_split: str = field(default="train", metadata={"help": "Split that the validation clips are a part of."})
     test_split: str = field(default="test", metadata={"help": "Split to report on, or a part: test[:50]."})
+    video_column: str = field(default="video", metadata={"help": "The clips."})
+    label_column: str = field(default="label", metadata={"help": "ClassLabel of the clips."})
+    box_column: str = field(default="bboxes", metadata={"help": "Boxes [x, y, width, height] on every frame."})
     validation_share: float = field(default=0.2, metadata={"help": "Of the training clips, as in `train_stal.py`."})
     window: int | None = field(
         default=None, metadata={"help": "Frames of a window; default: the clips' median length."}
@@ -78,27 +81,28 @@ def load_data(task: JoinedArguments) -> DatasetDict:
     if task.dataset_name is None:
         return digits_in_motion()
     whole = open_dataset(task.dataset_name, task.train_split)
-    parts = whole.train_test_split(task.validation_share, seed=0, stratify_by_column="label")
+    parts = whole.train_test_split(task.validation_share, seed=0, stratify_by_column=task.label_column)
     return DatasetDict(validation=parts["test"], test=open_dataset(task.dataset_name, task.test_split))
 
 
 def measure_joined(model: nn.Module, spec: InputSpec, data: DatasetDict, task: JoinedArguments) -> dict[str, Any]:
     """The figures of `test`, with what `validation` chose."""
-    window = task.window or int(np.median(probe_clips(data["validation"])["num_frames"]))
+    window = task.window or int(np.median(probe_clips(data["validation"], task.video_column)["num_frames"]))
     stride = task.stride or max(window // 8, 1)
+    columns = {name: getattr(task, name) for name in ("video_column", "label_column", "box_column")}
     settings = [(threshold, cost) for threshold in THRESHOLDS for cost in SWITCH_COSTS]
 
     def measure(rows: Dataset, settings: list[tuple[float, float]]) -> dict[tuple[float, float], dict[str, float]]:
         scans = scan_clips(
             model,
             spec,
-            join_clips(rows, join_plan(rows["label"], task.seed)),
+            join_clips(rows, join_plan(rows[task.label_column], task.seed), **columns),
             with_smoothing(task.attribution, task.smoothing),
             window=window,
             stride=stride,
             sampler=FrameSampler(model.config.num_frames),
         )
-        return evaluate_scans(scans, rows.features["label"].num_classes, settings)
+        return evaluate_scans(scans, rows.features[task.label_column].num_classes, settings)
 
     selection = measure(data["validation"], settings)
     chosen = max(

@@ -21,6 +21,7 @@ import numpy as np
 import torch
 from comparison import arguments_of, methods_of, step_budget, table
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, concatenate_datasets
+from joined_clips import JoinedArguments, measure_joined
 from PIL import Image as PILImage
 from PIL import ImageDraw
 from sklearn.model_selection import StratifiedGroupKFold
@@ -57,6 +58,7 @@ REPORTED = {
     "frame_mAP@0.5": ("frame-mAP@0.5", 1),
     "video_mAP@0.2": ("video-mAP@0.2", 1),
     "video_mAP@0.5": ("video-mAP@0.5", 1),
+    "temporal_iou": ("temporal IoU, joined clips", 100),
     "target_gradient_share": ("target gradient share", 100),
 }
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
@@ -86,6 +88,7 @@ class ClipArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Hub id or local checkpoint; default: a small VideoMAE from scratch."}
     )
+    joined: bool = field(default=True, metadata={"help": "Also measure when: on clips joined in time."})
     compare: bool = field(default=False, metadata={"help": "Train plainly, with synthesis, and with guidance."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table gives mean and spread."})
 
@@ -270,6 +273,12 @@ def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: 
     )
     measured = trainer.evaluate(known, metric_key_prefix="test")
     results["target_gradient_share"] = measured["test_target_gradient_share"]
+    joined = None
+    if task.joined:
+        columns["video_column"] = args.video_column
+        asked = JoinedArguments(checkpoints=[], attribution=chosen, smoothing=task.smoothing, **columns)
+        joined = measure_joined(trainer.model, spec, data, asked)
+        results |= {key: joined.pop(key) for key in ("temporal_iou", "temporal_iou_untrimmed")}
     record = run_record(
         trainer,
         results,
@@ -281,7 +290,7 @@ def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: 
         arguments=asdict(task),
         train_seconds=seconds,
     )
-    record["localization"] = {"map": chosen, "threshold": threshold, "selection": selection}
+    record["localization"] = {"map": chosen, "threshold": threshold, "selection": selection, "joined": joined}
     return record
 
 
