@@ -49,11 +49,11 @@ class SpaceArguments:
         default_factory=lambda: list(CONDITIONS), metadata={"help": "ClassLabel columns that pictures are drawn under."}
     )
     size: int = field(default=SIZE, metadata={"help": "Side of the pictures, in pixels."})
-    patch: int = field(default=4, metadata={"help": "Side of the squares of pixels that are folded into channels."})
+    patch: int = field(default=2, metadata={"help": "Side of the squares of pixels that are folded into channels."})
     mask_column: str | None = field(
         default=None, metadata={"help": "Mask of the object, drawn with the picture; embedded data: their provenance."}
     )
-    widths: list[int] = field(default_factory=lambda: [48, 96], metadata={"help": "Channels of the UNet's levels."})
+    widths: list[int] = field(default_factory=lambda: [32, 64, 64], metadata={"help": "Channels of the UNet's levels."})
     bias: float = field(default=0.99, metadata={"help": "Embedded data: share of the majority in the training rows."})
 
 
@@ -70,7 +70,7 @@ class RecipeConfig(GeneratorConfig):
 
     output_dir: str | None = field(default="out/pixel_generator", metadata={"help": "Where everything is written."})
     label_column: str = field(default="label", metadata={"help": "ClassLabel of the rows."})
-    max_steps: int = field(default=3000, metadata={"help": "Steps of training."})
+    max_steps: int = field(default=2500, metadata={"help": "Steps of training."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures a step and device."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak step size of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the step size."})

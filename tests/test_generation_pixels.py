@@ -50,7 +50,7 @@ def space(rows):
 def sampler(space, seed=0, **options):
     torch.manual_seed(seed)
     scheduler = diffusers.DDIMScheduler(clip_sample=True, timestep_spacing="trailing")
-    unet = space.unet(widths=(8, 16)).eval()
+    unet = space.unet(widths=(16, 16)).eval()
     return PixelSampler(unet=unet, space=space, scheduler=scheduler, num_inference_steps=4, **options)
 
 
@@ -104,6 +104,8 @@ def test_what_a_space_refuses(rows):
         PixelSpace.of(rows, ["label"], size=8, patch=3)
     with pytest.raises(ValueError, match="condition 'image' is not a ClassLabel"):
         PixelSpace.of(rows, ["image"], size=8)
+    with pytest.raises(ValueError, match="a first width of 8 cannot carry the noise of 16 channels"):
+        PixelSpace.of(rows, ["label"], size=8, patch=2, mask_column="mask").unet(widths=(8, 16))
 
 
 def test_a_picture_depends_on_its_request_alone(rows, space):
@@ -204,7 +206,7 @@ def test_the_mask_channel_is_stored_as_provenance(rows, space, tmp_path):
 def test_the_recipe_draws_masked_pictures_of_every_pair_and_ffr_takes_them(tmp_path, monkeypatch, capsys):
     monkeypatch.syspath_prepend(str(RECIPES))
     quiet = ["--disable_tqdm", "True", "--use_cpu"]
-    arguments = ["--bias", "0.95", "--max_steps", "4", "--widths", "8", "16", "--num_inference_steps", "2"]
+    arguments = ["--bias", "0.95", "--max_steps", "4", "--widths", "16", "16", "--num_inference_steps", "2"]
     monkeypatch.setattr(sys, "argv", ["recipe", *arguments, "--output_dir", str(tmp_path / "generator"), *quiet])
     importlib.import_module("train_pixel_generator").main()
     pictures = tmp_path / "generator" / "pictures"

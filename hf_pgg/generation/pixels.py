@@ -84,8 +84,17 @@ class PixelSpace:
         Args:
             widths (`Sequence[int]`): Channels at each resolution, multiples of 8; each halves the one before.
             layers (`int`): Residual blocks at each.
+
+        Raises:
+            ValueError: If the first width is below the folded channels: noise has as many dimensions as pixels, and
+                what must predict it could not pass it on.
         """
         folded = self.channels * self.patch**2
+        if widths[0] < folded:
+            raise ValueError(
+                f"a first width of {widths[0]} cannot carry the noise of {folded} channels ({self.channels} of a"
+                f" picture, patch {self.patch}): take wider layers or a smaller patch"
+            )
         return diffusers_library().UNet2DConditionModel(
             sample_size=self.size // self.patch,
             in_channels=folded,
