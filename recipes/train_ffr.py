@@ -59,6 +59,7 @@ from hf_pgg.trainer import GroupedEvalPrediction
 
 METHODS = {"erm": PGGTrainer, "resample": ResamplingTrainer, "groupdro": GroupDROTrainer, "dfr": PGGTrainer}
 DATA = ("real", "usb", "asb", "ffr")
+MODEL = "model"  # folder of a stage's weights
 
 
 @dataclass
@@ -151,7 +152,9 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 def run_cell(cell: Cell, data_args: DataArguments, model_args: ModelArguments, config: RecipeConfig) -> dict[str, Any]:
     """Trains and evaluates one cell; returns its figures on the test rows, and what they came from."""
     started = time.time()
-    folder = Path(config.output_dir) / "runs" / digest(settings_of(data_args, model_args, config, cell))
+    # DFR refits the head of what ERM trained
+    trained = replace(cell, method="erm") if cell.method == "dfr" else cell
+    folder = Path(config.output_dir) / "runs" / digest(settings_of(data_args, model_args, config, trained))
     label, bias = config.label_column, data_args.bias_column
     with config.main_process_first(desc="data"):
         splits = load_data(data_args, config, cell.bias, cell.seed)
@@ -186,13 +189,12 @@ def run_cell(cell: Cell, data_args: DataArguments, model_args: ModelArguments, c
         raise SystemExit(f"--guided: no row of --data {cell.data} has provenance, there is nothing to guide")
 
     train = add_groups(train, columns)
-    trainer = train_stage(METHODS[cell.method], train, evaluated, folder, steps, start, model_args, config)
-    record |= {"guided_rows": guided, **run_figures(trainer)}
-    if cell.method == "groupdro":
-        record["group_weights"] = dict(zip(train.features[GROUP].names, trainer.dro.q.tolist(), strict=True))
+    trainer, figures = train_stage(METHODS[cell.method], train, evaluated, folder, steps, start, model_args, config)
+    record |= figures
     if cell.method == "dfr":
         layer = refit_head(trainer.model, evaluated["validation"], trainer.data_collator, seed=cell.seed)
         record["dfr_C"] = layer.C
+        trainer.save_model(str(folder / "dfr"))
     for name in evaluated:
         figures = trainer.evaluate(evaluated[name], metric_key_prefix=name)
         record[name] = {
@@ -200,9 +202,6 @@ def run_cell(cell: Cell, data_args: DataArguments, model_args: ModelArguments, c
             for key, value in figures.items()
             if key.startswith(f"{name}_") and not key.endswith(("_runtime", "_per_second"))
         }
-    trainer.save_model(str(folder / "model"))
-    if trainer.is_world_process_zero():
-        shutil.rmtree(folder / "checkpoints")
     return {**record, "seconds": round(time.time() - started, 1)}
 
 
@@ -215,20 +214,13 @@ def stage_one(
     model_args: ModelArguments,
     config: RecipeConfig,
 ) -> tuple[Path, dict[str, Any]]:
-    """The folder of the model trained on the synthetic rows alone, and its record; trained once for all methods."""
+    """The model trained on the synthetic rows alone, once for all methods, and its figures."""
     shared = settings_of(data_args, model_args, config, replace(cell, method="erm"))
     shared.pop("stage_two_learning_rate")
     folder = Path(config.output_dir) / "stage_one" / digest(shared)
-    if not (folder / "stage_one.json").exists():
-        rows = add_groups(synthetic, [config.label_column, data_args.bias_column])
-        trainer = train_stage(PGGTrainer, rows, evaluated, folder, steps, None, model_args, config)
-        trainer.save_model(str(folder / "model"))
-        record = {"guided_rows": guided_rows(synthetic), **run_figures(trainer)}
-        if trainer.is_world_process_zero():
-            (folder / "stage_one.json").write_text(json.dumps(record))  # last: the stage is complete
-            shutil.rmtree(folder / "checkpoints")
-        trainer.accelerator.wait_for_everyone()
-    return folder / "model", json.loads((folder / "stage_one.json").read_text())
+    rows = add_groups(synthetic, [config.label_column, data_args.bias_column])
+    _, figures = train_stage(PGGTrainer, rows, evaluated, folder, steps, None, model_args, config)
+    return folder / MODEL, figures
 
 
 def train_stage(
@@ -240,9 +232,15 @@ def train_stage(
     start: Path | None,
     model_args: ModelArguments,
     config: RecipeConfig,
-) -> PGGTrainer:
-    """Trains from `start` (a stage's folder) or from the recipe's model; ends with the best checkpoint's weights."""
+) -> tuple[PGGTrainer, dict[str, Any]]:
+    """Trains from `start` (a stage's model) or from the recipe's model; ends with the best checkpoint's weights.
+
+    A stage that is in `folder` already is loaded. Returns its trainer and its figures.
+    """
     set_seed(config.seed)
+    finished = folder / "stage.json"
+    if finished.exists():
+        start = folder / MODEL
     if start is None:
         model, processor = load_model(model_args, config, train.features[config.label_column])
     else:
@@ -270,13 +268,19 @@ def train_stage(
         processing_class=processor,
         compute_metrics=group_figures,
     )
-    rows = f"{len(train)} rows, {guided_rows(train)} with provenance"
-    print(f"--- {trainer_class.__name__}, {rows}, {steps} steps, seed {config.seed}: {folder}", flush=True)
-    folder.mkdir(parents=True, exist_ok=True)
-    trainer.train(
-        resume_from_checkpoint=get_last_checkpoint(args.output_dir) if Path(args.output_dir).exists() else None
-    )
-    return trainer
+    if not finished.exists():
+        rows = f"{len(train)} rows, {guided_rows(train)} with provenance"
+        print(f"--- {trainer_class.__name__}, {rows}, {steps} steps, seed {config.seed}: {folder}", flush=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        trainer.train(
+            resume_from_checkpoint=get_last_checkpoint(args.output_dir) if Path(args.output_dir).exists() else None
+        )
+        trainer.save_model(str(folder / MODEL))
+        if trainer.is_world_process_zero():
+            finished.write_text(json.dumps({"guided_rows": guided_rows(train), **run_figures(trainer)}))  # last
+            shutil.rmtree(args.output_dir)
+        trainer.accelerator.wait_for_everyone()
+    return trainer, json.loads(finished.read_text())
 
 
 def group_figures(prediction: GroupedEvalPrediction) -> dict[str, float]:
@@ -288,7 +292,12 @@ def group_figures(prediction: GroupedEvalPrediction) -> dict[str, float]:
 
 def run_figures(trainer: PGGTrainer) -> dict[str, Any]:
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    weights = {}
+    if isinstance(trainer, GroupDROTrainer):
+        names = trainer.train_dataset.features[GROUP].names
+        weights["group_weights"] = dict(zip(names, trainer.dro.q.tolist(), strict=True))
     return {
+        **weights,
         "steps": trainer.state.global_step,
         "best_step": trainer.state.best_global_step,
         "validation_worst_group_accuracy": trainer.state.best_metric,
