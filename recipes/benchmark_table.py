@@ -13,6 +13,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import generation_table
 import numpy as np
 import stal_table
 import train_skeletons
@@ -195,6 +196,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "search": lambda: search_table(load(SEARCH, Run)),
     **wsol_table.TABLES,
     **stal_table.TABLES,
+    **generation_table.TABLES,
 }
 
 

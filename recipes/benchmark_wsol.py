@@ -37,7 +37,12 @@ KEPT = Path("out/benchmark_wsol")
 
 def kept(run: Run) -> Path:
     """Where a checkpoint is kept: of the plain runs, for PuzzleMix, and of seed 0, for the figure."""
-    return KEPT / f"{run.backbone}-{run.synthesis}{'-guided' if run.alpha > 0 else ''}-seed{run.seed}"
+    kind = ("-automatic" if run.automatic else "") + ("-guided" if run.alpha > 0 else "")
+    return KEPT / f"{run.backbone}-{run.synthesis}{kind}-seed{run.seed}"
+
+
+# seed 0 of these stays: `wsol_figure.py` shows them
+FIGURED = (*wsol_plans.headline(), *wsol_plans.objects())
 
 
 def with_automatic_masks(rows: Dataset, root: str, side: int) -> Dataset:
@@ -72,7 +77,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
     pretrained = f"{root}/efficientnet-lite0-imagenet1k" if run.backbone == "cnn" else None
     models = ModelArguments(pretrained, architecture=run.backbone)
     with tempfile.TemporaryDirectory() as folder:
-        config = train_wsol.RecipeConfig(
+        config = train_wsol.LocalizationConfig(
             output_dir=folder,
             per_device_train_batch_size=32,
             max_steps=run.steps,
@@ -98,7 +103,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
             rows = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=run.seed).map(rows)
         trainer, seconds = train_wsol.train(rows, config, models, task)
         record = train_wsol.evaluate(trainer, data, task, run.synthesis, models.model_name_or_path, seconds)
-        if run == Run(backbone=run.backbone, seed=run.seed) or (run.seed == 0 and run in wsol_plans.headline()):
+        if run == Run(backbone=run.backbone, seed=run.seed) or (run.seed == 0 and run in FIGURED):
             trainer.save_model()
             shutil.rmtree(kept(run), ignore_errors=True)
             shutil.copytree(folder, kept(run))

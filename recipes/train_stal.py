@@ -104,6 +104,7 @@ class ClipConfig(RecipeConfig):
     num_train_epochs: float = field(default=7, metadata={"help": "Passes over the synthesized training clips."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips a step and device."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak step size of AdamW."})
+    alpha: float = field(default=1.0, metadata={"help": "Weight of the guidance loss."})
 
 
 def main() -> None:

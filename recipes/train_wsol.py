@@ -99,8 +99,16 @@ class CompareArguments:
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table gives mean and spread."})
 
 
+@dataclass
+class LocalizationConfig(RecipeConfig):
+    """The recipe's defaults."""
+
+    output_dir: str | None = field(default="out/train_wsol", metadata={"help": "Where everything is written."})
+    alpha: float = field(default=1.0, metadata={"help": "Weight of the guidance loss."})
+
+
 def main() -> None:
-    parser = HfArgumentParser((LocalizationArguments, ModelArguments, CompareArguments, RecipeConfig))
+    parser = HfArgumentParser((LocalizationArguments, ModelArguments, CompareArguments, LocalizationConfig))
     if len(sys.argv) == 2 and sys.argv[1].endswith((".yaml", ".yml", ".json")):
         read = parser.parse_json_file if sys.argv[1].endswith(".json") else parser.parse_yaml_file
         task, model_args, compare, config = read(sys.argv[1])
@@ -147,7 +155,7 @@ def main() -> None:
 # ---------------------------------------------------------------------------------------------- data
 
 
-def load_data(task: LocalizationArguments, config: RecipeConfig) -> DatasetDict:
+def load_data(task: LocalizationArguments, config: LocalizationConfig) -> DatasetDict:
     """Splits `train` (pictures and labels, at the model's input size), `selection` and `test` (with boxes)."""
     if task.dataset_name is None:
         digits = digits_on_photographs(bias=0.1, seed=config.seed)
@@ -175,7 +183,7 @@ def _digit_annotations(row: dict[str, Any]) -> dict[str, Any]:
 
 
 def mix(
-    train: Dataset, task: LocalizationArguments, args: RecipeConfig, saliency_model: str | None
+    train: Dataset, task: LocalizationArguments, args: LocalizationConfig, saliency_model: str | None
 ) -> tuple[Dataset, dict[str, Any] | None]:
     """The training rows (unless `keep_originals` is off), followed by mixed ones with provenance; and the settings."""
     if task.synthesis == "none":
@@ -206,7 +214,7 @@ def mix(
 
 
 def train(
-    rows: Dataset, args: RecipeConfig, model_args: ModelArguments, task: LocalizationArguments
+    rows: Dataset, args: LocalizationConfig, model_args: ModelArguments, task: LocalizationArguments
 ) -> tuple[PGGTrainer, float]:
     """Trains one classifier on labels alone; also the seconds it took."""
     set_seed(args.seed)
@@ -289,7 +297,7 @@ def evaluate(
 
 
 def squashed_with_masks(
-    rows: Dataset, size: tuple[int, int], args: RecipeConfig, task: LocalizationArguments
+    rows: Dataset, size: tuple[int, int], args: LocalizationConfig, task: LocalizationArguments
 ) -> Dataset:
     """The annotated rows at the model's size, their masks as provenance: for the target gradient share."""
 

@@ -2,7 +2,7 @@
 
     python recipes/wsol_figure.py --data DATA
 
-after `benchmark_wsol.py --plan headline` has left its checkpoints of seed 0.
+after `benchmark_wsol.py --plan headline` and `--plan objects` have left their checkpoints of seed 0.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import train_wsol
 import wsol_table
 from table_format import RESULTS, load
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
-from wsol_plans import SIZES, Run, headline
+from wsol_plans import SIZES, Run
 
 from hf_pgg.collator import InputSpec
 
@@ -32,7 +32,7 @@ def main() -> None:
     test = train_wsol.open_dataset(task.dataset_name, "test")
     records = {tuple(record["run"].items()): record for record in load(wsol_table.WSOL, Run)}
     shown = {}
-    for run in sorted(headline(), key=wsol_table.place):
+    for run in sorted(benchmark_wsol.FIGURED, key=wsol_table.place):
         folder, record = benchmark_wsol.kept(run), records.get(tuple(vars(run).items()))
         if run.seed == 0 and folder.exists() and record is not None:
             model = AutoModelForImageClassification.from_pretrained(folder)

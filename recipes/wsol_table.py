@@ -97,7 +97,7 @@ def search_table(records: list[Record]) -> str:
 
 def place(run: Run) -> tuple[Any, ...]:
     """Plain first, and each mix before its guided twins."""
-    return (("none", *MIXES).index(run.synthesis), run.automatic, run.masks, run.alpha)
+    return (("none", *MIXES).index(run.synthesis), run.automatic, run.form, run.masks != "true", run.masks, run.alpha)
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -105,7 +105,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "wsol-maps": lambda: maps_table(load(WSOL, Run), sorted({*headline(), *objects()}, key=place)),
     "wsol-ablations": lambda: table_of(
         [r for r in [*load(WSOL, Run), *load(SEARCH, Run)] if r["run"]["seed"] == 0],
-        [Run(), Run(synthesis="cutmix"), *ablations()],
+        sorted({Run(), Run(synthesis="cutmix"), Run(automatic=True, alpha=1.0), *ablations()}, key=place),
         twins=False,
     ),
     "wsol-convnext": lambda: table_of(load(WSOL, Run), scratch(), twins=False, backbone="convnext"),
