@@ -1,4 +1,4 @@
-"""Trains a small model in float64 on rows in a fixed order and saves its weights; started by `test_distributed.py`.
+"""Trains small models in float64 on rows in a fixed order and saves their weights; started by `test_distributed.py`.
 
 python -m torch.distributed.run --nproc_per_node 2 -m tests.distributed_worker OPTIONS.json
 """
@@ -36,8 +36,8 @@ class InOrder(PGGTrainer):
         return SequentialSampler(self.train_dataset)
 
 
-def main() -> None:
-    options = json.loads(Path(sys.argv[1]).read_text())
+def train(options: dict) -> None:
+    """One run."""
     model = tiny_model(options.pop("family")).double()
     for module in model.modules():
         if isinstance(module, nn.Dropout):
@@ -72,6 +72,11 @@ def main() -> None:
         flat = torch.cat([state[name].detach().flatten() for name in sorted(state)])
         losses = [entry["loss"] for entry in trainer.state.log_history if "loss" in entry]
         torch.save({"weights": flat, "losses": losses, "processes": args.world_size, "best": best}, weights)
+
+
+def main() -> None:
+    for options in json.loads(Path(sys.argv[1]).read_text()):
+        train(options)
     if dist.is_initialized():  # leaving with gloo's threads alive aborts now and then
         dist.barrier()
         dist.destroy_process_group()

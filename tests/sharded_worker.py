@@ -52,8 +52,14 @@ def train(model: nn.Module, settings: GuidanceSettings, *, sharded: bool) -> Non
 def main() -> None:
     options = json.loads(Path(sys.argv[1]).read_text())
     folder = Path(options.pop("folder"))
-    settings = GuidanceSettings(**options)
     dist.init_process_group("gloo")
+    for fraction in options["fractions"]:
+        compare(GuidanceSettings(fraction=fraction), folder, f"-{fraction}.pt")
+    dist.destroy_process_group()
+
+
+def compare(settings: GuidanceSettings, folder: Path, ending: str) -> None:
+    """Trains with whole and with sharded parameters; process 0 saves what either ended with."""
 
     def model() -> nn.Module:
         return tiny_model("vit").double().eval()  # no dropout: the processes' random numbers differ
@@ -69,9 +75,8 @@ def main() -> None:
     train(shards, settings, sharded=True)
     result = flat(shards)
     if dist.get_rank() == 0:
-        torch.save({"weights": flat(whole), "moved": (flat(whole) - start).norm().item()}, folder / "whole.pt")
-        torch.save({"weights": result, "shards": count}, folder / "sharded.pt")
-    dist.destroy_process_group()
+        torch.save({"weights": flat(whole), "moved": (flat(whole) - start).norm().item()}, folder / f"whole{ending}")
+        torch.save({"weights": result, "shards": count}, folder / f"sharded{ending}")
 
 
 if __name__ == "__main__":

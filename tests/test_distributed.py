@@ -17,20 +17,18 @@ from .conftest import tiny_model
 ROOT = Path(__file__).resolve().parents[1]
 
 
-def run(folder, processes, rows, **options):
-    """Weights and losses of a run of the worker."""
-    folder.mkdir()
-    rows.save_to_disk(str(folder / "rows"))
-    options |= {
-        "rows": str(folder / "rows"),
-        "weights": str(folder / "weights.pt"),
-        "output_dir": str(folder / "out"),
-    }
+def run(folder, processes, runs):
+    """Weights and losses of some runs of the worker, by name; it is started once."""
+    options = []
+    for name, (rows, settings) in runs.items():
+        rows.save_to_disk(str(folder / name / "rows"))
+        places = {"rows": "rows", "weights": "weights.pt", "output_dir": "out"}
+        options.append({**settings, **{key: str(folder / name / place) for key, place in places.items()}})
     (folder / "options.json").write_text(json.dumps(options))
     launch("tests.distributed_worker", folder / "options.json", processes)
-    result = torch.load(folder / "weights.pt")
-    assert result["processes"] == processes
-    return result
+    results = {name: torch.load(folder / name / "weights.pt") for name in runs}
+    assert {result["processes"] for result in results.values()} == {processes}
+    return results
 
 
 def launch(module, options, processes):
@@ -65,12 +63,35 @@ def same_rows_for_one(rows, processes=2, batch=4):
     return concatenate_datasets([rows, rows.select(range(missing))])
 
 
-@pytest.mark.parametrize("mode", ["exact", "finite_difference"])
-@pytest.mark.parametrize("accumulation", [1, 2])
-def test_two_processes_equal_one(mode, accumulation, uneven, tmp_path):
-    common = {"family": "convnext", "guidance_mode": mode, "gradient_accumulation_steps": accumulation}
-    one = run(tmp_path / "one", 1, same_rows_for_one(uneven), per_device_train_batch_size=8, **common)
-    two = run(tmp_path / "two", 2, uneven, per_device_train_batch_size=4, **common)
+CASES = {f"{mode}-{steps}": (mode, steps) for mode in ("exact", "finite_difference") for steps in (1, 2)}
+
+
+def settings(mode, accumulation, batch):
+    return {
+        "family": "convnext",
+        "guidance_mode": mode,
+        "gradient_accumulation_steps": accumulation,
+        "per_device_train_batch_size": batch,
+    }
+
+
+@pytest.fixture(scope="module")
+def one_process(uneven, tmp_path_factory):
+    rows = same_rows_for_one(uneven)
+    runs = {name: (rows, settings(*case, batch=8)) for name, case in CASES.items()}
+    return run(tmp_path_factory.mktemp("one"), 1, runs)
+
+
+@pytest.fixture(scope="module")
+def two_processes(uneven, tmp_path_factory):
+    runs = {name: (uneven, settings(*case, batch=4)) for name, case in CASES.items()}
+    runs["best"] = (uneven.select(range(16)), {"family": "convnext", "keep_best": True})
+    return run(tmp_path_factory.mktemp("two"), 2, runs)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_two_processes_equal_one(case, one_process, two_processes):
+    one, two = one_process[case], two_processes[case]
     start = torch.cat([v.flatten() for _, v in sorted(tiny_model("convnext").double().state_dict().items())])
     moved = (one["weights"] - start).norm()
     assert moved > 1e-4
@@ -78,18 +99,23 @@ def test_two_processes_equal_one(mode, accumulation, uneven, tmp_path):
     assert two["losses"] == pytest.approx(one["losses"], rel=1e-5)
 
 
-def test_every_process_knows_where_the_best_checkpoint_lies(uneven, tmp_path):
-    result = run(tmp_path / "two", 2, uneven.select(range(16)), family="convnext", keep_best=True)
-    first, second = result["best"]
+def test_every_process_knows_where_the_best_checkpoint_lies(two_processes):
+    first, second = two_processes["best"]["best"]
     assert first == second and (Path(first) / "model.safetensors").is_file()
 
 
-@pytest.mark.parametrize("sampling", [{}, {"fraction": 0.5}], ids=["all rows", "half"])
-def test_sharded_parameters_equal_whole_ones_in_first_order_mode(sampling, tmp_path):
+@pytest.fixture(scope="module")
+def sharded(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("sharded")
+    (folder / "options.json").write_text(json.dumps({"folder": str(folder), "fractions": [1.0, 0.5]}))
+    launch("tests.sharded_worker", folder / "options.json", processes=2)
+    return folder
+
+
+@pytest.mark.parametrize("fraction", [1.0, 0.5])
+def test_sharded_parameters_equal_whole_ones_in_first_order_mode(fraction, sharded):
     """FSDP2 with torch's own `fully_shard` (Accelerate shards on accelerators only). One process has no guided row:
     both must make the same passes all the same."""
-    (tmp_path / "options.json").write_text(json.dumps({"folder": str(tmp_path), **sampling}))
-    launch("tests.sharded_worker", tmp_path / "options.json", processes=2)
-    whole, sharded = torch.load(tmp_path / "whole.pt"), torch.load(tmp_path / "sharded.pt")
-    assert whole["moved"] > 1e-4 and sharded["shards"] == 2
-    assert (whole["weights"] - sharded["weights"]).norm() < 1e-6 * whole["moved"]
+    whole, parts = (torch.load(sharded / f"{kind}-{fraction}.pt") for kind in ("whole", "sharded"))
+    assert whole["moved"] > 1e-4 and parts["shards"] == 2
+    assert (whole["weights"] - parts["weights"]).norm() < 1e-6 * whole["moved"]

@@ -151,10 +151,10 @@ def test_the_localization_recipe_compares_and_pushes_methods_on_boxes_of_ones_ow
     boxed = photos.map(lambda row: {"bbox": [float(v) for v in mask_to_box(np.array(row["mask"]) > 127)]})
     for name, rows in boxed.train_test_split(test_size=8, seed=0).items():
         rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
-    done = launch(
+    done = run(
         "recipes/train_wsol.py", "--compare", "--dataset_name", tmp_path / "data", "--mask_column", "mask",
         "--image_size", 32, "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
-        "--attributions", "grad_cam", "input_gradient", "--disable_tqdm", True,
+        "--attributions", "grad_cam", "input_gradient", "--disable_tqdm", True, "--use_cpu", True,
         "--push_to_hub", True, "--hub_model_id", "alice/pets", "--hub_token", alice,
         **hub_environment(hub, tmp_path / "home"),
     )  # fmt: skip
@@ -179,10 +179,11 @@ def test_the_clip_recipe_compares_and_pushes_methods_on_clips_of_ones_own(hub, a
     for name, rows in (("train", clips["validation"].select(range(20))), ("test", clips["test"].select(range(8)))):
         rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
     assert len(load_dataset(str(tmp_path / "data"), split="train")) == 20
-    done = launch(
+    done = run(
         "recipes/train_stal.py", "--compare", "--dataset_name", tmp_path / "data", "--image_size", 32,
         "--num_frames", 4, "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
-        "--disable_tqdm", True, "--push_to_hub", True, "--hub_model_id", "alice/clips", "--hub_token", alice,
+        "--disable_tqdm", True, "--use_cpu", True, "--push_to_hub", True, "--hub_model_id", "alice/clips",
+        "--hub_token", alice,
         **hub_environment(hub, tmp_path / "home"),
     )  # fmt: skip
     assert "| actor + guidance | " in done.stdout
