@@ -14,17 +14,15 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from huggingface_hub.utils import HFValidationError, validate_repo_id
 from PIL import Image as PILImage
 from PIL import ImageOps
-from safetensors import SafetensorError
 from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2lab
 from skimage.segmentation import random_walker
-from transformers import AutoImageProcessor, AutoModelForImageClassification, PreTrainedModel
 
+from hf_pgg import classifiers
 from hf_pgg.attribution import input_gradient
-from hf_pgg.collator import InputSpec
+from hf_pgg.classifiers import CheckpointError, Classifier
 from hf_pgg.demo_data import PHOTOGRAPHS, digits, photographs
 from hf_pgg.localization import score_maps
 from hf_pgg.pictures import open_picture, to_rgb
@@ -204,16 +202,6 @@ def _object_of(mask: np.ndarray, what: str) -> np.ndarray:
 
 
 @dataclass(frozen=True)
-class Classifier:
-    """A checkpoint ready to answer: its model, its input, and its classes' names by number."""
-
-    name: str
-    model: PreTrainedModel
-    spec: InputSpec
-    labels: dict[int, str]
-
-
-@dataclass(frozen=True)
 class Answer:
     """What a classifier says of one picture.
 
@@ -233,34 +221,17 @@ class Answer:
 
 @lru_cache(maxsize=4)
 def load_classifier(name: str) -> Classifier:
-    """Loads a checkpoint of an image classifier from a local folder or the Hub: safetensors only, no code of its own.
+    """[`hf_pgg.classifiers.load_classifier`], on the accelerator if there is one.
 
     Raises:
-        Refused: If there is none of this name, it holds no safetensors, or it has no trained classification head.
+        Refused: If there is no such checkpoint, or it cannot be loaded safely.
     """
     try:
-        if not Path(name).is_dir():
-            validate_repo_id(name)
-    except HFValidationError:
-        raise Refused(f"'{name}' is neither a folder of this machine nor a Hub id such as owner/name.") from None
-    try:
-        model, report = AutoModelForImageClassification.from_pretrained(
-            name, use_safetensors=True, trust_remote_code=False, dtype=torch.float32, output_loading_info=True
-        )
-        processor = AutoImageProcessor.from_pretrained(name, trust_remote_code=False)
-        spec = InputSpec.from_processor(processor)
-    except (OSError, ValueError, RuntimeError, KeyError, SafetensorError) as error:
-        reason = str(error).strip().split("\n")[0] or type(error).__name__
-        raise Refused(
-            f"The checkpoint '{name}' cannot be loaded: it has to be an image classifier with safetensors weights and"
-            f" an image processor. ({reason[:300]})"
-        ) from error
-    if report["missing_keys"]:
-        raise Refused(
-            f"The checkpoint '{name}' is no trained classifier: it lacks {sorted(report['missing_keys'])[0]}."
-        )
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    return Classifier(name, model.to(device), spec, dict(model.config.id2label))
+        classifier = classifiers.load_classifier(name)
+    except CheckpointError as error:
+        raise Refused(f"{error}. Give a local folder or a Hub id such as owner/name.") from error
+    classifier.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return classifier
 
 
 def ask(classifier: Classifier, pictures: Sequence[np.ndarray], mask: np.ndarray) -> list[Answer]:

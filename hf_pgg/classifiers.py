@@ -12,6 +12,8 @@ from typing import Any
 
 import torch
 from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+from safetensors import SafetensorError
 from torch import nn
 from transformers import AutoConfig, AutoImageProcessor, AutoModelForImageClassification
 
@@ -51,6 +53,8 @@ def load_classifier(name: str, revision: str = "main", image_size: int | None = 
     if folder.is_dir():
         _check_folder(folder)
     try:
+        if not folder.is_dir():
+            validate_repo_id(name)  # nobody is asked for what cannot be a name
         config = AutoConfig.from_pretrained(name, **options)
         architectures = list(getattr(config, "architectures", None) or [])
         if not any(a.endswith("ForImageClassification") for a in architectures):
@@ -60,7 +64,7 @@ def load_classifier(name: str, revision: str = "main", image_size: int | None = 
             name, dtype=torch.float32, use_safetensors=True, output_loading_info=True, **options
         )
         processor = AutoImageProcessor.from_pretrained(name, **options)
-    except (OSError, HFValidationError, pickle.UnpicklingError) as error:
+    except (OSError, HFValidationError, pickle.UnpicklingError, SafetensorError, RuntimeError, KeyError) as error:
         raise CheckpointError(_sentence(name, folder, error)) from error
     except ValueError as error:
         if isinstance(error, CheckpointError):
@@ -92,4 +96,5 @@ def _sentence(name: str, folder: Path, error: Exception) -> str:
 
 
 def _first_line(error: Exception) -> str:
-    return str(error).strip().splitlines()[0].rstrip(".")
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return lines[0].rstrip(".")
