@@ -15,7 +15,7 @@ demo: $(BIN)/.installed  ## the main job: a shortcut learned and unlearned, on t
 	$(BIN)/accelerate launch --num_processes 1 recipes/train_cls.py --compare --output_dir out/demo
 
 test: $(BIN)/.installed lint  ## lint, types, and every test that is not marked slow or gpu
-	$(BIN)/python -m pytest -n auto --maxprocesses 4
+	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 notebooks: $(BIN)/.installed  ## runs every notebook from a clean kernel (minutes)
 	$(BIN)/python -m pytest -m notebook tests/test_notebooks.py

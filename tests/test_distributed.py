@@ -14,6 +14,8 @@ from hf_pgg import CutMix
 
 from .conftest import tiny_model
 
+pytestmark = pytest.mark.xdist_group("distributed")  # one worker: the tests share processes
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -24,6 +24,8 @@ from hf_pgg.model_card import model_card
 from .conftest import SIZE, tiny_model
 from .hub_server import client, environment
 
+pytestmark = pytest.mark.xdist_group("push")  # one worker: the tests share processes
+
 BROKEN = r"(?i)disconnected|reset|broken pipe"
 MODEL_FILES = {"config.json", "model.safetensors", "preprocessor_config.json", "README.md"}
 
