@@ -17,9 +17,9 @@ class Run:
     form: str = "share"
     alpha: float = 0.0
     masks: str = "true"
-    epochs: int = 24
+    epochs: int = 12
     learning_rate: float = 1e-3
-    image_size: int = 64
+    image_size: int = 32
     num_frames: int = 8
     seed: int = 0
 
