@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 
 @dataclass(frozen=True)
 class Run:
-    """One training run. `synthesis` and `masks` as in `train_stal.py`; `width` is that of the VideoMAE."""
+    """One training run. `synthesis` and `masks` as in `train_stal.py`."""
 
     synthesis: str = "none"
     form: str = "share"
