@@ -69,21 +69,28 @@ def digits(split: str, side: int = 32) -> Dataset:
         side (`int`): Pixels; the 8 x 8 originals are enlarged.
     """
     data, chosen = load_digits(), _digits_of(split)
-    rows: dict[str, list[Any]] = {"image": [], "mask": [], "label": [], "digit_id": []}
-    for index in chosen:
-        # 16 grey levels; a steep ramp around one half keeps the edge soft and the stroke solid
-        ink = resize((data.images[index] / 16).astype(np.float32), (side, side))
-        mask = np.clip((ink - 0.35) / 0.3, 0, 1)
-        # the colour says nothing of the class: it is drawn from the digit's own number, bright enough to be read
-        colour = np.random.default_rng([7, int(index)]).integers(160, 256, 3)
+    # the colour says nothing of the class: it is drawn from the digit's own number
+    rows = cut_outs(data.images[chosen] / 16, data.target[chosen], [[7, int(index)] for index in chosen], side)
+    return rows.add_column("digit_id", chosen.tolist(), feature=Value("int64"))
+
+
+def cut_outs(pictures: np.ndarray, labels: Sequence[int], keys: Sequence[Sequence[int]], side: int = 32) -> Dataset:
+    """Grey digits as cut-outs: `image` (ink of one colour), `mask` (the ink), `label`.
+
+    Args:
+        pictures (`np.ndarray`): (N, H, W) float in [0, 1], bright ink.
+        labels: (N,) which digit.
+        keys: (N,) seeds of the colours, bright enough to be read.
+        side (`int`): Pixels.
+    """
+    rows: dict[str, list[Any]] = {"image": [], "mask": [], "label": [int(label) for label in labels]}
+    for picture, key in zip(pictures, keys, strict=True):
+        # a steep ramp around one half keeps the edge soft and the stroke solid
+        mask = np.clip((resize(picture.astype(np.float32), (side, side)) - 0.35) / 0.3, 0, 1)
+        colour = np.random.default_rng(list(key)).integers(160, 256, 3)
         rows["image"].append(encode_png(np.broadcast_to(colour.astype(np.uint8), (side, side, 3)).copy()))
         rows["mask"].append(encode_mask(mask))
-        rows["label"].append(int(data.target[index]))
-        rows["digit_id"].append(int(index))
-    return Dataset.from_dict(
-        rows,
-        features=Features({"image": Image(), "mask": Image(), "label": _DIGITS, "digit_id": Value("int64")}),
-    )
+    return Dataset.from_dict(rows, features=Features({"image": Image(), "mask": Image(), "label": _DIGITS}))
 
 
 def handwritten_digits(split: str) -> Dataset:

@@ -25,12 +25,11 @@ from datasets import Dataset, concatenate_datasets, load_dataset
 from generation_plans import Run
 from train_cls import ModelArguments, load_model
 from train_cls import RecipeConfig as ClassifierConfig
-from train_pixel_generator import RecipeConfig, draw, train_generator
+from train_pixel_generator import RecipeConfig, digit_space, draw, train_generator
 from transformers import set_seed
 
 from hf_pgg import PGGTrainer
 from hf_pgg.demo_data import handwritten_digits
-from hf_pgg.generation import PixelSpace
 from hf_pgg.metrics import group_metrics
 from hf_pgg.model_card import environment
 from hf_pgg.pictures import to_rgb
@@ -74,7 +73,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
 
 def generate(real: Dataset, run: Run, folder: str) -> tuple[Dataset, dict[str, Any]]:
     """Five versions of each real digit, and the generator's losses at the end of its training."""
-    space = PixelSpace.of(real, ["label"], size=8, grey=True)
+    space = digit_space(real)
     config = RecipeConfig(
         output_dir=f"{folder}/generator",
         max_steps=run.generator_steps,
@@ -85,7 +84,7 @@ def generate(real: Dataset, run: Run, folder: str) -> tuple[Dataset, dict[str, A
         dataloader_pin_memory=False,
         seed=run.seed,
     )
-    unet, record = train_generator(real, space, config, [32, 64])
+    unet, record = train_generator(real, space, config)
     pictures = f"{folder}/pictures"
     draw(
         real,

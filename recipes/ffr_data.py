@@ -32,9 +32,6 @@ class DataArguments:
         default=None, metadata={"help": "Synthetic rows of every group: Hub id, folder or parquet, split train."}
     )
     bias_column: str = field(default="bias", metadata={"help": "ClassLabel that the label is tied to."})
-    split_seed: int | None = field(
-        default=None, metadata={"help": "Seed of the biased split and its pictures; default: that of the run."}
-    )
     real_masks: bool = field(
         default=False, metadata={"help": "Embedded data: keep the masks of the real digits, as if annotated."}
     )
@@ -42,21 +39,19 @@ class DataArguments:
 
 def load_data(args: DataArguments, config: PGGConfig, bias: float | None, seed: int) -> DatasetDict:
     """Real rows: train (tied to the bias), validation and test."""
-    splits = {name: real_rows(name, args, config.label_column, bias, seed) for name in ("train", "validation", "test")}
-    bare = ["validation"] if args.real_masks or args.dataset_name else ["train", "validation"]
+    embedded = args.dataset_name is None
+    splits = {
+        name: on_both(digits(name), args.bias_column) if embedded else open_dataset(str(args.dataset_name), name)
+        for name in ("train", "validation", "test")
+    }
+    if bias is not None:
+        splits["train"] = biased_split(splits["train"], config.label_column, args.bias_column, bias, seed)
+    if embedded:
+        splits = {name: paste(rows, args.bias_column, seed) for name, rows in splits.items()}
+    bare = ["validation"] if args.real_masks or not embedded else ["train", "validation"]
     for name in bare:  # many evaluations choose a checkpoint: the target gradient share is that of the test rows
         splits[name] = splits[name].remove_columns([c for c in splits[name].column_names if c == PROVENANCE])
     return DatasetDict({name: as_rows(rows, "real", args, config) for name, rows in splits.items()})
-
-
-def real_rows(name: str, args: DataArguments, label_column: str, bias: float | None, seed: int) -> Dataset:
-    """A split with all its columns; those of the embedded digits' are `digit` (which one) and provenance, too."""
-    embedded = args.dataset_name is None
-    rows = cutouts(name, args.bias_column) if embedded else open_dataset(str(args.dataset_name), name)
-    seed = seed if args.split_seed is None else args.split_seed
-    if name == "train" and bias is not None:
-        rows = biased_split(rows, label_column, args.bias_column, bias, seed)
-    return paste(rows, args.bias_column, seed) if embedded else rows
 
 
 def load_synthetic(
@@ -91,11 +86,10 @@ def guided_rows(rows: Dataset) -> int:
     return len(rows) - rows.with_format("arrow")[PROVENANCE].null_count
 
 
-def cutouts(split: str, bias_column: str) -> Dataset:
-    """The digits of a split, even or odd, once for either photograph."""
-    rows = digits(split)
+def on_both(rows: Dataset, bias_column: str) -> Dataset:
+    """Cut-outs of digits, labelled even or odd, once for either photograph; which digit is in column `digit`."""
     parity = [digit % 2 for digit in rows["label"]]
-    rows = rows.rename_column("label", "digit").remove_columns("digit_id")
+    rows = rows.rename_column("label", "digit").select_columns(["image", "mask", "digit"])
     rows = rows.add_column("label", parity, feature=ClassLabel(names=["even", "odd"]))
     photo = ClassLabel(names=[name.partition(".")[0] for name in PHOTOGRAPHS])
     return concatenate_datasets(
@@ -105,7 +99,7 @@ def cutouts(split: str, bias_column: str) -> Dataset:
 
 def stand_in(counts: np.ndarray, bias_column: str, seed: int) -> Dataset:
     """The stand-in generator: asked for `counts` (labels, photographs) pictures, it pastes training digits."""
-    rows = cutouts("train", bias_column)
+    rows = on_both(digits("train"), bias_column)
     group = counts.shape[1] * np.asarray(rows["label"]) + np.asarray(rows[bias_column])
     rng = np.random.default_rng([seed, 1])
     chosen = [rng.choice(np.flatnonzero(group == g), count) for g, count in enumerate(counts.flat)]

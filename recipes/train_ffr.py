@@ -16,11 +16,10 @@ The embedded data: is a handwritten digit even or odd, on one of two photographs
 on its own photograph with the given bias, validation and test digits on either as often. **By default its synthetic
 rows are a stand-in, not a generator's**: cut-outs of the training digits, pasted on the photograph asked for, smaller
 and with softer edges than the real ones, so that real and synthetic can be told apart. Pictures of a generator come in
-with `--synthetic_dataset`; `train_pixel_generator.py` trains one on the biased digits, of the split that `--split_seed`
-names:
+with `--synthetic_dataset`; `train_pixel_generator.py` trains one on the embedded digits:
 
-    accelerate launch recipes/train_pixel_generator.py --bias 0.99
-    accelerate launch recipes/train_ffr.py --bias 0.99 --split_seed 0 --synthetic_dataset out/pixel_generator/pictures
+    accelerate launch recipes/train_pixel_generator.py
+    accelerate launch recipes/train_ffr.py --synthetic_dataset out/pixel_generator/pictures
     accelerate launch recipes/train_ffr.py --dataset_name my/faces --synthetic_dataset my/generated --bias_column gender
 """
 

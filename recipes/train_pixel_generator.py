@@ -1,15 +1,16 @@
 """A small class-conditional diffusion model of pixels, trained from scratch on the rows at hand; and its pictures.
 
-    accelerate launch recipes/train_pixel_generator.py --bias 0.99
+    accelerate launch recipes/train_pixel_generator.py
     accelerate launch recipes/train_pixel_generator.py --dataset_name my/faces --conditions label gender --size 64 \\
         --mask_column mask --bias_column gender
 
-By default it learns the biased digits of `train_ffr.py`, from its biased training split alone: which digit, on which
-photograph, and the digit's mask as a fourth channel. It then draws pictures of every row under every value of
-`--bias_column`, also under pairs that training hardly shows, and writes them with their masks as provenance, as
-`train_ffr.py --synthetic_dataset` takes them; with contact sheets. Drawing goes on where it was stopped.
+By default it learns the 1,077 handwritten training digits (8 x 8), draws versions of each, and generates pictures for
+`train_ffr.py --synthetic_dataset` in two layers: a drawn digit, whose ink is the mask, on a crop of either photograph.
+On a data set of one's own the picture and its mask, where there is one, are drawn together, as channels; of every row
+under every value of `--bias_column`, so also of pairs that training hardly shows.
 
-The loss is Real-Fake's; `--matching_weight 0` is plain Min-SNR training.
+Written are the UNet, `results.json`, `pictures` with provenance, and contact sheets. Drawing goes on where it was
+stopped. The loss is Real-Fake's; `--matching_weight 0` is plain Min-SNR training.
 """
 
 from __future__ import annotations
@@ -19,13 +20,17 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import ClassLabel, Dataset, concatenate_datasets
-from ffr_data import SIZE, DataArguments, real_rows
+from datasets import ClassLabel, Dataset, concatenate_datasets, load_dataset
+from ffr_data import on_both, paste
+from PIL import Image as PILImage
 from synthesize import finish, process_state
+from train_cls import open_dataset
 from transformers import HfArgumentParser, set_seed
 
+from hf_pgg.demo_data import cut_outs, handwritten_digits
 from hf_pgg.generation import (
     Generation,
     GeneratorConfig,
@@ -34,32 +39,37 @@ from hf_pgg.generation import (
     PixelSampler,
     PixelSpace,
     Prompts,
+    contact_sheet,
     revision_of,
 )
 from hf_pgg.generation.pipelines import diffusers_library
 from hf_pgg.model_card import environment
-from hf_pgg.provenance import PROVENANCE
+from hf_pgg.pictures import to_rgb
 
-CONDITIONS = ("digit", "bias")  # of the embedded data
+WIDTHS = [32, 64]
 
 
 @dataclass
-class SpaceArguments:
+class DataArguments:
+    dataset_name: str | None = field(
+        default=None, metadata={"help": "Hub id, local folder or parquet file; default: the embedded digits."}
+    )
+    split: str = field(default="train", metadata={"help": "Split to learn from."})
     conditions: list[str] = field(
-        default_factory=lambda: list(CONDITIONS), metadata={"help": "ClassLabel columns that pictures are drawn under."}
+        default_factory=lambda: ["label"], metadata={"help": "ClassLabel columns that pictures are drawn under."}
     )
-    size: int = field(default=SIZE, metadata={"help": "Side of the pictures, in pixels."})
-    patch: int = field(default=2, metadata={"help": "Side of the squares of pixels that are folded into channels."})
-    mask_column: str | None = field(
-        default=None, metadata={"help": "Mask of the object, drawn with the picture; embedded data: their provenance."}
+    bias_column: str | None = field(
+        default=None, metadata={"help": "One of them: every row is drawn under each of its values; default: its own."}
     )
-    widths: list[int] = field(default_factory=lambda: [32, 64, 64], metadata={"help": "Channels of the UNet's levels."})
-    bias: float = field(default=0.99, metadata={"help": "Embedded data: share of the majority in the training rows."})
+    image_column: str = field(default="image", metadata={"help": "The pictures."})
+    mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, drawn with the picture."})
+    size: int = field(default=32, metadata={"help": "Side of the pictures, in pixels; the embedded digits have 8."})
+    patch: int = field(default=1, metadata={"help": "Side of the squares of pixels that are folded into channels."})
 
 
 @dataclass
 class SamplingArguments:
-    versions: int = field(default=1, metadata={"help": "Pictures of each row under each value of the bias."})
+    versions: int = field(default=1, metadata={"help": "Pictures of each row, and of each value of the bias."})
     num_inference_steps: int = field(default=20, metadata={"help": "Steps from noise to a picture."})
     guidance_scale: float = field(default=2.0, metadata={"help": "Of classifier-free guidance."})
 
@@ -70,7 +80,8 @@ class RecipeConfig(GeneratorConfig):
 
     output_dir: str | None = field(default="out/pixel_generator", metadata={"help": "Where everything is written."})
     label_column: str = field(default="label", metadata={"help": "ClassLabel of the rows."})
-    max_steps: int = field(default=2500, metadata={"help": "Steps of training."})
+    widths: list[int] = field(default_factory=lambda: list(WIDTHS), metadata={"help": "Channels of the UNet's levels."})
+    max_steps: int = field(default=1500, metadata={"help": "Steps of training."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures a step and device."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak step size of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the step size."})
@@ -84,55 +95,79 @@ class RecipeConfig(GeneratorConfig):
 
 
 def main() -> None:
-    parser = HfArgumentParser((DataArguments, SpaceArguments, SamplingArguments, RecipeConfig))
-    data, space_args, sampling, config = parser.parse_args_into_dataclasses()
+    parser = HfArgumentParser((DataArguments, SamplingArguments, RecipeConfig))
+    data, sampling, config = parser.parse_args_into_dataclasses()
     torch.set_flush_denormal(True)
-    state = process_state()
+    state, out, embedded = process_state(), Path(str(config.output_dir)), data.dataset_name is None
     with config.main_process_first(desc="data"):
-        embedded = data.dataset_name is None
-        bias = space_args.bias if embedded else None
-        rows = real_rows("train", data, config.label_column, bias, config.seed)
-    mask_column = PROVENANCE if embedded else space_args.mask_column
-    space = PixelSpace.of(
-        rows, space_args.conditions, size=space_args.size, patch=space_args.patch, mask_column=mask_column
-    )
-    out = Path(str(config.output_dir))
-    unet, record = train_generator(rows, space, config, space_args.widths)
+        rows = handwritten_digits("train") if embedded else open_dataset(data.dataset_name, data.split)
+    if embedded:
+        space = digit_space(rows)
+    else:
+        shape = {name: getattr(data, name) for name in ("size", "patch", "image_column", "mask_column")}
+        space = PixelSpace.of(rows, data.conditions, **shape)
+    unet, record = train_generator(rows, space, config)
     if state.is_main_process:
         unet.save_pretrained(out / "unet")
-        settings = {"data": asdict(data), "space": asdict(space_args), "rows": len(rows)}
-        (out / "results.json").write_text(json.dumps({**settings, **record}, indent=1) + "\n")
+        record = {"data": asdict(data), "sampling": asdict(sampling), "rows": len(rows), **record}
+        (out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
     state.wait_for_everyone()
     generation = draw(
-        under_every_value(rows, data.bias_column),
+        rows if data.bias_column is None else under_every_value(rows, data.bias_column),
         unet,
         space,
-        str(out / "pictures"),
+        str(out / ("digits" if embedded else "pictures")),
         state=state,
         label_column=config.label_column,
-        keep_columns=tuple(name for name in {*space.conditions, data.bias_column} if name != config.label_column),
-        versions=sampling.versions,
-        num_inference_steps=sampling.num_inference_steps,
-        guidance_scale=sampling.guidance_scale,
         model=str(out / "unet"),
         seed=config.seed,
+        **asdict(sampling),
     )
+    if state.is_main_process and embedded:
+        compose(load_dataset(generation.folder, split="train"), out / "pictures", config.seed)
     if state.is_main_process:
-        print(f"written: {out}/unet, results.json; pictures for --synthetic_dataset {generation.folder}")
+        print(f"written: {out}/unet, results.json; for --synthetic_dataset: {out}/pictures")
 
 
-def train_generator(
-    rows: Dataset, space: PixelSpace, config: RecipeConfig, widths: list[int]
-) -> tuple[Any, dict[str, Any]]:
+def digit_space(rows: Dataset) -> PixelSpace:
+    """Of the digits as they were recorded."""
+    return PixelSpace.of(rows, ["label"], size=8, grey=True)
+
+
+def compose(drawn: Dataset, folder: Path, seed: int) -> None:
+    """Drawn digits as FFR's synthetic rows: each on either photograph, its ink as provenance."""
+    pictures = np.stack([to_rgb(picture)[..., 0] for picture in drawn["image"]]) / 255
+    keys = [[8, seed, i] for i in range(len(drawn))]
+    rows = paste(on_both(cut_outs(pictures, drawn["label"], keys), "bias"), "bias", seed + 1_000_000)
+    rows.to_parquet(folder / "train.parquet")
+    sheets = folder.parent / "contact_sheets"
+    sheets.mkdir(exist_ok=True)
+    group = 2 * np.asarray(rows["label"]) + np.asarray(rows["bias"])
+    for number in np.unique(group):
+        first = rows[int(np.flatnonzero(group == number)[0])]
+        names = [rows.features[column].int2str(first[column]) for column in ("label", "bias")]
+        sheet = contact_sheet(list(rows.select(np.flatnonzero(group == number)[:32])))
+        PILImage.fromarray(sheet).save(sheets / f"{'-'.join(names)}.png")
+
+
+def train_generator(rows: Dataset, space: PixelSpace, config: RecipeConfig) -> tuple[Any, dict[str, Any]]:
     """The trained UNet in evaluation mode; and what its training was."""
     set_seed(config.seed)
-    unet = space.unet(widths)
+    unet = space.unet(config.widths)
     trainer = GeneratorTrainer(
         unet, config, scheduler=noise_scheduler(), encode=space.encode, train_dataset=rows, data_collator=space.collate
     )
     print(f"--- {len(rows)} pictures, {unet.num_parameters() / 1e6:.1f} M parameters", flush=True)
     metrics = trainer.train().metrics
-    names = ("matching_weight", "matching_reduction", "min_snr_gamma", "learning_rate", "train_batch_size", "seed")
+    names = (
+        "matching_weight",
+        "matching_reduction",
+        "min_snr_gamma",
+        "learning_rate",
+        "train_batch_size",
+        "widths",
+        "seed",
+    )
     record = {
         "method": {name: getattr(config, name) for name in names} | {"world_size": config.world_size},
         "steps": trainer.state.global_step,
@@ -156,7 +191,6 @@ def draw(
     *,
     state: PartialState | None = None,
     label_column: str = "label",
-    keep_columns: tuple[str, ...] = (),
     versions: int = 1,
     strength: float = 1.0,
     num_inference_steps: int = 30,
@@ -190,7 +224,7 @@ def draw(
         versions=versions,
         seed=seed,
         image_column=space.image_column,
-        keep_columns=keep_columns,
+        keep_columns=tuple(name for name in space.conditions if name != label_column),
         batch_size=128,
         part_size=1024,
         disk_size=space.size,
