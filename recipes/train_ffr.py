@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset, concatenate_datasets
+from datasets import Dataset, DatasetDict, concatenate_datasets
 from ffr_data import SIZE, DataArguments, guided_rows, load_data, load_synthetic
 from train_cls import ModelArguments, load_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
@@ -80,7 +80,7 @@ class RecipeConfig(PGGConfig):
     output_dir: str | None = field(default="out/train_ffr", metadata={"help": "Where everything is written."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures a step and device."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Pictures a step in evaluation."})
-    num_train_epochs: float = field(default=15, metadata={"help": "Passes over real and synthetic rows together."})
+    num_train_epochs: float = field(default=10, metadata={"help": "Passes over real and synthetic rows together."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak step size of stage one and of the baselines."})
     stage_two_learning_rate: float = field(default=1e-5, metadata={"help": "Peak step size of FFR's stage two."})
     evaluations: int = field(default=6, metadata={"help": "Checkpoints of a stage that are compared on validation."})
@@ -115,13 +115,17 @@ def main() -> None:
 
     results = Path(config.output_dir) / "results.jsonl"
     biases = cells.bias or [None if data_args.dataset_name else 0.99]
+    splits: dict[tuple[float | None, int], DatasetDict] = {}  # the real rows at hand: those of one bias and seed
     for bias, seed, data, method in product(biases, cells.seeds, cells.data, cells.method):
         cell = Cell(method, data, bias, cells.guided, seed)
         settings = settings_of(data_args, model_args, config, cell)
         if any(record["settings"] == settings for record in read_records(results)):
             print(f"{cell}: finished before", flush=True)
             continue
-        record = run_cell(cell, data_args, model_args, config)
+        if (bias, seed) not in splits:
+            with config.main_process_first(desc="data"):
+                splits = {(bias, seed): load_data(data_args, config, bias, seed)}
+        record = run_cell(cell, splits[bias, seed], data_args, model_args, config)
         if config.process_index == 0:
             results.parent.mkdir(parents=True, exist_ok=True)
             with results.open("a") as file:
@@ -148,17 +152,18 @@ def read_records(path: Path) -> list[dict[str, Any]]:
 # ---------------------------------------------------------------------------------------------- one cell
 
 
-def run_cell(cell: Cell, data_args: DataArguments, model_args: ModelArguments, config: RecipeConfig) -> dict[str, Any]:
+def run_cell(
+    cell: Cell, splits: DatasetDict, data_args: DataArguments, model_args: ModelArguments, config: RecipeConfig
+) -> dict[str, Any]:
     """Trains and evaluates one cell; returns its figures on the test rows, and what they came from."""
     started = time.time()
     # DFR refits the head of what ERM trained
     trained = replace(cell, method="erm") if cell.method == "dfr" else cell
     folder = Path(config.output_dir) / "runs" / digest(settings_of(data_args, model_args, config, trained))
     label, bias = config.label_column, data_args.bias_column
+    real = count_groups(splits["train"], label, bias)
+    counts = subgroup_counts(real, "usb" if cell.data == "usb" else "ffr")
     with config.main_process_first(desc="data"):
-        splits = load_data(data_args, config, cell.bias, cell.seed)
-        real = count_groups(splits["train"], label, bias)
-        counts = subgroup_counts(real, "usb" if cell.data == "usb" else "ffr")
         synthetic = None if cell.data == "real" else load_synthetic(splits, counts, data_args, config, cell.seed)
     evaluated = {name: add_groups(splits[name], [label, bias]) for name in ("validation", "test")}
 
