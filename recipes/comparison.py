@@ -15,12 +15,20 @@ from hf_pgg import PGGTrainer
 Config = TypeVar("Config", bound=RecipeConfig)
 
 
-def methods_of(synthesis: str, alpha: float, compare: bool) -> dict[str, float]:
-    """Name to alpha: plain training, synthesis, and synthesis with guidance; one of them, unless `compare`."""
-    methods = {"plain": 0.0, synthesis: 0.0, f"{synthesis} + guidance": alpha}
+def methods_of(synthesis: str, alpha: float, compare: bool, *, known: bool = False) -> dict[str, float]:
+    """Name to alpha: plain training, synthesis, and synthesis with guidance; one of them, unless `compare`.
+
+    Args:
+        known: Whether the training rows have provenance themselves, which guides without any synthesis.
+    """
     if synthesis == "none":
-        return {"plain": 0.0}  # nothing to guide
-    return methods if compare else dict([list(methods.items())[2 if alpha else 1]])
+        methods = {"plain": 0.0, **({"guidance": alpha} if known else {})}
+    else:
+        methods = {"plain": 0.0, synthesis: 0.0, f"{synthesis} + guidance": alpha}
+    if compare:
+        return methods
+    chosen = [name for name, value in methods.items() if (value > 0) == (alpha > 0)] or ["plain"]
+    return {chosen[-1]: methods[chosen[-1]]}
 
 
 def arguments_of(config: Config, name: str, alpha: float, seed: int, seeds: Sequence[int]) -> Config:

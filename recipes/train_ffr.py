@@ -90,7 +90,7 @@ class RecipeConfig(PGGConfig):
     logging_steps: float = field(default=20, metadata={"help": "Steps between two logs."})
     image_size: int | None = field(default=SIZE, metadata={"help": "Input size in pixels."})
     report_to: list[str] | None = field(default_factory=lambda: ["none"], metadata={"help": "Trackers to log to."})
-    alpha: float = field(default=10.0, metadata={"help": "Weight of the guidance loss where `--guided`."})
+    alpha: float = field(default=1.0, metadata={"help": "Weight of the guidance loss where `--guided`."})
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,10 @@
 
     accelerate launch recipes/train_wsol.py --compare
 
-trains on the embedded data (real digits on real photographs) plainly, with CutMix, and with CutMix and guidance;
-prints one table, and writes checkpoints, `results.json` and `localization.png`. Boxes are never trained on.
+trains on the embedded data (real digits on real photographs, masks known from pasting) plainly, with CutMix, which
+carries the masks, and with CutMix and guidance; prints one table, and writes checkpoints, `results.json` and
+`localization.png`. Boxes are never trained on. Masks of one's own training rows, say a saliency model's, are named by
+`--train_mask_column`; without any, a mix's provenance is which part shows which class.
 
     accelerate launch recipes/train_wsol.py --dataset_name my/birds --box_column bbox --compare \\
         --model_name_or_path timm/tf_efficientnet_lite0.in1k --freeze_batch_norm --learning_rate 3e-4
@@ -43,7 +45,7 @@ from hf_pgg.collator import InputSpec
 from hf_pgg.demo_data import digits_on_photographs
 from hf_pgg.localization import box_of_map, draw, evaluate_localization, object_mask, score_maps, with_smoothing
 from hf_pgg.pictures import decode_mask, encode_png, mask_to_box, open_picture, to_rgb
-from hf_pgg.provenance import class_label
+from hf_pgg.provenance import CONTRACT_COLUMNS, PROVENANCE, class_label
 from hf_pgg.run_record import hub_source, synthesis_settings
 from hf_pgg.synthesis.base import resize
 from hf_pgg.synthesis.puzzlemix import InputGradientSaliency, PuzzleMix
@@ -77,6 +79,13 @@ class LocalizationArguments:
     mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, for PxAP."})
     target_value: int | None = field(default=None, metadata={"help": "The object's value, if the mask is a label map."})
     ignore_value: int | None = field(default=None, metadata={"help": "Value of mask pixels that do not count."})
+    train_mask_column: str | None = field(
+        default=None,
+        metadata={"help": "Object's mask in training rows: a cut-out's alpha, a saliency model's; a mix carries it."},
+    )
+    labels_only: bool = field(
+        default=False, metadata={"help": "Embedded data: forget the digits' masks; a mix knows its parts alone."}
+    )
     synthesis: str = field(default="cutmix", metadata={"help": "cutmix, resizemix, puzzlemix or none."})
     synthesis_copies: int = field(default=1, metadata={"help": "Mixed rows for each training row."})
     keep_originals: bool = field(default=True, metadata={"help": "Train on the unmixed rows too."})
@@ -118,7 +127,8 @@ def main() -> None:
     with config.main_process_first(desc="data"):
         data = load_data(task, config)
         source = hub_source(data["train"])
-    methods = methods_of(task.synthesis, config.alpha, compare.compare)
+    known = PROVENANCE in data["train"].column_names
+    methods = methods_of(task.synthesis, config.alpha, compare.compare, known=known)
     records, trained = [], {}
     for seed in compare.seeds:
         saliency_model = task.saliency_model
@@ -159,20 +169,28 @@ def load_data(task: LocalizationArguments, config: LocalizationConfig) -> Datase
     """Splits `train` (pictures and labels, at the model's input size), `selection` and `test` (with boxes)."""
     if task.dataset_name is None:
         digits = digits_on_photographs(bias=0.1, seed=config.seed)
-        boxed = {split: digits[split].map(_digit_annotations) for split in ("train", "validation", "test")}
-        train = boxed["train"].select_columns(["image", "label"])
+        boxed = {split: digits[split].map(_digit_annotations) for split in ("validation", "test")}
+        known = [] if task.labels_only else list(CONTRACT_COLUMNS)
+        train = digits["train"].select_columns(list(dict.fromkeys(["image", "label", *known])))
         task.mask_column = task.mask_column or "mask"
         return DatasetDict(train=train, selection=boxed["validation"], test=boxed["test"])
     parts = {split: open_dataset(task.dataset_name, split) for split in (task.train_split, task.test_split)}
     if task.selection_split not in parts:
         parts[task.selection_split] = open_dataset(task.dataset_name, task.selection_split)
-    train = parts[task.train_split].select_columns([config.image_column, config.label_column])
+    pictures = [config.image_column, *([task.train_mask_column] if task.train_mask_column else [])]
+    train = parts[task.train_split].select_columns([*pictures, config.label_column])
     if config.image_size is not None:
         side = config.image_size  # squashed once, before mixing: the collator would crop
-        train = train.map(
-            lambda row: {config.image_column: encode_png(resize(to_rgb(row[config.image_column]), (side, side)))},
-            features=train.features,
-        )
+
+        def squash(row: dict[str, Any]) -> dict[str, Any]:
+            arrays = {config.image_column: to_rgb(row[config.image_column])}
+            arrays |= {name: decode_mask(row[name]) for name in pictures[1:]}
+            return {name: encode_png(resize(array, (side, side))) for name, array in arrays.items()}
+
+        train = train.map(squash, features=train.features)
+    if task.train_mask_column:
+        columns = {"image_column": config.image_column, "label_column": config.label_column}
+        train = add_provenance(train, mask_column=task.train_mask_column, **columns)
     return DatasetDict(train=train, selection=parts[task.selection_split], test=parts[task.test_split])
 
 

@@ -153,7 +153,8 @@ def test_the_localization_recipe_compares_and_pushes_methods_on_boxes_of_ones_ow
         rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
     done = run(
         "recipes/train_wsol.py", "--compare", "--dataset_name", tmp_path / "data", "--mask_column", "mask",
-        "--image_size", 32, "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
+        "--train_mask_column", "mask", "--image_size", 32,
+        "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
         "--attributions", "grad_cam", "input_gradient", "--disable_tqdm", True, "--use_cpu", True,
         "--push_to_hub", True, "--hub_model_id", "alice/pets", "--hub_token", alice,
         **hub_environment(hub, tmp_path / "home"),
@@ -165,6 +166,7 @@ def test_the_localization_recipe_compares_and_pushes_methods_on_boxes_of_ones_ow
     for record in records:
         assert set(record["localization"]["test"]) == {"grad_cam", "input_gradient"}
         assert {"max_box_acc_v2", "pixel_average_precision", "target_gradient_share"} <= set(record["results"])
+    assert records[0]["method"]["alpha"] == 0 and records[2]["method"]["alpha"] == 1
     folder = tmp_path / "out" / "cutmix-guidance"
     assert (folder / "localization.png").stat().st_size > 10_000
     assert "MaxBoxAccV2" in ModelCard.load(folder / "README.md").text
