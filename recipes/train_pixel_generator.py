@@ -69,7 +69,7 @@ class DataArguments:
 
 @dataclass
 class SamplingArguments:
-    versions: int = field(default=1, metadata={"help": "Pictures of each row, and of each value of the bias."})
+    versions: int = field(default=2, metadata={"help": "Pictures of each row, and of each value of the bias."})
     num_inference_steps: int = field(default=20, metadata={"help": "Steps from noise to a picture."})
     guidance_scale: float = field(default=2.0, metadata={"help": "Of classifier-free guidance."})
 
