@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
 import train_stal
+from comparison import table
 from stal_plans import MIXES, Run, ablations, headline
 from table_format import RESULTS, Record, compared, load
 
 STAL = RESULTS / "stal.jsonl"
 SEARCH = RESULTS / "stal_search.jsonl"
+CLIPS = RESULTS / "clips.json"
 
 
 def title(run: Mapping[str, Any]) -> str:
@@ -43,7 +46,13 @@ def search_table(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
+def embedded_table() -> str:
+    """The comparison on the embedded clips, as `train_stal.py` prints it."""
+    return table(json.loads(CLIPS.read_text()), train_stal.REPORTED)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "clips": embedded_table,
     "stal": lambda: table_of(load(STAL, Run), headline(), lead="frame_mAP@0.5"),
     "stal-ablations": lambda: table_of(
         [r for r in load(STAL, Run) if r["run"]["seed"] == 0], [*headline(), *ablations()]

@@ -222,7 +222,7 @@ def test_the_recipe_draws_masked_pictures_of_every_pair_on_data_of_ones_own(rows
     recipe(
         "train_pixel_generator", "--dataset_name", tmp_path / "rows.parquet", "--conditions", "label", "side",
         "--bias_column", "side", "--mask_column", "mask", "--size", 8, "--widths", 8, 8, "--max_steps", 2,
-        "--num_inference_steps", 2, "--output_dir", tmp_path / "out",
+        "--num_inference_steps", 2, "--versions", 1, "--output_dir", tmp_path / "out",
     )  # fmt: skip
     made = load_dataset(str(tmp_path / "out" / "pictures"), split="train", cache_dir=str(tmp_path / "cache"))
     assert sorted(zip(made["label"], made["side"], strict=True)) == sorted(
@@ -246,7 +246,7 @@ def test_drawn_digits_become_balanced_rows_that_ffr_guides(recipe, tmp_path):
         tmp_path,
     )
     made = load_dataset(str(tmp_path / "pictures"), split="train", cache_dir=str(tmp_path / "cache"))
-    assert len(made) == 2 * 1077
+    assert len(made) == 2 * 2 * 1077
     even = [digit % 2 for digit in made["digit"]]
     assert made["label"] == even and made["bias"].count(0) == made["bias"].count(1)
     assert len(list((tmp_path / "contact_sheets").glob("*.png"))) == 4
