@@ -18,6 +18,7 @@ No token gets into it: see `without_secrets`.
 
 from __future__ import annotations
 
+import json
 import platform
 import re
 import shlex
@@ -146,7 +147,7 @@ def synthesis_settings(method: Any) -> dict[str, Any]:
             value = f"{len(value)} rows (fingerprint {value._fingerprint})"
         elif not isinstance(value, str | int | float | tuple | list):
             value = getattr(value, "__qualname__", type(value).__name__)
-        settings[field.name] = value
+        settings[field.name] = json.loads(json.dumps(value))  # tuples as lists: as it will be read
     return settings
 
 
