@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from typing import Any
 
+import train_wsol
+from comparison import table
 from table_format import RESULTS, Record, compared, load, mean_and_spread, paired, step_ratio_of
 from wsol_plans import MIXES, Run, ablations, headline, objects, scratch
 
 WSOL = RESULTS / "wsol.jsonl"
 SEARCH = RESULTS / "wsol_search.jsonl"
+DIGITS = RESULTS / "digits_localization.json"
 COLUMNS = {
     "max_box_acc_v2": "MaxBoxAccV2",
     "max_box_acc_v2_30": "at 0.3",
@@ -100,7 +104,13 @@ def place(run: Run) -> tuple[Any, ...]:
     return (("none", *MIXES).index(run.synthesis), run.automatic, run.form, run.masks != "true", run.masks, run.alpha)
 
 
+def embedded_table() -> str:
+    """The comparison on the embedded digits, as `train_wsol.py` prints it."""
+    return table(json.loads(DIGITS.read_text()), train_wsol.REPORTED)
+
+
 TABLES: dict[str, Callable[[], str]] = {
+    "digits-localization": embedded_table,
     "wsol": lambda: table_of(load(WSOL, Run), sorted({*headline(), *objects()}, key=place), twins=True),
     "wsol-maps": lambda: maps_table(load(WSOL, Run), sorted({*headline(), *objects()}, key=place)),
     "wsol-ablations": lambda: table_of(
