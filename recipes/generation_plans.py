@@ -1,7 +1,7 @@
 """Plans of Real-Fake's table in miniature: lists of runs.
 
 `search` chooses a weight of the matching term by the accuracy on real validation digits of a classifier that saw one
-generated version of each digit, seed 0; `headline` runs it beside none and the published one.
+generated version of each digit, seed 0; `headline` runs it beside none.
 """
 
 from __future__ import annotations
@@ -24,8 +24,8 @@ class Run:
     seed: int = 0
 
 
-# none, as published, and what `search` chose
-MATCHING = (0.0, 0.168, 20.0)
+# none, and what `search` chose; the published weight is 0.168
+MATCHING = (0.0, 2.0)
 
 
 def search() -> list[Run]:

@@ -12,6 +12,7 @@ from table_format import RESULTS, Record, load, mean_and_spread, paired
 GENERATION = RESULTS / "generation.jsonl"
 SEARCH = RESULTS / "generation_search.jsonl"
 FFR = RESULTS / "ffr.jsonl"
+FFR_SEARCH = RESULTS / "ffr_search.jsonl"
 SETS = ("1x", "5x", "real + 1x", "real + 5x")
 DATA = {"real": "real only", "usb": "USB", "asb": "ASB", "ffr": "FFR"}
 METHODS = {"erm": "ERM", "resample": "resampling", "groupdro": "GroupDRO", "dfr": "DFR"}
@@ -112,10 +113,26 @@ def gains_table() -> str:
     return "\n".join(lines)
 
 
+def ffr_search_table() -> str:
+    """Every run of FFR's search: validation decides, test is not shown."""
+    lines = [
+        "| data | method | learning rate | of FFR's stage two | alpha | worst group, validation |",
+        "| --- " * 6 + "|",
+    ]
+    for record in map(json.loads, FFR_SEARCH.read_text().splitlines() if FFR_SEARCH.exists() else []):
+        s, rate = record["settings"], record["settings"]["learning_rate"]
+        second = f"{s['stage_two_learning_rate']:g}" if s["data"] == "ffr" else ""
+        alpha = f"{s['alpha']:g}" if s["guided"] else "no guidance"
+        worst = 100 * record["validation"]["worst_group_accuracy"]
+        lines.append(f"| {DATA[s['data']]} | {METHODS[s['method']]} | {rate:g} | {second} | {alpha} | {worst:.1f} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "generation": lambda: real_fake_table(load(GENERATION, Run)),
     "generation-search": lambda: search_table(load(SEARCH, Run)),
     "ffr": lambda: ffr_table("worst_group_accuracy"),
     "ffr-balanced": lambda: ffr_table("balanced_accuracy"),
     "ffr-gains": gains_table,
+    "ffr-search": ffr_search_table,
 }
