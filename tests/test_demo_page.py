@@ -156,7 +156,7 @@ def test_without_checkpoints_the_page_says_how_to_get_two(monkeypatch, capsys):
 
 
 def test_a_checkpoint_that_cannot_be_loaded_stops_the_command(tmp_path):
-    with pytest.raises(SystemExit, match="is not a checkpoint: it holds no config.json"):
+    with pytest.raises(SystemExit, match="is not a checkpoint: it holds no config"):
         app.main(["--plain", str(tmp_path)])
 
 
