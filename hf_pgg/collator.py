@@ -17,7 +17,7 @@ from torchvision.transforms import v2
 from torchvision.transforms.v2 import functional as F
 
 from hf_pgg.pictures import to_rgb
-from hf_pgg.provenance import IMAGE, PADDING_LABEL, PROVENANCE, VIDEO, merge_sources, sources_of
+from hf_pgg.provenance import IMAGE, PROVENANCE, VIDEO, merge_sources, pad_sources, sources_of
 from hf_pgg.synthesis.base import FreshDraws
 from hf_pgg.video import FrameSampler, open_clip
 
@@ -163,24 +163,19 @@ class PGGCollator:
             rows = [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
             column = VIDEO if self.video_column else IMAGE
         samples = [self._sample(row, column) for row in rows]
-        places = max(len(labels) for _, labels, _, _ in samples)
-        guided = torch.tensor([masks is not None for _, _, _, masks in samples])
-
-        labels = torch.full((len(samples), places), PADDING_LABEL, dtype=torch.int64)
-        weights = torch.zeros(len(samples), places)
-        shape = (*samples[0][0].shape[:-3], *self.spec.size)  # ([T,] H, W)
-        provenance = torch.zeros(len(samples), places if guided.any() else 0, *shape)
-        for i, (_, row_labels, row_weights, masks) in enumerate(samples):
-            labels[i, : len(row_labels)] = torch.tensor(row_labels)
-            weights[i, : len(row_weights)] = torch.tensor(row_weights)
+        pictures, row_labels, row_weights, row_masks = zip(*samples, strict=True)
+        labels, weights = pad_sources(row_labels, row_weights)
+        guided = torch.tensor([masks is not None for masks in row_masks])
+        # ([T,] H, W); without any provenance a stand-in is merged, then dropped
+        shape = (*pictures[0].shape[:-3], *self.spec.size) if guided.any() else (1,)
+        provenance = torch.zeros(*labels.shape, *shape)
+        for i, masks in enumerate(row_masks):
             if masks is not None:
                 provenance[i, : len(masks)] = masks
-        if not guided.any():
-            provenance = torch.zeros(len(samples), places, 1)  # merged, then dropped
         labels, weights, provenance = merge_sources(labels, weights, provenance)
 
         batch = {
-            "pixel_values": self.spec.normalize(torch.stack([picture for picture, _, _, _ in samples])),
+            "pixel_values": self.spec.normalize(torch.stack(pictures)),
             "labels": labels,
             "label_weights": weights,
             "guided": guided,

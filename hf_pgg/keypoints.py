@@ -23,10 +23,10 @@ from hf_pgg.frame_sampling import FrameSampler
 from hf_pgg.provenance import (
     LABEL_WEIGHTS,
     LABELS,
-    PADDING_LABEL,
     PROVENANCE,
     ProvenanceError,
     merge_sources,
+    pad_sources,
     sources_of,
     validate_sources,
 )
@@ -162,24 +162,22 @@ class SkeletonCollator:
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         samples = [self._sample(row, f"{i} of the batch") for i, row in enumerate(rows)]
-        persons, places = (max(len(sample[part]) for sample in samples) for part in (0, 1))
-        shapes = {sample[0].shape[1:] for sample in samples}
+        tracks, row_labels, row_weights, row_masks = zip(*samples, strict=True)
+        shapes = {found.shape[1:] for found in tracks}
         if len(shapes) > 1:
             raise ValueError(f"the clips of a batch have {sorted(shapes)} frames and features: set `sampler`")
-        shape = (persons, *shapes.pop())
+        shape = (max(map(len, tracks)), *shapes.pop())
         guided = torch.tensor([row.get(PROVENANCE) is not None for row in rows])
 
         keypoints, present = torch.zeros(len(rows), *shape), torch.zeros(len(rows), *shape[:2], dtype=torch.bool)
-        labels = torch.full((len(rows), places), PADDING_LABEL, dtype=torch.int64)
-        weights, provenance = torch.zeros(len(rows), places), torch.zeros(len(rows), places, *shape)
-        for i, (found, row_labels, row_weights, masks) in enumerate(samples):
-            tracks = normalize_tracks(found, self.num_channels)
+        labels, weights = pad_sources(row_labels, row_weights)
+        provenance = torch.zeros(*labels.shape, *shape)
+        for i, (found, masks) in enumerate(zip(tracks, row_masks, strict=True)):
+            normal = normalize_tracks(found, self.num_channels)
             if torch.rand(()) < self.flip:
-                tracks[..., :: self.num_channels] *= -1
-            keypoints[i, : len(found)] = torch.from_numpy(tracks)
+                normal[..., :: self.num_channels] *= -1
+            keypoints[i, : len(found)] = torch.from_numpy(normal)
             present[i, : len(found)] = torch.from_numpy(~np.isnan(found).any(-1))
-            labels[i, : len(row_labels)] = torch.tensor(row_labels)
-            weights[i, : len(row_weights)] = torch.tensor(row_weights)
             provenance[i, : len(masks), : len(found)] = torch.from_numpy(np.stack(masks))
         labels, weights, provenance = merge_sources(labels, weights, provenance)
         batch = {KEYPOINTS: keypoints, "present": present, LABELS: labels, LABEL_WEIGHTS: weights, "guided": guided}

@@ -319,6 +319,19 @@ def _row_to_provenance(
 # ---------------------------------------------------------------------------------------------- a batch
 
 
+def pad_sources(
+    labels: Sequence[Sequence[int]], label_weights: Sequence[Sequence[float]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels (B, K) int64, padded with -100, and weights (B, K) float32, padded with 0; K is the rows' largest."""
+    places = max(map(len, labels))
+    padded = torch.full((len(labels), places), PADDING_LABEL, dtype=torch.int64)
+    weights = torch.zeros(len(labels), places)
+    for i, (row_labels, row_weights) in enumerate(zip(labels, label_weights, strict=True)):
+        padded[i, : len(row_labels)] = torch.tensor(row_labels)
+        weights[i, : len(row_weights)] = torch.tensor(row_weights)
+    return padded, weights
+
+
 def merge_sources(
     labels: torch.Tensor, label_weights: torch.Tensor, provenance: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:

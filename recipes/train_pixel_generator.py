@@ -25,11 +25,11 @@ import torch
 from accelerate import PartialState
 from datasets import ClassLabel, Dataset, concatenate_datasets, load_dataset
 from ffr_data import on_both, paste
-from PIL import Image as PILImage
 from synthesize import finish, process_state
 from train_cls import open_dataset
 from transformers import HfArgumentParser, set_seed
 
+from hf_pgg.debias import GROUP, add_groups, column_values
 from hf_pgg.demo_data import cut_outs, handwritten_digits
 from hf_pgg.generation import (
     Generation,
@@ -39,14 +39,12 @@ from hf_pgg.generation import (
     PixelSampler,
     PixelSpace,
     Prompts,
-    contact_sheet,
     revision_of,
+    write_class_sheets,
 )
 from hf_pgg.generation.pipelines import diffusers_library
 from hf_pgg.model_card import environment
 from hf_pgg.pictures import to_rgb
-
-WIDTHS = [32, 64]
 
 
 @dataclass
@@ -80,14 +78,16 @@ class RecipeConfig(GeneratorConfig):
 
     output_dir: str | None = field(default="out/pixel_generator", metadata={"help": "Where everything is written."})
     label_column: str = field(default="label", metadata={"help": "ClassLabel of the rows."})
-    widths: list[int] = field(default_factory=lambda: list(WIDTHS), metadata={"help": "Channels of the UNet's levels."})
+    widths: list[int] = field(default_factory=lambda: [32, 64], metadata={"help": "Channels of the UNet's levels."})
     max_steps: int = field(default=1500, metadata={"help": "Steps of training."})
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures a step and device."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak step size of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the step size."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
     weight_decay: float = field(default=1e-2, metadata={"help": "Weight decay of AdamW."})
-    matching_weight: float = field(default=0.192, metadata={"help": "Weight of the distribution-matching term."})
+    matching_weight: float = field(
+        default=0.192, metadata={"help": "Weight of the matching term (Real-Fake's, times its pairs)."}
+    )
     matching_reduction: str = field(default="unbiased", metadata={"help": "Its form: sum, mean, unbiased."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two logs."})
     save_strategy: str = field(default="no", metadata={"help": "Checkpoints while training: no, epoch, steps."})
@@ -140,14 +140,9 @@ def compose(drawn: Dataset, folder: Path, seed: int) -> None:
     keys = [[8, seed, i] for i in range(len(drawn))]
     rows = paste(on_both(cut_outs(pictures, drawn["label"], keys), "bias"), "bias", seed + 1_000_000)
     rows.to_parquet(folder / "train.parquet")
-    sheets = folder.parent / "contact_sheets"
-    sheets.mkdir(exist_ok=True)
-    group = 2 * np.asarray(rows["label"]) + np.asarray(rows["bias"])
-    for number in np.unique(group):
-        first = rows[int(np.flatnonzero(group == number)[0])]
-        names = [rows.features[column].int2str(first[column]) for column in ("label", "bias")]
-        sheet = contact_sheet(list(rows.select(np.flatnonzero(group == number)[:32])))
-        PILImage.fromarray(sheet).save(sheets / f"{'-'.join(names)}.png")
+    rows = add_groups(rows, ["label", "bias"])
+    names = rows.features[GROUP].names
+    write_class_sheets(lambda numbers: list(rows.select(numbers)), column_values(rows, GROUP), names, folder.parent)
 
 
 def train_generator(rows: Dataset, space: PixelSpace, config: RecipeConfig) -> tuple[Any, dict[str, Any]]:

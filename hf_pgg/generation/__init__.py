@@ -6,7 +6,7 @@ through `resumable`: one picture for each (row, version), whatever interrupts it
 """
 
 from hf_pgg.generation.conditioning import Conditioner
-from hf_pgg.generation.contact_sheet import contact_sheet, write_contact_sheets
+from hf_pgg.generation.contact_sheet import contact_sheet, write_class_sheets, write_contact_sheets
 from hf_pgg.generation.distribution_matching import (
     GeneratorLoss,
     Noised,
@@ -66,5 +66,6 @@ __all__ = [
     "min_snr_weights",
     "read_prompts",
     "revision_of",
+    "write_class_sheets",
     "write_contact_sheets",
 ]

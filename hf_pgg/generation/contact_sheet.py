@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -32,15 +32,35 @@ def contact_sheet(rows: Sequence[Mapping[str, Any]], columns: int = 8, side: int
 
 
 def write_contact_sheets(generation: Generation, per_class: int = 32) -> list[Path]:
-    """One PNG a class in `contact_sheets` of a published folder, of pictures evenly spaced over rows and versions."""
+    """One PNG a class in `contact_sheets` of a published folder; see [`write_class_sheets`]."""
     labels = np.tile(np.asarray(generation.source[generation.label_column]), generation.versions)
-    folder = Path(generation.folder) / "contact_sheets"
-    folder.mkdir(exist_ok=True)
-    store, written = generation.store(), []
-    for label, name in enumerate(single_label(generation.source.features, generation.label_column).names):
+    names = single_label(generation.source.features, generation.label_column).names
+    return write_class_sheets(generation.store().read, labels, names, generation.folder, per_class)
+
+
+def write_class_sheets(
+    read: Callable[[list[int]], Sequence[Mapping[str, Any]]],
+    labels: np.ndarray,
+    names: Sequence[str],
+    folder: str | Path,
+    per_class: int = 32,
+) -> list[Path]:
+    """One PNG a class in `contact_sheets` of `folder`, of pictures evenly spaced over the class's rows.
+
+    Args:
+        read: Row numbers to rows with a column `image`.
+        labels: (N,) integers, the class of each row; a class without rows has no sheet.
+        names: Of the classes.
+
+    Returns:
+        The files' paths.
+    """
+    sheets, written = Path(folder) / "contact_sheets", []
+    sheets.mkdir(exist_ok=True)
+    for label in np.unique(labels):
         numbers = np.flatnonzero(labels == label)
         chosen = numbers[np.linspace(0, len(numbers) - 1, min(per_class, len(numbers))).astype(int)]
-        path = folder / f"{label:03d}-{''.join(c if c.isalnum() else '_' for c in name)}.png"
-        PILImage.fromarray(contact_sheet(store.read(chosen.tolist()))).save(path)
+        path = sheets / f"{label:03d}-{''.join(c if c.isalnum() else '_' for c in names[label])}.png"
+        PILImage.fromarray(contact_sheet(read(chosen.tolist()))).save(path)
         written.append(path)
     return written
