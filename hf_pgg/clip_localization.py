@@ -46,11 +46,6 @@ class DetectedAction:
         score = float(self.probabilities[self.label])
         return tube_of_maps(self.maps, threshold, self.indices, self.length, self.size, self.label, score)
 
-    def frame_evidence(self) -> np.ndarray:
-        """(T,) share of the maps' mass on each sampled frame: when the action happens, for [`hf_pgg.tubes.trim`]."""
-        mass = np.maximum(self.maps, 0).sum((1, 2), dtype=np.float64)
-        return mass / max(mass.sum(), np.finfo(mass.dtype).tiny)
-
 
 def tube_of_maps(
     maps: np.ndarray, threshold: float, indices: np.ndarray, length: int, size: Size, label: int, score: float = 1.0
@@ -75,6 +70,28 @@ def corners(boxes: np.ndarray) -> np.ndarray:
     """(N, 4) `[x, y, width, height]` to `[x1, y1, x2, y2]` whose last pixels belong to the box."""
     boxes = np.asarray(boxes, np.float64)
     return np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2] + boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
+
+
+def clip_boxes(value: Any, length: int, clip: str, column: str) -> np.ndarray:
+    """The annotated boxes of a clip, (T, 4) float64 `[x, y, width, height]`.
+
+    Raises:
+        ClipError: Naming clip and column, if there is not one box for each of the `length` frames, or one is empty.
+    """
+    remedy = "Give a box [x, y, width, height] on every frame."
+    if value is None:
+        raise ClipError(clip, column, "there are no boxes", remedy)
+    missing = [t for t, box in enumerate(value) if box is None or len(box) != 4]
+    if missing:
+        raise ClipError(clip, column, f"frame {missing[0]} has no box of four numbers", remedy)
+    if len(value) != length:
+        raise ClipError(clip, column, f"{len(value)} boxes for {length} frames", remedy)
+    boxes = np.asarray(value, np.float64)
+    bad = np.flatnonzero(~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)))
+    if bad.size:
+        found = ", ".join(f"{number:g}" for number in boxes[bad[0]])
+        raise ClipError(clip, column, f"frame {bad[0]} has the box [{found}], which is empty or inverted", remedy)
+    return boxes
 
 
 def detect_actions(
@@ -132,7 +149,7 @@ def evaluate_actions(
         For each threshold, `accuracy` in [0, 1], and in percent what [`FrameMAP`] and [`VideoMAP`] return.
 
     Raises:
-        ClipError: If a clip has more or fewer boxes than frames.
+        ClipError: If a clip has no box, an empty or an inverted one on some frame.
     """
     num_classes, right = dataset.features[label_column].num_classes, 0
     frame_maps = {threshold: FrameMAP(num_classes, thresholds=(0.5,)) for threshold in thresholds}
@@ -140,10 +157,7 @@ def evaluate_actions(
     annotations = dataset.select_columns([label_column, box_column])
     for number, (row, action) in enumerate(zip(annotations, actions, strict=True)):
         clip, frames = f"row {number}", np.arange(action.length)
-        boxes = np.asarray(row[box_column], np.float64)
-        if len(boxes) != action.length:
-            problem = f"{len(boxes)} boxes for {action.length} frames"
-            raise ClipError(clip, box_column, problem, "Give a box [x, y, width, height] on every frame.")
+        boxes = clip_boxes(row[box_column], action.length, clip, box_column)
         truth = Tube(frames, corners(boxes), 1.0, row[label_column], clip)
         right += int(action.label == row[label_column])
         scores = action.probabilities.astype(np.float64)

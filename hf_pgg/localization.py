@@ -119,6 +119,15 @@ def box_of_map(score_map: np.ndarray, threshold: float, picture_size: tuple[int,
     return [x0 * scale_x, y0 * scale_y, (x1 - x0) * scale_x, (y1 - y0) * scale_y]
 
 
+def rows_with_boxes(dataset: Dataset, box_column: str) -> Dataset:
+    """The rows whose boxes are neither None nor an empty list."""
+    return dataset.select(_boxed(dataset[box_column]))
+
+
+def _boxed(boxes: Iterable[Any]) -> list[int]:
+    return [i for i, box in enumerate(boxes) if box is not None and np.size(box)]
+
+
 def evaluate_localization(
     model: nn.Module,
     spec: InputSpec,
@@ -156,8 +165,7 @@ def evaluate_localization(
     for column in filter(None, (image_column, label_column, box_column, mask_column)):
         if column not in dataset.column_names:
             raise ValueError(f"column '{column}' is not in the dataset; its columns are {dataset.column_names}")
-    boxes = dataset[box_column]
-    known = [i for i, box in enumerate(boxes) if box is not None and np.size(box)]
+    known = _boxed(dataset[box_column])
     if not known:
         raise ValueError(f"no row has a box in column '{box_column}': localization cannot be measured")
     rows = dataset.select(known)
@@ -166,6 +174,7 @@ def evaluate_localization(
     scored = score_maps(model, spec, pictures, method, rows[label_column], batch_size)
     for index, row, result in zip(known, rows, scored, strict=True):
         size = open_picture(row[image_column]).size
+        column = box_column
         try:
             accuracy.update(
                 result.score_map,
@@ -174,18 +183,35 @@ def evaluate_localization(
                 box_format=box_format,
                 correct=result.predicted == result.target,
             )
+            column = str(mask_column)
             if mask_column is not None and row[mask_column] is not None:
-                values = np.array(open_picture(row[mask_column]))
+                values = annotation(row[mask_column], size)
                 ignored = None if ignore_value is None else values == ignore_value
-                precision.update(result.score_map, object_mask(values, target_value), ignored)
+                # a map that is not finite finds nothing: flat, as BoxAccuracy counts it
+                score_map = result.score_map if np.isfinite(result.score_map).all() else 0 * values
+                precision.update(score_map, object_mask(values, target_value), ignored)
         except ValueError as error:
-            raise ValueError(f"row {index}, column '{box_column}': {error}") from error
+            raise ValueError(f"row {index}, column '{column}': {error}") from error
     results = accuracy.result()
     if threshold is not None:
         results = {**accuracy.result(threshold), **results}
     if mask_column is not None:
         results["pixel_average_precision"] = precision.result()["pixel_average_precision"]
     return results
+
+
+def annotation(value: Any, picture_size: tuple[int, int]) -> np.ndarray:
+    """A mask or label map (H, W) as it is stored, of a picture of `picture_size` (width, height).
+
+    Raises:
+        ValueError: If it is of another size.
+    """
+    mask = open_picture(value)
+    if mask.size != picture_size:
+        raise ValueError(
+            f"a mask of {mask.size[0]}x{mask.size[1]} for a picture of {picture_size[0]}x{picture_size[1]}"
+        )
+    return np.array(mask.convert("L") if mask.mode in ("RGB", "RGBA", "LA") else mask)
 
 
 def object_mask(values: np.ndarray, target_value: int | None = None) -> np.ndarray:

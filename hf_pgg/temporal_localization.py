@@ -16,11 +16,11 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from hf_pgg.attribution import Method
-from hf_pgg.clip_localization import corners, tube_of_maps
+from hf_pgg.clip_localization import clip_boxes, corners, tube_of_maps
 from hf_pgg.collator import InputSpec
 from hf_pgg.localization import score_maps
 from hf_pgg.metrics.actions import VideoMAP
-from hf_pgg.tubes import ClipError, Tube, label_by_viterbi, trim
+from hf_pgg.tubes import Tube, label_by_viterbi, trim
 from hf_pgg.video import FrameSampler, Size, open_clip
 
 # ---------------------------------------------------------------------------------------------- joining
@@ -72,7 +72,7 @@ def join_clips(
         dataset (`Dataset`): Clips with a label and a box `[x, y, width, height]` on every frame.
 
     Raises:
-        ClipError: If a clip has more or fewer boxes than frames.
+        ClipError: If a clip has no box, an empty or an inverted one on some frame.
         VideoError: If a clip cannot be read.
     """
     for rows in plan:
@@ -84,10 +84,7 @@ def join_clips(
                 parts[position] = clip.read(np.arange(len(clip)), size)
                 stored = clip.stored_size
             size = size or stored
-            boxes = np.asarray(row[box_column], np.float64)
-            if len(boxes) != len(parts[position]):
-                problem = f"{len(boxes)} boxes for {len(parts[position])} frames"
-                raise ClipError(f"row {rows[position]}", box_column, problem, "Give a box on every frame.")
+            boxes = clip_boxes(row[box_column], len(parts[position]), f"row {rows[position]}", box_column)
             truth[position] = (boxes * np.tile(np.divide(size, stored)[::-1], 2), row[label_column])
         tubes = []
         for position in range(3):

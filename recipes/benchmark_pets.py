@@ -46,8 +46,7 @@ def execute(run: Run, root: str) -> dict[str, object]:
     if "exchange" in run.method:
         train = BackgroundExchange(source=train, seed=run.seed).map(train)
     if run.masks != "true":
-        kind, _, fraction = run.masks.partition(":")
-        train = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=run.seed).map(train)
+        train = MaskAblation.named(run.masks, seed=run.seed).map(train)
     if run.guide == "edits":
         train = train.map(lambda row: {"provenance": row["provenance"] if row["is_edit"] else None})
 

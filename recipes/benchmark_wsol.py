@@ -99,8 +99,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
             train = with_automatic_masks(train, root, SIZES[run.backbone])
         rows, _ = train_wsol.mix(train, task, config, task.saliency_model)
         if run.automatic and run.masks != "true":
-            kind, _, fraction = run.masks.partition(":")
-            rows = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=run.seed).map(rows)
+            rows = MaskAblation.named(run.masks, seed=run.seed).map(rows)
         trainer, seconds = train_wsol.train(rows, config, models, task)
         record = train_wsol.evaluate(trainer, data, task, run.synthesis, models.model_name_or_path, seconds)
         if run == Run(backbone=run.backbone, seed=run.seed) or (run.seed == 0 and run in FIGURED):

@@ -11,6 +11,7 @@ import numpy as np
 from train_cls import RecipeConfig
 
 from hf_pgg import PGGTrainer
+from hf_pgg.attribution import METHODS
 
 Config = TypeVar("Config", bound=RecipeConfig)
 
@@ -38,6 +39,13 @@ def arguments_of(config: Config, name: str, alpha: float, seed: int, seeds: Sequ
     if config.hub_model_id:
         args.hub_model_id = f"{config.hub_model_id}-{folder}"
     return args
+
+
+def check_attributions(names: Sequence[str]) -> None:
+    """Refuses a map that does not exist before anything is trained."""
+    for name in names:
+        if name not in METHODS:
+            raise SystemExit(f"--attributions {name}: choose from {', '.join(METHODS)}")
 
 
 def step_budget(args: RecipeConfig, rows: int) -> int:

@@ -17,14 +17,16 @@ from typing import Any
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from sklearn.model_selection import StratifiedGroupKFold
 from torch import nn
 from train_cls import open_dataset
-from transformers import AutoModelForVideoClassification, AutoVideoProcessor, HfArgumentParser
+from transformers import AutoConfig, AutoModelForVideoClassification, AutoVideoProcessor, HfArgumentParser
 
 from hf_pgg.collator import InputSpec
 from hf_pgg.demo_clips import digits_in_motion
 from hf_pgg.localization import with_smoothing
 from hf_pgg.model_card import environment
+from hf_pgg.provenance import VIDEO
 from hf_pgg.temporal_localization import evaluate_scans, join_clips, join_plan, scan_clips
 from hf_pgg.video import FrameSampler, probe_clips
 
@@ -46,6 +48,7 @@ class JoinedArguments:
     label_column: str = field(default="label", metadata={"help": "ClassLabel of the clips."})
     box_column: str = field(default="bboxes", metadata={"help": "Boxes [x, y, width, height] on every frame."})
     validation_share: float = field(default=0.2, metadata={"help": "Of the training clips, as in `train_stal.py`."})
+    source_column: str | None = field(default=None, metadata={"help": "As in `train_stal.py`."})
     window: int | None = field(
         default=None, metadata={"help": "Frames of a window; default: the clips' median length."}
     )
@@ -77,12 +80,25 @@ def main() -> None:
 
 
 def load_data(task: JoinedArguments) -> DatasetDict:
-    """`validation` and `test` clips, those of `train_stal.py`."""
+    """`validation` and `test` clips, those of `train_stal.py`, under its names of the columns."""
     if task.dataset_name is None:
-        return digits_in_motion()
-    whole = open_dataset(task.dataset_name, task.train_split)
-    parts = whole.train_test_split(task.validation_share, seed=0, stratify_by_column=task.label_column)
-    return DatasetDict(validation=parts["test"], test=open_dataset(task.dataset_name, task.test_split))
+        model = AutoConfig.from_pretrained(task.checkpoints[0])
+        return digits_in_motion(size=model.image_size, num_frames=model.num_frames)
+    names = {task.video_column: VIDEO, task.label_column: "label"}
+    train, test = (open_dataset(task.dataset_name, split, names=names) for split in (task.train_split, task.test_split))
+    task.video_column, task.label_column = VIDEO, "label"
+    return DatasetDict(validation=hold_out(train, task.validation_share, task.source_column)[1], test=test)
+
+
+def hold_out(train: Dataset, share: float, source_column: str | None) -> tuple[Dataset, Dataset]:
+    """Training clips (column `label`) parted in those to train on and a `share` that makes choices.
+
+    Classes keep their proportions; clips that were cut from one video, as `source_column` tells, stay on one side.
+    """
+    folds = StratifiedGroupKFold(round(1 / share), shuffle=True, random_state=0)
+    sources = train[source_column] if source_column else range(len(train))
+    kept, held_out = next(folds.split(np.zeros(len(train)), train["label"], list(sources)))
+    return train.select(kept), train.select(held_out)
 
 
 def measure_joined(model: nn.Module, spec: InputSpec, data: DatasetDict, task: JoinedArguments) -> dict[str, Any]:

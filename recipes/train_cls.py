@@ -41,7 +41,7 @@ from hf_pgg import BackgroundExchange, Composite, CutMix, PGGConfig, PGGTrainer,
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_on_photographs, photographs
 from hf_pgg.metrics import group_accuracies, group_metrics, pair_groups
 from hf_pgg.model_card import model_card
-from hf_pgg.provenance import class_label
+from hf_pgg.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE, class_label
 from hf_pgg.run_record import compared, hub_source, run_record, synthesis_settings
 from hf_pgg.trainer import GroupedEvalPrediction
 from hf_pgg.visualization import gradient_maps, learning_curves, sample_grid
@@ -126,7 +126,6 @@ def main() -> None:
 
     with config.main_process_first(desc="synthesis"):
         data, group_column, name = load_data(data_args, config)
-        data["train"] = with_generated(data["train"], data_args, config)
         source = hub_source(data["train"])
         synthesized, settings = synthesize(data["train"], data_args, config.seed)
     config.group_columns = [group_column] if group_column else None
@@ -179,13 +178,20 @@ def main() -> None:
 
 
 def load_data(args: DataArguments, config: PGGConfig) -> tuple[DatasetDict, str | None, str]:
-    """Train and test rows with provenance where it is known, the group column, and the data's name."""
+    """Train and test rows with provenance where it is known, the group column, and the data's name.
+
+    Pictures are in column `image` and labels in `label`, which `config` says afterwards.
+    """
     if args.dataset_name is None:
         data = digits_on_photographs(bias=args.bias, seed=config.seed)
-        return DatasetDict(train=data["train"], test=data[args.test_split]), "aligned", EMBEDDED
+        train = with_generated(data["train"], args)
+        return DatasetDict(train=train, test=data[args.test_split]), "aligned", EMBEDDED
+    names = {config.image_column: IMAGE, config.label_column: "label"}
     data = DatasetDict(
-        train=open_dataset(args.dataset_name, args.train_split, args.dataset_config_name),
-        test=open_dataset(args.dataset_name, args.test_split, args.dataset_config_name),
+        {
+            part: open_dataset(args.dataset_name, split, args.dataset_config_name, names)
+            for part, split in (("train", args.train_split), ("test", args.test_split))
+        }
     )
     if args.mask_column or args.box_column:
         data = DatasetDict(
@@ -194,34 +200,54 @@ def load_data(args: DataArguments, config: PGGConfig) -> tuple[DatasetDict, str 
                     rows,
                     mask_column=args.mask_column,
                     box_column=args.box_column,
-                    image_column=config.image_column,
-                    label_column=config.label_column,
                     target_value=args.target_value,
                 )
                 for split, rows in data.items()
             }
         )
+    data["train"] = with_generated(data["train"], args, config.label_column)
+    config.image_column, config.label_column = IMAGE, "label"
     return data, args.group_column, args.dataset_name
 
 
-def open_dataset(name: str, split: str, config_name: str | None = None) -> Dataset:
-    """A split of a Hub data set, of a local folder, or of a parquet file."""
+def open_dataset(
+    name: str, split: str, config_name: str | None = None, names: Mapping[str, str] | None = None
+) -> Dataset:
+    """A split of a Hub data set, of a local folder, or of a parquet file.
+
+    Args:
+        names: Columns to rename, theirs to ours: transforms and collators have one name for a picture and its label. A
+            column that has our name already, and is not the one meant, gives way.
+    """
     if Path(name).is_file():
-        return load_dataset("parquet", data_files=name, split="train")
-    return load_dataset(name, config_name, split=split)
+        rows = load_dataset("parquet", data_files=name, split="train")
+    else:
+        rows = load_dataset(name, config_name, split=split)
+    for theirs, ours in (names or {}).items():
+        if theirs not in rows.column_names:
+            raise SystemExit(f"{name} has no column '{theirs}' but {', '.join(rows.column_names)}")
+        if theirs != ours:
+            rows = (rows.remove_columns(ours) if ours in rows.column_names else rows).rename_column(theirs, ours)
+    return rows
 
 
-def with_generated(train: Dataset, args: DataArguments, config: PGGConfig) -> Dataset:
-    """The real rows, the generated ones, or both; generated rows have no provenance of their own."""
+def with_generated(train: Dataset, args: DataArguments, label_column: str = "label") -> Dataset:
+    """The real rows, the generated ones, or both; generated rows keep what provenance they have.
+
+    Args:
+        label_column: Of the generated rows; their pictures are in column `image`.
+    """
     if args.train_on not in ("real", "generated", "both"):
         raise SystemExit(f"--train_on {args.train_on}: choose real, generated or both")
     if args.generated is None or args.train_on == "real":
         return train
-    columns = [config.image_column, config.label_column]
-    rows = open_dataset(args.generated, "train").select_columns(columns)
-    label, theirs = (class_label(part.features, config.label_column) for part in (train, rows))
+    rows = open_dataset(args.generated, "train", names={IMAGE: IMAGE, label_column: "label"})
+    rows = rows.select_columns([name for name in ("label", *CONTRACT_COLUMNS) if name in rows.column_names])
+    label, theirs = (class_label(part.features, "label") for part in (train, rows))
     if theirs.names != label.names:
         raise SystemExit(f"the classes of {args.generated} are {theirs.names}, those of the data {label.names}")
+    guided = len(rows) - rows.with_format("arrow")[PROVENANCE].null_count if PROVENANCE in rows.column_names else 0
+    print(f"--- {args.generated}: {len(rows)} generated rows, {guided} with provenance", flush=True)
     return rows if args.train_on == "generated" else concatenate_datasets([train, rows])
 
 

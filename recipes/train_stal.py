@@ -19,12 +19,11 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparison import arguments_of, methods_of, step_budget, table
+from comparison import arguments_of, check_attributions, methods_of, step_budget, table
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, concatenate_datasets
-from joined_clips import JoinedArguments, measure_joined
+from joined_clips import JoinedArguments, hold_out, measure_joined
 from PIL import Image as PILImage
 from PIL import ImageDraw
-from sklearn.model_selection import StratifiedGroupKFold
 from torchvision.transforms import v2
 from train_cls import RecipeConfig, metrics_for, open_dataset, push_records, run_record, write_records
 from transformers import (
@@ -38,15 +37,16 @@ from transformers import (
 )
 
 from hf_pgg import MaskAblation, PGGTrainer, add_provenance
+from hf_pgg.attribution import AttributionError
 from hf_pgg.clip_localization import detect_actions, evaluate_actions
 from hf_pgg.demo_clips import digits_in_motion
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, photographs
 from hf_pgg.localization import draw, with_smoothing
-from hf_pgg.pictures import decode_mask, encode_mask, encode_png
-from hf_pgg.provenance import class_label
+from hf_pgg.pictures import encode_mask, encode_png
+from hf_pgg.provenance import VIDEO, ProvenanceError, class_label
 from hf_pgg.run_record import hub_source, synthesis_settings
-from hf_pgg.synthesis.actor_composite import ActorComposite
-from hf_pgg.synthesis.clips import resize_frames
+from hf_pgg.synthesis.actor_composite import ActorComposite, read_masks
+from hf_pgg.synthesis.clips import SampledClip
 from hf_pgg.synthesis.videomix import TileMix, VideoMix
 from hf_pgg.video import FrameSampler, open_clip, uniform_indices
 
@@ -113,6 +113,7 @@ def main() -> None:
     torch.set_flush_denormal(True)
     if task.synthesis not in SYNTHESES:
         raise SystemExit(f"--synthesis {task.synthesis}: choose {', '.join(SYNTHESES)}")
+    check_attributions(task.attributions)
     with config.main_process_first(desc="data"):
         data = load_data(task, config)
         source = hub_source(data["train"])
@@ -129,11 +130,11 @@ def main() -> None:
             copies = 1 + (task.synthesis_copies if task.synthesis != "none" else 0)
             args.max_steps = step_budget(args, copies * len(data["train"]))
             trainer, seconds = train(rows, args, task)
+            trainer.save_model()  # an annotation that cannot be measured does not cost the training
             record = evaluate(trainer, data, task, name, seconds)
             record["data"]["revision"] = source[1]
             if settings is not None:
                 record["synthesis"] = settings
-            trainer.save_model()
             records.append(record)
             if trainer.is_world_process_zero():
                 save_animation(clip_pictures(trainer, data["test"], task, record), Path(args.output_dir) / CLIPS)
@@ -149,9 +150,14 @@ def main() -> None:
 
 
 def load_data(task: ClipArguments, config: ClipConfig) -> DatasetDict:
-    """`train` (clips of T small frames, labels, masks), and with all their frames and boxes `validation` and `test`."""
+    """`train` (clips of T small frames, labels, masks), and with all their frames and boxes `validation` and `test`.
+
+    Clips are in column `video` and labels in `label`, which `config` says afterwards.
+    """
     if task.dataset_name is not None:
-        train, test = (open_dataset(task.dataset_name, split) for split in (task.train_split, task.test_split))
+        names = {str(config.video_column): VIDEO, config.label_column: "label"}
+        train, test = (open_dataset(task.dataset_name, s, names=names) for s in (task.train_split, task.test_split))
+        config.video_column, config.label_column = VIDEO, "label"
         return split_and_sample(train, test, task, config)
     clips = digits_in_motion(bias=task.bias, seed=config.seed, size=config.image_size, num_frames=config.num_frames)
     return DatasetDict({**clips, "train": sampled(clips["train"], task, config)})
@@ -159,29 +165,29 @@ def load_data(task: ClipArguments, config: ClipConfig) -> DatasetDict:
 
 def split_and_sample(train: Dataset, test: Dataset, task: ClipArguments, config: ClipConfig) -> DatasetDict:
     """`load_data` for clips at hand: sets a part of `train` aside for validation, by class and source."""
-    folds = StratifiedGroupKFold(round(1 / task.validation_share), shuffle=True, random_state=0)
-    sources = train[task.source_column] if task.source_column else range(len(train))
-    kept, held_out = next(folds.split(np.zeros(len(train)), train[config.label_column], list(sources)))
-    rest = train.select(kept)
-    return DatasetDict(train=sampled(rest, task, config), validation=train.select(held_out), test=test)
+    rest, validation = hold_out(train, task.validation_share, task.source_column)
+    return DatasetDict(train=sampled(rest, task, config), validation=validation, test=test)
 
 
 def sampled(rows: Dataset, task: ClipArguments, config: ClipConfig) -> Dataset:
     """The T frames that the model sees and their masks, squashed to its size: decoded once, not every epoch."""
-    video, size = config.video_column, (config.image_size, config.image_size)
-    rows = rows.select_columns([video, config.label_column, task.mask_column])
+    size = (config.image_size, config.image_size)
+    rows = rows.select_columns([VIDEO, "label", task.mask_column])
 
-    def sample(row: dict[str, Any]) -> dict[str, Any]:
-        with open_clip(row[video]) as clip:
-            indices, length = uniform_indices(len(clip), config.num_frames), len(clip)
-            frames = clip.read(indices, size)
-        masks = decode_mask(row[task.mask_column], length)[indices]
-        masks = resize_frames(masks.astype(np.float32) / max(int(masks.max()), 1), size)
-        return {video: [encode_png(frame) for frame in frames], task.mask_column: encode_mask(masks)}
+    def sample(row: dict[str, Any], index: int) -> dict[str, Any]:
+        try:
+            with open_clip(row[VIDEO]) as clip:
+                indices = uniform_indices(len(clip), config.num_frames)
+                found = SampledClip(clip.read(indices, size), indices, len(clip), clip.stored_size)
+            masks = read_masks(row[task.mask_column], found)
+        except (ValueError, OSError) as error:
+            remedy = "Mend or drop the row."
+            raise ProvenanceError(index, f"{VIDEO} or {task.mask_column}", str(error), remedy) from error
+        return {VIDEO: [encode_png(frame) for frame in found.frames], task.mask_column: encode_mask(masks)}
 
     features = rows.features.copy()
-    features[video], features[task.mask_column] = List(Image()), Image()
-    return rows.map(sample, features=features).cast_column(video, List(Image(decode=False)))
+    features[VIDEO], features[task.mask_column] = List(Image()), Image()
+    return rows.map(sample, with_indices=True, features=features).cast_column(VIDEO, List(Image(decode=False)))
 
 
 def synthesize(train: Dataset, task: ClipArguments, args: ClipConfig) -> tuple[Dataset, dict[str, Any]]:
@@ -189,7 +195,7 @@ def synthesize(train: Dataset, task: ClipArguments, args: ClipConfig) -> tuple[D
     sampler = FrameSampler(args.num_frames)
     parts = [train]
     for copy in range(task.synthesis_copies):
-        common = {"seed": args.seed, "epoch": copy, "sampler": sampler, "video_column": args.video_column}
+        common = {"seed": args.seed, "epoch": copy, "sampler": sampler}
         if task.synthesis == "actor":
             # other scenes: photographs that no motion is tied to, or the scenes of all other clips
             scenes = photographs(OTHER_PHOTOGRAPHS) if task.dataset_name is None else train
@@ -199,9 +205,8 @@ def synthesize(train: Dataset, task: ClipArguments, args: ClipConfig) -> tuple[D
             method = {"videomix": VideoMix, "tilemix": TileMix}[task.synthesis](source=train, **common)
         rows = method.map(train)
         if task.masks != "true":
-            kind, _, fraction = task.masks.partition(":")
-            rows = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=args.seed, epoch=copy).map(rows)
-        parts.append(rows.cast_column(args.video_column, List(Image(decode=False))))
+            rows = MaskAblation.named(task.masks, seed=args.seed, epoch=copy, video_column=VIDEO).map(rows)
+        parts.append(rows.cast_column(VIDEO, List(Image(decode=False))))
     return concatenate_datasets(parts), synthesis_settings(method)
 
 
@@ -231,7 +236,7 @@ def load_model(task: ClipArguments, config: ClipConfig, label: ClassLabel) -> tu
 def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrainer, float]:
     """Trains one classifier on clip labels; also the seconds it took."""
     set_seed(args.seed)
-    model, processor = load_model(task, args, class_label(rows.features, args.label_column))
+    model, processor = load_model(task, args, class_label(rows.features, "label"))
     trainer = PGGTrainer(
         model,
         args,
@@ -249,34 +254,29 @@ def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrai
 def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: str, seconds: float) -> dict[str, Any]:
     """The map and threshold chosen on validation clips; the test clips' figures with them."""
     args, spec = trainer.args, trainer.data_collator.spec
-    sampler, columns = FrameSampler(args.num_frames), {"label_column": args.label_column, "box_column": task.box_column}
+    sampler, columns = FrameSampler(args.num_frames), {"box_column": task.box_column}
 
     def measure(split: str, attribution: str, thresholds: Sequence[float]) -> dict[float, dict[str, float]]:
         method = with_smoothing(attribution, task.smoothing)
-        found = detect_actions(
-            trainer.model, spec, data[split], method, sampler=sampler, video_column=args.video_column
-        )
+        found = detect_actions(trainer.model, spec, data[split], method, sampler=sampler)
         return evaluate_actions(found, data[split], thresholds, **columns)
 
-    selection = {
-        f"{attribution} at {threshold}": figures["frame_mAP@0.5"]
-        for attribution in task.attributions
-        for threshold, figures in measure("validation", attribution, THRESHOLDS).items()
-    }
+    selection = {}
+    for attribution in task.attributions:
+        try:
+            measured = measure("validation", attribution, THRESHOLDS)
+        except AttributionError as error:
+            print(f"{attribution}: not for this model ({error})")
+            continue
+        selection |= {f"{attribution} at {at}": figures["frame_mAP@0.5"] for at, figures in measured.items()}
     chosen, _, at = max(selection, key=selection.__getitem__).partition(" at ")
     threshold = float(at)
     results = measure("test", chosen, [threshold])[threshold]
-    known = add_provenance(
-        sampled(data["test"], task, args),
-        mask_column=task.mask_column,
-        video_column=args.video_column,
-        label_column=args.label_column,
-    )
-    measured = trainer.evaluate(known, metric_key_prefix="test")
-    results["target_gradient_share"] = measured["test_target_gradient_share"]
+    known = add_provenance(sampled(data["test"], task, args), mask_column=task.mask_column, video_column=VIDEO)
+    figures = trainer.evaluate(known, metric_key_prefix="test")
+    results["target_gradient_share"] = figures["test_target_gradient_share"]
     joined = None
     if task.joined:
-        columns["video_column"] = args.video_column
         asked = JoinedArguments(checkpoints=[], attribution=chosen, smoothing=task.smoothing, **columns)
         joined = measure_joined(trainer.model, spec, data, asked)
         results |= {key: joined.pop(key) for key in ("temporal_iou", "temporal_iou_untrimmed")}
@@ -311,24 +311,23 @@ def clip_pictures(
             rows,
             with_smoothing(chosen["map"], task.smoothing),
             sampler=FrameSampler(args.num_frames),
-            video_column=args.video_column,
         )
     )
-    names = class_label(test.features, args.label_column).names
+    names = class_label(test.features, "label").names
     strips = []
     for t in range(args.num_frames):
         strip = PILImage.new("RGB", (side * len(rows), side))
         for column, (row, action) in enumerate(zip(rows, found, strict=True)):
             index = int(action.indices[t])
-            with open_clip(row[args.video_column]) as clip:
+            with open_clip(row[VIDEO]) as clip:
                 frame = clip.read([index])[0]
             x1, y1, x2, y2 = action.tube(chosen["threshold"]).boxes[index]
             canvas = draw(
                 frame, action.maps[t], (x1, y1, x2 - x1 + 1, y2 - y1 + 1), truth=[row[task.box_column][index]]
             )
             strip.paste(canvas.resize((side, side), PILImage.Resampling.NEAREST), (side * column, 0))
-            if action.label != row[args.label_column]:
-                wrong = f"{names[action.label]}, not {names[row[args.label_column]]}"
+            if action.label != row["label"]:
+                wrong = f"{names[action.label]}, not {names[row['label']]}"
                 strip.paste(_caption(wrong, side), (side * column, side - 14))
         strips.append(strip)
     return strips

@@ -23,7 +23,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from comparison import arguments_of, methods_of, step_budget, table
+from comparison import arguments_of, check_attributions, methods_of, step_budget, table
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets
 from matplotlib.figure import Figure
 from torchvision.transforms import v2
@@ -43,9 +43,17 @@ from hf_pgg import CutMix, MaskAblation, PGGTrainer, ResizeMix, add_provenance
 from hf_pgg.attribution import AttributionError
 from hf_pgg.collator import InputSpec
 from hf_pgg.demo_data import digits_on_photographs
-from hf_pgg.localization import box_of_map, draw, evaluate_localization, object_mask, score_maps, with_smoothing
+from hf_pgg.localization import (
+    box_of_map,
+    draw,
+    evaluate_localization,
+    object_mask,
+    rows_with_boxes,
+    score_maps,
+    with_smoothing,
+)
 from hf_pgg.pictures import decode_mask, encode_png, mask_to_box, open_picture, to_rgb
-from hf_pgg.provenance import CONTRACT_COLUMNS, PROVENANCE, class_label
+from hf_pgg.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE, class_label
 from hf_pgg.run_record import hub_source, synthesis_settings
 from hf_pgg.synthesis.base import resize
 from hf_pgg.synthesis.puzzlemix import InputGradientSaliency, PuzzleMix
@@ -78,7 +86,7 @@ class LocalizationArguments:
     box_format: str = field(default="xywh", metadata={"help": "xywh or xyxy, in pixels of the picture."})
     mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, for PxAP."})
     target_value: int | None = field(default=None, metadata={"help": "The object's value, if the mask is a label map."})
-    ignore_value: int | None = field(default=None, metadata={"help": "Value of mask pixels that do not count."})
+    ignore_value: int | None = field(default=None, metadata={"help": "Value of mask pixels that PxAP leaves out."})
     train_mask_column: str | None = field(
         default=None,
         metadata={"help": "Object's mask in training rows: a cut-out's alpha, a saliency model's; a mix carries it."},
@@ -124,6 +132,9 @@ def main() -> None:
     else:
         task, model_args, compare, config = parser.parse_args_into_dataclasses()
     torch.set_flush_denormal(True)
+    if task.synthesis not in (*MIXES, "none"):
+        raise SystemExit(f"--synthesis {task.synthesis}: choose none, {', '.join(MIXES)}")
+    check_attributions(task.attributions)
     with config.main_process_first(desc="data"):
         data = load_data(task, config)
         source = hub_source(data["train"])
@@ -141,11 +152,11 @@ def main() -> None:
             copies = task.synthesis_copies + task.keep_originals if task.synthesis != "none" else 1
             args.max_steps = step_budget(args, copies * len(data["train"]))
             trainer, seconds = train(rows, args, model_args, task)
+            trainer.save_model()  # an annotation that cannot be measured does not cost the training
             record = evaluate(trainer, data, task, name, model_args.model_name_or_path, seconds)
             record["data"]["revision"] = source[1]
             if settings is not None:
                 record["synthesis"] = settings
-            trainer.save_model()
             if name == "plain":
                 saliency_model = saliency_model or args.output_dir
             records.append(record)
@@ -153,8 +164,7 @@ def main() -> None:
                 trained[name] = (trainer.model, trainer.data_collator.spec, record["localization"])
     if trainer.is_world_process_zero():
         out = Path(config.output_dir)
-        columns = {"image_column": config.image_column, "label_column": config.label_column}
-        figure = comparison_figure(trained, data["test"], task, **columns)
+        figure = comparison_figure(trained, data["test"], task)
         figure.savefig(out / "localization.png", dpi=130)
         write_records(records, {"localization.png": "Maps, boxes (green) and true boxes (red)"}, out)
         push_records(records, out, config.hub_token)
@@ -166,7 +176,10 @@ def main() -> None:
 
 
 def load_data(task: LocalizationArguments, config: LocalizationConfig) -> DatasetDict:
-    """Splits `train` (pictures and labels, at the model's input size), `selection` and `test` (with boxes)."""
+    """Splits `train` (pictures and labels, at the model's input size), `selection` and `test` (with boxes).
+
+    Pictures are in column `image` and labels in `label`, which `config` says afterwards.
+    """
     if task.dataset_name is None:
         digits = digits_on_photographs(bias=0.1, seed=config.seed)
         boxed = {split: digits[split].map(_digit_annotations) for split in ("validation", "test")}
@@ -174,23 +187,23 @@ def load_data(task: LocalizationArguments, config: LocalizationConfig) -> Datase
         train = digits["train"].select_columns(list(dict.fromkeys(["image", "label", *known])))
         task.mask_column = task.mask_column or "mask"
         return DatasetDict(train=train, selection=boxed["validation"], test=boxed["test"])
-    parts = {split: open_dataset(task.dataset_name, split) for split in (task.train_split, task.test_split)}
-    if task.selection_split not in parts:
-        parts[task.selection_split] = open_dataset(task.dataset_name, task.selection_split)
-    pictures = [config.image_column, *([task.train_mask_column] if task.train_mask_column else [])]
-    train = parts[task.train_split].select_columns([*pictures, config.label_column])
+    names = {config.image_column: IMAGE, config.label_column: "label"}
+    splits = {task.train_split, task.selection_split, task.test_split}
+    parts = {split: open_dataset(task.dataset_name, split, names=names) for split in sorted(splits)}
+    config.image_column, config.label_column = IMAGE, "label"
+    pictures = [IMAGE, *([task.train_mask_column] if task.train_mask_column else [])]
+    train = parts[task.train_split].select_columns([*pictures, "label"])
     if config.image_size is not None:
         side = config.image_size  # squashed once, before mixing: the collator would crop
 
         def squash(row: dict[str, Any]) -> dict[str, Any]:
-            arrays = {config.image_column: to_rgb(row[config.image_column])}
+            arrays = {IMAGE: to_rgb(row[IMAGE])}
             arrays |= {name: decode_mask(row[name]) for name in pictures[1:]}
             return {name: encode_png(resize(array, (side, side))) for name, array in arrays.items()}
 
         train = train.map(squash, features=train.features)
     if task.train_mask_column:
-        columns = {"image_column": config.image_column, "label_column": config.label_column}
-        train = add_provenance(train, mask_column=task.train_mask_column, **columns)
+        train = add_provenance(train, mask_column=task.train_mask_column)
     return DatasetDict(train=train, selection=parts[task.selection_split], test=parts[task.test_split])
 
 
@@ -206,8 +219,6 @@ def mix(
     """The training rows (unless `keep_originals` is off), followed by mixed ones with provenance; and the settings."""
     if task.synthesis == "none":
         return train, None
-    if task.synthesis not in MIXES:
-        raise SystemExit(f"--synthesis {task.synthesis}: choose none, {', '.join(MIXES)}")
     options = {}
     if task.synthesis == "puzzlemix":
         if saliency_model is None:
@@ -222,8 +233,7 @@ def mix(
         method = MIXES[task.synthesis](source=train, seed=args.seed, epoch=copy, **options)
         rows = method.map(train)
         if task.masks != "true":
-            kind, _, fraction = task.masks.partition(":")
-            rows = MaskAblation(kind=kind, fraction=float(fraction or 0), seed=args.seed, epoch=copy).map(rows)
+            rows = MaskAblation.named(task.masks, seed=args.seed, epoch=copy).map(rows)
         parts.append(rows)
     return concatenate_datasets(parts), synthesis_settings(method)
 
@@ -260,13 +270,8 @@ def evaluate(
     seconds: float,
 ) -> dict[str, Any]:
     """Top-1 on all test rows; the map and threshold chosen on `selection`; localization on the annotated test rows."""
-    args, spec = trainer.args, trainer.data_collator.spec
-    columns = {
-        "image_column": args.image_column,
-        "label_column": args.label_column,
-        "box_column": task.box_column,
-        "box_format": task.box_format,
-    }
+    spec = trainer.data_collator.spec
+    columns = {"box_column": task.box_column, "box_format": task.box_format}
     masks = {"mask_column": task.mask_column, "target_value": task.target_value, "ignore_value": task.ignore_value}
     selection = {}
     for attribution in task.attributions:
@@ -291,11 +296,10 @@ def evaluate(
     }
     chosen = max(selection, key=lambda key: selection[key]["max_box_acc_v2"])
     results = dict(on_test[chosen])
-    plain = data["test"].select_columns([args.image_column, args.label_column])
+    plain = data["test"].select_columns([IMAGE, "label"])
     results["accuracy"] = trainer.evaluate(plain, metric_key_prefix="test")["test_accuracy"]
     if task.mask_column:
-        known = data["test"].select([i for i, box in enumerate(data["test"][task.box_column]) if box is not None])
-        guided = squashed_with_masks(known, spec.size, args, task)
+        guided = squashed_with_masks(rows_with_boxes(data["test"], task.box_column), spec.size, task)
         measured = trainer.evaluate(guided, metric_key_prefix="test")
         results["target_gradient_share"] = measured["test_target_gradient_share"]
     record = run_record(
@@ -314,29 +318,25 @@ def evaluate(
     return record
 
 
-def squashed_with_masks(
-    rows: Dataset, size: tuple[int, int], args: LocalizationConfig, task: LocalizationArguments
-) -> Dataset:
-    """The annotated rows at the model's size, their masks as provenance: for the target gradient share."""
+def squashed_with_masks(rows: Dataset, size: tuple[int, int], task: LocalizationArguments) -> Dataset:
+    """The rows that have a mask, at the model's size, masks as provenance: for the target gradient share.
+
+    Where a label map marks an uncertain border, it counts as outside.
+    """
+    rows = rows.filter(lambda mask: mask is not None, input_columns=[task.mask_column])
 
     def squash(row: dict[str, Any]) -> dict[str, Any]:
         values = np.array(open_picture(row[task.mask_column]))
         target = object_mask(values, task.target_value)
         return {
-            args.image_column: encode_png(resize(to_rgb(row[args.image_column]), size)),
+            IMAGE: encode_png(resize(to_rgb(row[IMAGE]), size)),
             "object": encode_png(resize(target.astype(np.float32), size)),
         }
 
     features = rows.features.copy()
     features["object"] = Image()
     squashed = rows.map(squash, features=features)
-    keep = [args.image_column, args.label_column, "object"]
-    return add_provenance(
-        squashed.select_columns(keep),
-        mask_column="object",
-        image_column=args.image_column,
-        label_column=args.label_column,
-    )
+    return add_provenance(squashed.select_columns([IMAGE, "label", "object"]), mask_column="object")
 
 
 # ---------------------------------------------------------------------------------------------- reports
@@ -347,18 +347,16 @@ def comparison_figure(
     test: Dataset,
     task: LocalizationArguments,
     count: int = 8,
-    image_column: str = "image",
-    label_column: str = "label",
 ) -> Figure:
     """The same test pictures under every method: map, box (green) and true box (red).
 
     Args:
         methods: Name to the model, its input, and its record's `localization` (map and threshold).
     """
-    known = [i for i, box in enumerate(test[task.box_column]) if box is not None]
-    rows = [test[known[int(i)]] for i in np.linspace(0, len(known) - 1, min(count, len(known)))]
-    pictures = [to_rgb(row[image_column]) for row in rows]
-    labels = [row[label_column] for row in rows]
+    known = rows_with_boxes(test, task.box_column)
+    rows = [known[int(i)] for i in np.linspace(0, len(known) - 1, min(count, len(known)))]
+    pictures = [to_rgb(row[IMAGE]) for row in rows]
+    labels = [row["label"] for row in rows]
     figure = Figure(figsize=(1.6 * len(rows), 1.75 * len(methods)), layout="constrained")
     grid = figure.subplots(len(methods), len(rows), squeeze=False)
     for line, (name, (model, spec, chosen)) in enumerate(methods.items()):

@@ -14,7 +14,7 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMA
 
 import hf_pgg.demo_clips
 from hf_pgg import PGGCollator, PGGConfig, PGGTrainer, add_provenance
-from hf_pgg.clip_localization import corners, detect_actions, evaluate_actions, tube_of_maps
+from hf_pgg.clip_localization import clip_boxes, corners, detect_actions, evaluate_actions, tube_of_maps
 from hf_pgg.collator import InputSpec
 from hf_pgg.demo_clips import MOTIONS, digits_in_motion
 from hf_pgg.guidance import RandomState, exact_guidance, first_order_guidance, second_derivatives, share
@@ -249,6 +249,22 @@ def test_perfect_maps_of_a_perfect_classifier_score_100_and_of_a_wrong_one_nothi
         evaluate_actions(
             detect_actions(Oracle(False), spec, missing, find_the_digit, sampler=FrameSampler(6)), missing, [0.5]
         )
+
+
+@pytest.mark.parametrize(
+    ("boxes", "problem"),
+    [
+        (None, "there are no boxes"),
+        ([[0, 0, 4, 4], None], "frame 1 has no box of four numbers"),
+        ([[0, 0, 4, 4], [0, 0, 4]], "frame 1 has no box of four numbers"),
+        ([[0, 0, 4, 4]] * 3, "3 boxes for 2 frames"),
+        ([[0, 0, 4, 4], [9, 9, -4, 4]], r"frame 1 has the box \[9, 9, -4, 4\], which is empty or inverted"),
+        ([[0, 0, 4, float("nan")]] * 2, r"frame 0 has the box \[0, 0, 4, nan\]"),
+    ],
+)
+def test_bad_boxes_name_clip_column_and_frame(boxes: object, problem: str) -> None:
+    with pytest.raises(ClipError, match=f"clip 'jump/7', field 'bboxes': {problem}.*on every frame"):
+        clip_boxes(boxes, 2, "jump/7", "bboxes")
 
 
 def test_corners_include_the_last_pixel() -> None:

@@ -13,7 +13,16 @@ from PIL import Image as PILImage
 from torch import nn
 
 from hf_pgg.collator import InputSpec
-from hf_pgg.localization import box_of_map, draw, evaluate_localization, main, picture_files, score_maps, with_smoothing
+from hf_pgg.localization import (
+    box_of_map,
+    draw,
+    evaluate_localization,
+    main,
+    picture_files,
+    rows_with_boxes,
+    score_maps,
+    with_smoothing,
+)
 from hf_pgg.pictures import encode_mask, encode_png
 from tests.conftest import SIZE, tiny_model
 
@@ -109,8 +118,25 @@ def test_maps_that_hold_nan_are_counted_as_no_box(boxed: Dataset) -> None:
     def broken(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return torch.full((len(target), SIZE, SIZE), torch.nan)
 
-    result = evaluate_localization(tiny_model("vit"), SPEC, boxed, broken)
+    result = evaluate_localization(tiny_model("vit"), SPEC, boxed, broken, mask_column="mask")
     assert result["num_flat_maps"] == 4 and result["max_box_acc_v2"] == 0
+    inside = np.mean([np.mean(np.asarray(row["mask"]) > 127) for row in boxed.select(range(4))])
+    assert result["pixel_average_precision"] == pytest.approx(inside, abs=1e-6), "what a flat map finds"
+
+
+def test_masks_that_do_not_fit_name_the_row_and_their_own_column(boxed: Dataset) -> None:
+    model = tiny_model("vit")
+    expected = evaluate_localization(model, SPEC, boxed, bright_map, mask_column="mask")
+    colours = boxed.map(lambda row: {"mask": row["mask"] and row["mask"].convert("RGB")})
+    assert evaluate_localization(model, SPEC, colours, bright_map, mask_column="mask") == expected
+    small = boxed.map(lambda row: {"mask": row["mask"] and row["mask"].resize((9, 7))})
+    with pytest.raises(ValueError, match=r"row 0, column 'mask': a mask of 9x7 for a picture of \d+x\d+"):
+        evaluate_localization(model, SPEC, small, bright_map, mask_column="mask")
+
+
+def test_rows_without_a_box_are_passed_over_however_they_say_so() -> None:
+    rows = Dataset.from_dict({"bbox": [[1.0, 2.0, 3.0, 4.0], None, []], "name": ["a", "b", "c"]})
+    assert rows_with_boxes(rows, "bbox")["name"] == ["a"]
 
 
 def test_only_gradient_maps_are_smoothed() -> None:

@@ -121,19 +121,21 @@ def test_generated_rows_replace_the_real_ones_or_join_them(photos, tmp_path):
     generated = photos.select(range(6)).remove_columns("mask").add_column("prompt", ["a photo"] * 6)
     generated.to_parquet(tmp_path / "generated" / "train.parquet")
     arguments = train_cls.DataArguments(generated=str(tmp_path / "generated"))
-    config = train_cls.RecipeConfig(output_dir=str(tmp_path / "out"))
     known = add_provenance(photos, mask_column="mask")
-    both = train_cls.with_generated(known, arguments, config)
+    both = train_cls.with_generated(known, arguments)
     assert len(both) == len(photos) + 6 and both.features["label"] == photos.features["label"]
     assert both[0]["provenance"] is not None and both[len(photos)]["provenance"] is None
-    alone = train_cls.with_generated(known, replace(arguments, train_on="generated"), config)
-    assert alone.column_names == ["image", "label"] and alone["label"] == photos["label"][:6]
-    assert train_cls.with_generated(known, replace(arguments, train_on="real"), config) is known
+    alone = train_cls.with_generated(known, replace(arguments, train_on="generated"))
+    assert set(alone.column_names) == {"image", "label"} and alone["label"] == photos["label"][:6]
+    assert train_cls.with_generated(known, replace(arguments, train_on="real")) is known
     with pytest.raises(SystemExit, match="choose real, generated or both"):
-        train_cls.with_generated(known, replace(arguments, train_on="synthetic"), config)
+        train_cls.with_generated(known, replace(arguments, train_on="synthetic"))
+    known.select(range(6)).rename_column("label", "breed").to_parquet(tmp_path / "edits" / "train.parquet")
+    edits = replace(arguments, generated=str(tmp_path / "edits"))
+    assert train_cls.with_generated(known, edits, "breed")[len(photos)]["provenance"] is not None, "edits keep theirs"
     renamed = photos.cast_column("label", ClassLabel(names=[f"{name}?" for name in photos.features["label"].names]))
     with pytest.raises(SystemExit, match="the classes of"):
-        train_cls.with_generated(renamed, arguments, config)
+        train_cls.with_generated(renamed, arguments)
 
 
 def pushed(hub, name, folder, token):
@@ -149,11 +151,13 @@ def pushed(hub, name, folder, token):
 
 def test_the_localization_recipe_compares_and_pushes_methods_on_boxes_of_ones_own(hub, alice, photos, tmp_path):
     boxed = photos.map(lambda row: {"bbox": [float(v) for v in mask_to_box(np.array(row["mask"]) > 127)]})
+    boxed = boxed.map(lambda row, i: {"bbox": [] if i % 8 == 0 else row["bbox"]}, with_indices=True)
+    boxed = boxed.rename_columns({"image": "photo", "label": "breed"})
     for name, rows in boxed.train_test_split(test_size=8, seed=0).items():
         rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
     done = run(
         "recipes/train_wsol.py", "--compare", "--dataset_name", tmp_path / "data", "--mask_column", "mask",
-        "--train_mask_column", "mask", "--image_size", 32,
+        "--train_mask_column", "mask", "--image_column", "photo", "--label_column", "breed", "--image_size", 32,
         "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
         "--attributions", "grad_cam", "input_gradient", "--disable_tqdm", True, "--use_cpu", True,
         "--push_to_hub", True, "--hub_model_id", "alice/pets", "--hub_token", alice,
@@ -179,10 +183,12 @@ def test_the_localization_recipe_compares_and_pushes_methods_on_boxes_of_ones_ow
 def test_the_clip_recipe_compares_and_pushes_methods_on_clips_of_ones_own(hub, alice, tmp_path):
     clips = digits_in_motion(size=32, num_frames=4)
     for name, rows in (("train", clips["validation"].select(range(20))), ("test", clips["test"].select(range(8)))):
+        rows = rows.rename_columns({"video": "film", "label": "motion"})
         rows.to_parquet(tmp_path / "data" / f"{name}.parquet")
     assert len(load_dataset(str(tmp_path / "data"), split="train")) == 20
     done = run(
         "recipes/train_stal.py", "--compare", "--dataset_name", tmp_path / "data", "--image_size", 32,
+        "--video_column", "film", "--label_column", "motion", "--masks", "random",
         "--num_frames", 4, "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
         "--disable_tqdm", True, "--use_cpu", True, "--push_to_hub", True, "--hub_model_id", "alice/clips",
         "--hub_token", alice,

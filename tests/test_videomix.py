@@ -8,7 +8,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value, Video
 from datasets.fingerprint import Hasher
 from scipy.ndimage import binary_erosion
 
-from hf_pgg import FreshDraws, ProvenanceError, add_provenance
+from hf_pgg import FreshDraws, MaskAblation, ProvenanceError, add_provenance
 from hf_pgg.frame_sampling import FrameSampler
 from hf_pgg.pictures import decode_mask, encode_mask, encode_png
 from hf_pgg.provenance import validate_row
@@ -353,6 +353,50 @@ def test_boxes_and_masks_of_another_length_are_refused(clips):
         validate_row(row, 3, 3, video_column="video")
     with pytest.raises(ProvenanceError, match="row 3, column 'video': clip None: there is no clip"):
         validate_row({**row, "video": None}, 3, 3, video_column="video")
+
+
+# ---------------------------------------------------------------------------------------------- ablations
+
+
+@pytest.mark.parametrize("storage", ["png", "mp4"])
+def test_a_misplaced_mask_of_a_clip_is_shifted_as_one_and_the_clip_stays(clips, storage):
+    mixed = ActorComposite(backgrounds=clips, mask_column="masks", feather=0, flip=0, storage=storage).map(clips)
+    moved = MaskAblation.named("random", seed=1, video_column="video").map(mixed)
+    shifts = set()
+    for before, after in zip(mixed, moved, strict=True):
+        assert [value for name, value in before.items() if name != "provenance"] == [
+            value for name, value in after.items() if name != "provenance"
+        ]
+        (old,), (new,) = masks_of(before), masks_of(after)
+        found = [
+            (dy, dx)
+            for dy in range(HEIGHT)
+            for dx in range(WIDTH)
+            if (np.roll(old, (dy, dx), axis=(1, 2)) == new).all()
+        ]
+        assert len(found) == 1
+        shifts.add(found[0])
+    assert len(shifts) > 3
+
+
+def test_masks_of_clips_grow_and_shrink_frame_by_frame(guided_clips):
+    for name, factor in (("dilate:0.3", 1.3), ("erode:0.3", 0.7), ("whole", 0)):
+        rows = MaskAblation.named(name, video_column="video").map(guided_clips)
+        for before, after in zip(guided_clips, rows, strict=True):
+            length = len(before["video"])
+            (old,), (new,) = masks_of(before, length), masks_of(after, length)
+            wanted = np.rint(factor * (old > 0).sum((1, 2)))
+            assert ((new > 0).sum((1, 2)) == wanted).all()
+
+
+def test_an_ablation_names_what_is_wrong(guided_clips):
+    with pytest.raises(ValueError, match="kind 'dilated' is none of dilate, erode, random, whole"):
+        MaskAblation.named("dilated:0.1")
+    with pytest.raises(ValueError, match="no column 'provenance' but"):
+        MaskAblation.named("random").map(guided_clips.remove_columns("provenance"))
+    other = guided_clips.map(lambda row: {"video": row["video"][:7]})
+    with pytest.raises(ProvenanceError, match=r"row 0, column 'provenance': a mask of height 192 does not hold 7"):
+        MaskAblation.named("random", video_column="video").map(other)
 
 
 # ---------------------------------------------------------------------------------------------- bad input

@@ -1,20 +1,22 @@
 """The paper's ablations of provenance: masks grown, shrunk, put in the wrong place, or ignored.
 
-A map transform over rows that already have provenance, of whatever method; the pictures stay as they are.
+A map transform over rows that already have provenance, of whatever method; nothing but the masks changes.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast, get_args
 
 import numpy as np
+from datasets import Features
 from scipy.ndimage import distance_transform_edt
 
-from hf_pgg.pictures import decode_mask, to_rgb
-from hf_pgg.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE
-from hf_pgg.synthesis.base import Sample, Synthesizer
+from hf_pgg.pictures import decode_mask, encode_mask
+from hf_pgg.provenance import PROVENANCE, ProvenanceError
+from hf_pgg.synthesis.base import RowTransform
+from hf_pgg.video import open_clip
 
 Kind = Literal["dilate", "erode", "random", "whole"]
 
@@ -36,38 +38,84 @@ def resize_mask_area(mask: np.ndarray, fraction: float) -> np.ndarray:
 
 
 def misplaced_mask(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The mask shifted around the borders by a uniform offset: area and shape of the true one, a random place."""
-    return np.roll(mask, (int(rng.integers(mask.shape[0])), int(rng.integers(mask.shape[1]))), axis=(0, 1))
+    """The mask ([T,] H, W) shifted around the borders by a uniform offset, one for all frames.
+
+    Area and shape stay the true ones; the place is random.
+    """
+    height, width = mask.shape[-2:]
+    return np.roll(mask, (int(rng.integers(height)), int(rng.integers(width))), axis=(-2, -1))
 
 
 @dataclass(frozen=True, kw_only=True)
-class MaskAblation(Synthesizer):
+class MaskAblation(RowTransform):
     """Replaces each row's masks.
 
     Args:
+        seed, epoch, row_id_column: See [`RowTransform`](hf_pgg.synthesis.base.RowTransform).
         kind (`str`): `"dilate"`/`"erode"` by `fraction` of the area (dilated masks of several sources may overlap:
             set `allow_overlap` in the config), `"random"` (true shape, random place), or `"whole"`: I = 0, the
             penalty over the whole picture (for the form l2 alone: the share outside an empty mask is constant).
         fraction (`float`, *optional*, defaults to 0.1): For `"dilate"` and `"erode"`.
+        video_column (`str`, *optional*): The rows are clips, in this column: their masks change frame by frame, all by
+            one shift where the kind is `"random"`.
     """
 
     kind: Kind
     fraction: float = 0.1
+    video_column: str | None = None
 
     def __post_init__(self) -> None:
-        if self.kind not in ("dilate", "erode", "random", "whole"):
-            raise ValueError(f"kind '{self.kind}' is none of dilate, erode, random, whole")
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind '{self.kind}' is none of {', '.join(get_args(Kind))}")
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        picture = to_rgb(row[self.image_column])
-        masks = row[PROVENANCE]
-        if masks is not None:
-            masks = [self._replace(decode_mask(mask).astype(np.float32) / 255, rng) for mask in masks]
-        return Sample(picture, row[LABELS], row[LABEL_WEIGHTS], masks)
+    @classmethod
+    def named(cls, name: str, **options: Any) -> MaskAblation:
+        """From a word of a command line: `"random"`, `"whole"`, `"dilate:0.3"`, `"erode:0.1"`.
+
+        Raises:
+            ValueError: If the kind is unknown or the fraction is no number.
+        """
+        kind, _, fraction = name.partition(":")
+        return cls(kind=cast(Kind, kind), fraction=float(fraction or cls.fraction), **options)
+
+    def __call__(
+        self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
+    ) -> dict[str, list[Any]]:
+        """A batch of rows to their new masks.
+
+        Raises:
+            ProvenanceError: If a mask cannot be read, naming the row.
+        """
+        columns = {name: batch[name] for name in (PROVENANCE, self.row_id_column, self.video_column) if name}
+        replaced: list[Any] = []
+        for i, masks in enumerate(columns[PROVENANCE]):
+            row = {name: values[i] for name, values in columns.items()}
+            name = self._row_id(row, None if indices is None else indices[i])
+            if masks is None:
+                replaced.append(None)
+                continue
+            rng, frames = self.generator(name), None
+            try:
+                if self.video_column is not None:
+                    with open_clip(row[self.video_column]) as clip:
+                        frames = len(clip)
+                masks = [decode_mask(mask, frames).astype(np.float32) / 255 for mask in masks]
+            except (ValueError, OSError) as error:
+                raise ProvenanceError(name, PROVENANCE, str(error), "Mend or drop the row.") from error
+            replaced.append([encode_mask(self._replace(mask, rng)) for mask in masks])
+        return {PROVENANCE: replaced}
+
+    def features(self, features: Features) -> Features:
+        if PROVENANCE not in features:
+            raise ValueError(f"the rows have no masks to replace: no column '{PROVENANCE}' but {sorted(features)}")
+        return features
 
     def _replace(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.kind == "random":
             return misplaced_mask(mask, rng)
         if self.kind == "whole":
             return np.zeros_like(mask)
-        return resize_mask_area(mask, self.fraction if self.kind == "dilate" else -self.fraction)
+        fraction = self.fraction if self.kind == "dilate" else -self.fraction
+        if mask.ndim == 2:
+            return resize_mask_area(mask, fraction)
+        return np.stack([resize_mask_area(frame, fraction) for frame in mask])

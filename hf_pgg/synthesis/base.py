@@ -31,7 +31,7 @@ from hf_pgg.provenance import (
     provenance_features,
 )
 
-Self = TypeVar("Self", bound="RowSynthesizer")
+Self = TypeVar("Self", bound="RowTransform")
 
 
 @dataclass(frozen=True)
@@ -60,25 +60,79 @@ def one_thread() -> Iterator[None]:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RowSynthesizer(ABC):
-    """A synthesis method as a `datasets.map` transform, of pictures ([`Synthesizer`]) or clips (`ClipSynthesizer`).
+class RowTransform(ABC):
+    """A `datasets.map` transform whose every draw is decided by (seed, row, epoch), whatever batch the row is in.
 
     Args:
         seed (`int`, *optional*, defaults to 0): With the row's id and the epoch, decides every draw.
         epoch (`int`, *optional*, defaults to 0): See [`FreshDraws`] for a new draw each epoch.
         row_id_column (`str`, *optional*): A column of unique ids (int or str). By default the index that `map` passes
             is the id. Needed where there is no lasting index: `IterableDataset`, `with_transform`, the collator.
+    """
+
+    seed: int = 0
+    epoch: int = 0
+    row_id_column: str | None = None
+    # `datasets` hashes the fields, not the code: a change of what a method computes must change its number
+    version: int = field(default=1, init=False, repr=False)
+
+    @abstractmethod
+    def __call__(
+        self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
+    ) -> dict[str, list[Any]]:
+        """A batch of rows (columns of lists) to the columns that change."""
+
+    @abstractmethod
+    def features(self, features: Features) -> Features:
+        """The features of the mapped dataset, from those of the dataset."""
+
+    def at_epoch(self: Self, epoch: int) -> Self:
+        """The same method, drawing for another epoch."""
+        return replace(self, epoch=epoch)
+
+    def generator(self, row_id: int | str) -> np.random.Generator:
+        """The row's own random numbers for this epoch."""
+        number = row_id if isinstance(row_id, int) else zlib.crc32(str(row_id).encode())
+        return np.random.default_rng([self.seed, number, self.epoch])
+
+    def map(self, dataset: Dataset | IterableDataset, **map_kwargs: Any) -> Any:
+        """`dataset.map` with this method, its features and its indices. `map_kwargs`: `num_proc`, `batch_size`, ..."""
+        if isinstance(dataset, IterableDataset) and self.row_id_column is None:
+            raise ValueError(
+                "an IterableDataset has no lasting row index (it restarts in every shard): store an id in a column"
+                " and name it in `row_id_column`"
+            )
+        map_kwargs.setdefault("batch_size", 32)  # pictures: the default of 1000 rows would be held in memory at once
+        return dataset.map(
+            self, batched=True, with_indices=True, features=self.features(dataset.features), **map_kwargs
+        )
+
+    def _row_id(self, row: Mapping[str, Any], index: int | None) -> int | str:
+        if self.row_id_column is not None:
+            if row.get(self.row_id_column) is None:
+                raise ValueError(f"the row has no id in column '{self.row_id_column}'; its columns are {sorted(row)}")
+            row_id = row[self.row_id_column]
+            return row_id if isinstance(row_id, str) else int(row_id)
+        if index is None:
+            raise ValueError(
+                "outside `map` a row has no index to draw its numbers from: store an id in a column and name it in"
+                " `row_id_column` (`dataset.add_column('row_id', range(len(dataset)))`)"
+            )
+        return int(index)
+
+
+@dataclass(frozen=True, kw_only=True)
+class RowSynthesizer(RowTransform, ABC):
+    """A synthesis method, of pictures ([`Synthesizer`]) or clips (`ClipSynthesizer`).
+
+    Args:
+        seed, epoch, row_id_column: See [`RowTransform`].
         label_column (`str`): Its name in the mapped dataset (and in the source pool, where there is one).
     """
 
     output_column: ClassVar[str]
 
-    seed: int = 0
-    epoch: int = 0
-    row_id_column: str | None = None
     label_column: str = "label"
-    # `datasets` hashes the fields, not the code: a change of what a method computes must change its number
-    version: int = field(default=1, init=False, repr=False)
 
     @property
     @abstractmethod
@@ -100,10 +154,6 @@ class RowSynthesizer(ABC):
     def extra_features(self) -> dict[str, Any]:
         """Columns that the method adds beside the contract's, name to feature."""
         return {}
-
-    def at_epoch(self: Self, epoch: int) -> Self:
-        """The same method, drawing for another epoch."""
-        return replace(self, epoch=epoch)
 
     @one_thread()
     def __call__(
@@ -146,40 +196,9 @@ class RowSynthesizer(ABC):
                 out[extra].append(sample.extra[extra])
         return out
 
-    def generator(self, row_id: int | str) -> np.random.Generator:
-        """The row's own random numbers for this epoch."""
-        number = row_id if isinstance(row_id, int) else zlib.crc32(str(row_id).encode())
-        return np.random.default_rng([self.seed, number, self.epoch])
-
-    def map(self, dataset: Dataset | IterableDataset, **map_kwargs: Any) -> Any:
-        """`dataset.map` with this method, its features and its indices. `map_kwargs`: `num_proc`, `batch_size`, ..."""
-        if isinstance(dataset, IterableDataset) and self.row_id_column is None:
-            raise ValueError(
-                "an IterableDataset has no lasting row index (it restarts in every shard): store an id in a column"
-                " and name it in `row_id_column`"
-            )
-        map_kwargs.setdefault("batch_size", 32)  # pictures: the default of 1000 rows would be held in memory at once
-        return dataset.map(
-            self, batched=True, with_indices=True, features=self.features(dataset.features), **map_kwargs
-        )
-
     def features(self, features: Features) -> Features:
-        """The features of the mapped dataset, from those of the dataset."""
         label = class_label(features, self.label_column)
         return Features({**features, **self.contract_features(label), **self.extra_features()})
-
-    def _row_id(self, row: Mapping[str, Any], index: int | None) -> int | str:
-        if self.row_id_column is not None:
-            if row.get(self.row_id_column) is None:
-                raise ValueError(f"the row has no id in column '{self.row_id_column}'; its columns are {sorted(row)}")
-            row_id = row[self.row_id_column]
-            return row_id if isinstance(row_id, str) else int(row_id)
-        if index is None:
-            raise ValueError(
-                "outside `map` a row has no index to draw its numbers from: store an id in a column and name it in"
-                " `row_id_column` (`dataset.add_column('row_id', range(len(dataset)))`)"
-            )
-        return int(index)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,7 +254,7 @@ class FreshDraws:
         dataset.with_transform(fresh)
     """
 
-    def __init__(self, synthesizer: RowSynthesizer):
+    def __init__(self, synthesizer: RowTransform):
         if synthesizer.row_id_column is None:
             raise ValueError("fresh draws need `row_id_column`: outside `map` a row has no index")
         self.synthesizer = synthesizer
