@@ -18,6 +18,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.utils.data import DataLoader
+from tqdm.auto import tqdm
 
 from hf_pgg.collator import PGGCollator
 from hf_pgg.debias import GROUP, column_values
@@ -87,10 +88,10 @@ def fit_last_layer(
         return metrics["worst_group_accuracy"], metrics["balanced_accuracy"]
 
     chosen = balanced(first)
-    best = max(strengths, key=held_out)
+    best = max(tqdm(strengths, desc="strengths", unit="fit"), key=held_out)
     fits = [
         _logistic(features[rows], labels[rows], best, seed)
-        for rows in (balanced(np.arange(len(labels))) for _ in range(refits))
+        for rows in (balanced(np.arange(len(labels))) for _ in tqdm(range(refits), desc="refits", unit="fit"))
     ]
     return LastLayer(np.mean([w for w, _ in fits], 0), np.mean([b for _, b in fits], 0), best)
 
@@ -134,7 +135,8 @@ def head_inputs(
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     try:
         with evaluation_mode(model):
-            for batch in DataLoader(dataset, batch_size, collate_fn=collator.without_augmentation()):
+            batches = DataLoader(dataset, batch_size, collate_fn=collator.without_augmentation())
+            for batch in tqdm(batches, desc="features", unit="batch"):
                 model(pixel_values=batch["pixel_values"].to(head.weight.device))
                 labels.append(batch["labels"][:, 0])
     finally:

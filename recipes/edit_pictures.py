@@ -73,6 +73,9 @@ class FilterArguments:
     filter_model: str | None = field(
         default=None, metadata={"help": "Classifier trained on the real rows; drops edits that it is confident of."}
     )
+    filter_split: str = field(
+        default="validation", metadata={"help": "Real pictures that set its thresholds; it should not know them."}
+    )
     clip_filter: str | None = field(default=None, metadata={"help": "CLIP; drops edits that fit a negative prompt."})
     clip_positive: list[str] = field(default_factory=list, metadata={"help": "What edits are meant to show."})
     clip_negative: list[str] = field(default_factory=list, metadata={"help": "What failed edits look like."})
@@ -111,7 +114,12 @@ def main() -> None:
     )
     finish(generation, state)
     if state.is_main_process and (filters.filter_model or filters.clip_filter):
-        filter_edits(rows, generation, filters, state)
+        known = None
+        if filters.filter_model:
+            known = open_dataset(data.dataset_name, filters.filter_split, data.dataset_config_name)
+            if filters.filter_split == data.split or Path(data.dataset_name).is_file():
+                print("the filter's thresholds come from the split that was edited: a model that knows it is too sure")
+        filter_edits(known, generation, filters, state)
 
 
 def load_editor(args: EditorArguments, image_column: str, state: PartialState) -> Any:
@@ -136,17 +144,21 @@ def load_editor(args: EditorArguments, image_column: str, state: PartialState) -
     )
 
 
-def filter_edits(rows: Dataset, generation: EditGeneration, args: FilterArguments, state: PartialState) -> None:
-    """Writes the edits that the filters keep to `filtered`, and prints what each filter strikes."""
+def filter_edits(known: Dataset | None, generation: EditGeneration, args: FilterArguments, state: PartialState) -> None:
+    """Writes the edits that the filters keep to `filtered`, and prints what each filter strikes.
+
+    Args:
+        known: Real pictures that set the thresholds of `filter_model`.
+    """
     edits = load_dataset(generation.folder, split="train")
     label_column, column = generation.label_column, generation.image_column
     labels = np.asarray(edits[label_column])
     struck: dict[str, np.ndarray] = {}
-    if args.filter_model:
+    if args.filter_model and known is not None:
         model = AutoModelForImageClassification.from_pretrained(args.filter_model, use_safetensors=True)
         processor = AutoImageProcessor.from_pretrained(args.filter_model)
         model = model.to(state.device)
-        thresholds = class_thresholds(classify(model, processor, rows, column), np.asarray(rows[label_column]))
+        thresholds = class_thresholds(classify(model, processor, known, column), np.asarray(known[label_column]))
         verdicts = judge_confidence(classify(model, processor, edits), labels, thresholds)
         struck |= {verdict: verdicts == verdict for verdict in (TOO_EASY, FAILED)}
     if args.clip_filter:

@@ -7,15 +7,17 @@ The embedded data: is a handwritten digit even or odd, on one of two photographs
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from functools import lru_cache
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value, concatenate_datasets
 from train_cls import open_dataset
 
 from hf_pgg import Composite, PGGConfig
-from hf_pgg.debias import biased_split, take_per_group
+from hf_pgg.debias import biased_split, count_groups, take_per_group
 from hf_pgg.demo_data import digits, photographs
-from hf_pgg.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE
+from hf_pgg.generation import source_digest
+from hf_pgg.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE
 
 PHOTOGRAPHS = ("brick.png", "gravel.png")  # of the even and of the odd digits
 SIZE = 32  # pixels of the embedded pictures
@@ -60,13 +62,39 @@ def load_synthetic(
     """`counts` (labels, biases) synthetic rows."""
     if args.synthetic_dataset is None:
         return as_rows(stand_in(counts, args.bias_column, seed), "synthetic", args, config)
-    rows = open_dataset(args.synthetic_dataset, "train")
+    rows = open_synthetic(args.synthetic_dataset, config.image_column)
     for column in (config.label_column, args.bias_column):
         ours, theirs = splits["train"].features[column], rows.features.get(column)
         if getattr(theirs, "names", None) != ours.names:
             raise SystemExit(f"column '{column}' of {args.synthetic_dataset} is {theirs}, of the real rows {ours}")
     chosen = take_per_group(rows, counts, config.label_column, args.bias_column, seed)
     return as_rows(chosen, "synthetic", args, config)
+
+
+def open_synthetic(name: str, image_column: str) -> Dataset:
+    """Generated rows, whose pictures are in column `image` or in the real rows' own."""
+    rows = open_dataset(name, "train")
+    return rows if image_column in rows.column_names else open_dataset(name, "train", names={IMAGE: image_column})
+
+
+@lru_cache
+def synthetic_digest(name: str, image_column: str) -> str:
+    """Tells generated rows from others under the same name."""
+    return source_digest(open_synthetic(name, image_column), image_column)
+
+
+def require_every_group(splits: DatasetDict, label_column: str, bias_column: str) -> None:
+    """Exits, naming split and group, where validation or test lacks rows: a worst group is measured over all.
+
+    Training rows may lack a group, which synthetic ones then supply; that is said.
+    """
+    for split, rows in splits.items():
+        names = [rows.features[column].names for column in (label_column, bias_column)]
+        for y, b in np.argwhere(count_groups(rows, label_column, bias_column) == 0):
+            problem = f"split {split} has no row of {names[0][y]} / {names[1][b]}"
+            if split != "train":
+                raise SystemExit(f"{problem}: add some, or take the value out of its ClassLabel")
+            print(problem, flush=True)
 
 
 def as_rows(rows: Dataset, source: str, args: DataArguments, config: PGGConfig) -> Dataset:

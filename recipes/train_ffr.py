@@ -37,7 +37,15 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from ffr_data import SIZE, DataArguments, guided_rows, load_data, load_synthetic
+from ffr_data import (
+    SIZE,
+    DataArguments,
+    guided_rows,
+    load_data,
+    load_synthetic,
+    require_every_group,
+    synthetic_digest,
+)
 from train_cls import ModelArguments, load_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -125,6 +133,7 @@ def main() -> None:
         if (bias, seed) not in splits:
             with config.main_process_first(desc="data"):
                 splits = {(bias, seed): load_data(data_args, config, bias, seed)}
+            require_every_group(splits[bias, seed], config.label_column, data_args.bias_column)
         record = run_cell(cell, splits[bias, seed], data_args, model_args, config)
         if config.process_index == 0:
             results.parent.mkdir(parents=True, exist_ok=True)
@@ -139,10 +148,15 @@ def settings_of(data: DataArguments, model: ModelArguments, config: RecipeConfig
     """What a run depends on: equal settings, equal run."""
     names = ["max_steps", "num_train_epochs", "train_batch_size", "gradient_accumulation_steps", "world_size"]
     names += ["learning_rate", "stage_two_learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"]
-    names += ["evaluations", "image_size", "freeze_batch_norm", "label_column"]
+    names += ["evaluations", "image_size", "freeze_batch_norm", "label_column", "image_column", "optim"]
+    names += ["max_grad_norm", "bf16", "fp16", "label_smoothing_factor"]
     if cell.guided:
         names += ["alpha", "alpha_warmup_ratio", *(name for name in vars(config) if name.startswith("guidance_"))]
-    return {**asdict(cell), **asdict(data), **asdict(model), **{name: getattr(config, name) for name in names}}
+    synthetic = None
+    if data.synthetic_dataset and cell.data != "real":  # a generator may have been trained again under the same name
+        synthetic = synthetic_digest(data.synthetic_dataset, config.image_column)
+    named = {name: getattr(config, name) for name in names}
+    return {**asdict(cell), **asdict(data), **asdict(model), **named, "synthetic_digest": synthetic}
 
 
 def read_records(path: Path) -> list[dict[str, Any]]:
@@ -181,6 +195,8 @@ def run_cell(
         "stage_one": None,
     }
     train, columns, start = splits["train"], [label, bias], None
+    if cell.guided and guided_rows(train) + (guided_rows(synthetic) if synthetic is not None else 0) == 0:
+        raise SystemExit(f"--guided: no row of --data {cell.data} has provenance, there is nothing to guide")
     if cell.data == "ffr":
         first = max(round(steps * len(synthetic) / rows), 1)
         steps = max(steps - first, 1)
@@ -188,10 +204,6 @@ def run_cell(
         config = replace(config, learning_rate=config.stage_two_learning_rate)
     elif synthetic is not None:
         train, columns = concatenate_datasets([train, synthetic]), [label, bias, "source"]
-    guided = guided_rows(train)
-    if cell.guided and guided + (record["stage_one"] or {}).get("guided_rows", 0) == 0:
-        raise SystemExit(f"--guided: no row of --data {cell.data} has provenance, there is nothing to guide")
-
     train = add_groups(train, columns)
     trainer, figures = train_stage(METHODS[cell.method], train, evaluated, folder, steps, start, model_args, config)
     record |= figures

@@ -34,7 +34,6 @@ from hf_pgg.generation import (
     revision_of,
 )
 from hf_pgg.generation.pipelines import diffusers_library
-from hf_pgg.generation.prompts import single_label
 from hf_pgg.model_card import environment
 
 PROMPT = "photo of {class}, best quality"
@@ -105,7 +104,7 @@ def main() -> None:
         train_dataset=rows,
         data_collator=PromptedPictures(
             prompts=prompts,
-            label=single_label(rows.features, data_args.label_column),
+            features=rows.features,
             size=model_args.resolution,
             image_column=data_args.image_column,
         ),
@@ -144,10 +143,10 @@ def main() -> None:
         print(f"written: {out}/pytorch_lora_weights.safetensors, results.json")
 
 
-def prompts_of(templates: list[str], file: str | None, label_column: str, default: str = PROMPT) -> Prompts:
+def prompts_of(templates: list[str], file: str | None, label_column: str) -> Prompts:
     """Templates from the command line or from a file, or the default one."""
     if not templates and file is None:
-        templates = [default]
+        templates = [PROMPT]
     return read_prompts(templates or None, file, label_column=label_column)
 
 

@@ -23,11 +23,12 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import ClassLabel, Dataset, concatenate_datasets, load_dataset
+from datasets import Dataset, load_dataset
 from ffr_data import on_both, paste
 from synthesize import finish, process_state
 from train_cls import open_dataset
 from transformers import HfArgumentParser, set_seed
+from transformers.trainer_utils import get_last_checkpoint
 
 from hf_pgg.debias import GROUP, add_groups, column_values
 from hf_pgg.demo_data import cut_outs, handwritten_digits
@@ -40,6 +41,8 @@ from hf_pgg.generation import (
     PixelSpace,
     Prompts,
     revision_of,
+    source_digest,
+    under_every_value,
     write_class_sheets,
 )
 from hf_pgg.generation.pipelines import diffusers_library
@@ -86,7 +89,7 @@ class RecipeConfig(GeneratorConfig):
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
     weight_decay: float = field(default=1e-2, metadata={"help": "Weight decay of AdamW."})
     matching_weight: float = field(
-        default=0.192, metadata={"help": "Weight of the matching term (Real-Fake's, times its pairs)."}
+        default=0.192, metadata={"help": "Weight of the matching term; 0.192 is the published one on batch means."}
     )
     matching_reduction: str = field(default="unbiased", metadata={"help": "Its form: sum, mean, unbiased."})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two logs."})
@@ -99,6 +102,11 @@ def main() -> None:
     data, sampling, config = parser.parse_args_into_dataclasses()
     torch.set_flush_denormal(True)
     state, out, embedded = process_state(), Path(str(config.output_dir)), data.dataset_name is None
+    for name in filter(None, (config.label_column, data.bias_column)):
+        if data.dataset_name and name not in data.conditions:
+            raise SystemExit(
+                f"column '{name}' is not among --conditions {' '.join(data.conditions)}: pictures would not follow it"
+            )
     with config.main_process_first(desc="data"):
         rows = handwritten_digits("train") if embedded else open_dataset(data.dataset_name, data.split)
     if embedded:
@@ -106,14 +114,19 @@ def main() -> None:
     else:
         shape = {name: getattr(data, name) for name in ("size", "patch", "image_column", "mask_column")}
         space = PixelSpace.of(rows, data.conditions, **shape)
-    unet, record = train_generator(rows, space, config)
-    if state.is_main_process:
-        unet.save_pretrained(out / "unet")
-        record = {"data": asdict(data), "sampling": asdict(sampling), "rows": len(rows), **record}
-        (out / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+    source = rows if data.bias_column is None else under_every_value(rows, data.bias_column)
+    prompts_of(space, config.label_column).check(source)  # before minutes of training
+    unet = trained_before(out, rows, space, asdict(data), config)
+    if unet is None:
+        unet, record = train_generator(rows, space, config)
+        if state.is_main_process:
+            unet.save_pretrained(out / "unet")
+            rows_digest = source_digest(rows, space.image_column)
+            record = {"data": asdict(data), "rows": len(rows), "rows_digest": rows_digest, **record}
+            (out / "results.json").write_text(json.dumps(record, indent=1) + "\n")  # last: it says that all is there
     state.wait_for_everyone()
     generation = draw(
-        rows if data.bias_column is None else under_every_value(rows, data.bias_column),
+        source,
         unet,
         space,
         str(out / ("digits" if embedded else "pictures")),
@@ -145,26 +158,42 @@ def compose(drawn: Dataset, folder: Path, seed: int) -> None:
     write_class_sheets(lambda numbers: list(rows.select(numbers)), column_values(rows, GROUP), names, folder.parent)
 
 
+METHOD = ("matching_weight", "matching_reduction", "min_snr_gamma", "learning_rate", "lr_scheduler_type",
+          "warmup_steps", "weight_decay", "max_steps", "num_train_epochs", "train_batch_size",
+          "gradient_accumulation_steps", "widths", "seed", "world_size")  # fmt: skip
+
+
+def trained_before(
+    out: Path, rows: Dataset, space: PixelSpace, data: dict[str, Any], config: RecipeConfig
+) -> Any | None:
+    """The UNet that an earlier start has trained on these rows by this method, in evaluation mode; else None."""
+    if not (out / "results.json").exists():
+        return None
+    record = json.loads((out / "results.json").read_text())
+    wanted = {"data": data, "rows_digest": source_digest(rows, space.image_column), "method": method_of(config)}
+    if any(record.get(name) != value for name, value in wanted.items()):
+        return None
+    print(f"--- trained before: {out}/unet", flush=True)
+    return diffusers_library().UNet2DConditionModel.from_pretrained(out / "unet", use_safetensors=True).eval()
+
+
+def method_of(config: RecipeConfig) -> dict[str, Any]:
+    """What a training depends on, beside its rows."""
+    return {name: getattr(config, name) for name in METHOD}
+
+
 def train_generator(rows: Dataset, space: PixelSpace, config: RecipeConfig) -> tuple[Any, dict[str, Any]]:
-    """The trained UNet in evaluation mode; and what its training was."""
+    """The trained UNet in evaluation mode; and what its training was. Goes on from a checkpoint, where there is one."""
     set_seed(config.seed)
     unet = space.unet(config.widths)
     trainer = GeneratorTrainer(
         unet, config, scheduler=noise_scheduler(), encode=space.encode, train_dataset=rows, data_collator=space.collate
     )
     print(f"--- {len(rows)} pictures, {unet.num_parameters() / 1e6:.1f} M parameters", flush=True)
-    metrics = trainer.train().metrics
-    names = (
-        "matching_weight",
-        "matching_reduction",
-        "min_snr_gamma",
-        "learning_rate",
-        "train_batch_size",
-        "widths",
-        "seed",
-    )
+    last = get_last_checkpoint(config.output_dir) if Path(str(config.output_dir)).exists() else None
+    metrics = trainer.train(resume_from_checkpoint=last).metrics
     record = {
-        "method": {name: getattr(config, name) for name in names} | {"world_size": config.world_size},
+        "method": method_of(config),
         "steps": trainer.state.global_step,
         "metrics": metrics,
         "history": [entry for entry in trainer.state.log_history if "denoising_loss" in entry],
@@ -176,6 +205,12 @@ def train_generator(rows: Dataset, space: PixelSpace, config: RecipeConfig) -> t
 def noise_scheduler() -> Any:
     """The forward process: a cosine schedule, which leaves small pictures their signal for longer than a linear one."""
     return diffusers_library().DDPMScheduler(beta_schedule="squaredcos_cap_v2")
+
+
+def prompts_of(space: PixelSpace, label_column: str) -> Prompts:
+    """What each picture is asked for, in words; the UNet reads the conditions themselves."""
+    words = ", ".join(f"{name} {{{name}}}" for name in space.conditions)
+    return Prompts(("{class}, " + words,), label_column=label_column)
 
 
 def draw(
@@ -212,9 +247,7 @@ def draw(
     generation = kind(
         source=source,
         sampler=sampler,
-        prompts=Prompts(
-            ("{class}, " + ", ".join(f"{name} {{{name}}}" for name in space.conditions),), label_column=label_column
-        ),
+        prompts=prompts_of(space, label_column),
         folder=folder,
         versions=versions,
         seed=seed,
@@ -226,17 +259,6 @@ def draw(
     )
     finish(generation, state or process_state())
     return generation
-
-
-def under_every_value(rows: Dataset, column: str) -> Dataset:
-    """The rows once for each value of a `ClassLabel` column, which is set to it."""
-    label = rows.features[column]
-    if not isinstance(label, ClassLabel):
-        raise SystemExit(f"--bias_column {column} is {label}, not a ClassLabel")
-    others = rows.remove_columns(column)
-    return concatenate_datasets(
-        [others.add_column(column, [value] * len(rows), feature=label) for value in range(label.num_classes)]
-    )
 
 
 if __name__ == "__main__":

@@ -450,6 +450,24 @@ def test_the_recipe_trains_two_stages_and_skips_what_is_finished(recipe, tmp_pat
     assert len((tmp_path / "results.jsonl").read_text().splitlines()) == 1
 
 
+def test_annotated_real_rows_guide_stage_two(recipe, tmp_path):
+    options = ("--max_steps", 2, "--evaluations", 1, "--logging_steps", 1, "--output_dir", tmp_path)
+    recipe("--data", "real", "--guided", "--real_masks", *options)
+    record = json.loads((tmp_path / "results.jsonl").read_text())
+    assert record["stage_one"] is None and record["guided_rows"] == np.sum(record["real_rows"]) > 0
+    assert record["target_gradient_share"] > 0
+
+
+def test_a_group_that_validation_lacks_is_named_and_one_that_training_lacks_is_told(recipe, photos, tmp_path, capsys):
+    label, scene = (photos.features[name].names for name in ("label", "scene"))
+    for split, gone in {"train": (0, 1), "validation": (2, 0), "test": None}.items():
+        rows = photos.filter(lambda y, b, gone=gone: (y, b) != gone, input_columns=["label", "scene"])
+        rows.to_parquet(tmp_path / "data" / f"{split}.parquet")
+    with pytest.raises(SystemExit, match=f"split validation has no row of {label[2]} / {scene[0]}: add some"):
+        recipe("--dataset_name", tmp_path / "data", "--bias_column", "scene", "--data", "real")
+    assert f"split train has no row of {label[0]} / {scene[1]}" in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     "options,sentence",
     [

@@ -5,28 +5,34 @@ import json
 import shutil
 import sys
 from collections import namedtuple
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, load_dataset
+from datasets import ClassLabel, Dataset, Features, Value, load_dataset
 from datasets.exceptions import DataFilesNotFoundError
 from PIL import Image as PILImage
 
 diffusers = pytest.importorskip("diffusers")
 
 import hf_pgg.generation  # noqa: E402
+from hf_pgg.debias import count_groups  # noqa: E402
 from hf_pgg.generation import (  # noqa: E402
     Conditioner,
     Generation,
     PairedSampler,
     Prompts,
     Request,
+    TextSampler,
     load_pipeline,
     read_prompts,
     revision_of,
+    sampling,
+    under_every_value,
     write_contact_sheets,
 )
+from hf_pgg.generation.sampling import is_grey  # noqa: E402
 from hf_pgg.pictures import encode_png  # noqa: E402
 from tests import tiny_diffusion  # noqa: E402
 from tests.tiny_diffusion import NoiseSampler  # noqa: E402
@@ -51,9 +57,11 @@ def generate(photos, folder, **options):
 
 def test_prompts_name_the_class_and_columns(photos):
     prompts = Prompts(("a {class} called {name}",))
-    label = ClassLabel(names=["sea_bird", "cat"])
+    features = Features(label=ClassLabel(names=["sea_bird", "cat"]), name=Value("string"))
     rng = np.random.default_rng(0)
-    assert prompts.render({"label": 0, "name": "Ann"}, label, 0, rng) == "a sea bird called Ann"
+    assert prompts.render({"label": 0, "name": "Ann"}, features, 0, rng) == "a sea bird called Ann"
+    features["name"] = ClassLabel(names=["Ann", "Little_Joe"])
+    assert prompts.render({"label": 1, "name": 1}, features, 0, rng) == "a cat called Little Joe"
 
 
 def test_versions_of_a_row_take_different_templates_and_all_are_used_equally(photos, tmp_path):
@@ -411,3 +419,35 @@ def test_a_picture_that_cannot_be_read_is_named(photos, tmp_path):
     )
     with pytest.raises(ValueError, match="row 5, column 'source': a picture cannot be decoded"):
         generation(rows, tmp_path / "out").run()
+
+
+# ---------------------------------------------------------------------------------------------- from text
+
+
+def test_grey_pictures_are_refused_and_black_stay_black(monkeypatch):
+    rng = np.random.default_rng(0)
+    colours = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
+    grey = np.repeat(colours[..., :1], 3, axis=2)
+    assert is_grey(grey) and is_grey(np.zeros_like(grey)) and not is_grey(colours)
+    monkeypatch.setattr(sampling, "run_pipeline", lambda pipeline, seeds, **arguments: [colours, grey])
+    sampler = TextSampler(pipeline=tiny_diffusion.pipeline("StableDiffusionPipeline"))
+    requests = [Request({}, "a cat", seed) for seed in (0, 1)]
+    kept, refused = sampler(requests)
+    assert (kept == colours).all() and not refused.any()
+    assert (replace(sampler, refuse_grey=False)(requests)[1] == grey).all()
+
+
+def test_a_run_with_other_columns_is_not_resumed(photos, tmp_path):
+    generation(photos, tmp_path / "out").run()
+    with pytest.raises(ValueError, match=r"was begun with other settings.*keep_columns"):
+        generation(photos, tmp_path / "out", keep_columns=("scene",)).run()
+
+
+def test_every_row_is_drawn_under_every_value(photos):
+    rows = under_every_value(photos, "scene")
+    counts = count_groups(rows, "label", "scene")
+    assert (counts == np.bincount(photos["label"])[:, None]).all()
+    with pytest.raises(ValueError, match="column 'place' is not among"):
+        under_every_value(photos, "place")
+    with pytest.raises(ValueError, match="column 'name' is Value"):
+        under_every_value(photos, "name")

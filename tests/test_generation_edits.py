@@ -24,7 +24,7 @@ from hf_pgg.generation import (
     keep_per_source,
 )
 from hf_pgg.generation.filtering import filter_summary
-from hf_pgg.pictures import decode_mask, encode_mask
+from hf_pgg.pictures import decode_mask, encode_mask, to_rgb
 from hf_pgg.provenance import validate_row
 from hf_pgg.synthesis.editing import unedited_mask
 from tests import tiny_diffusion
@@ -108,17 +108,25 @@ def test_an_edit_struck_by_the_safety_filter_stays_black_under_inpainting(guided
 
 def test_a_pipeline_under_one_prompt_is_an_editor_of_edit(photos):
     sampler = editor("image")
-    method = Edit(editor=sampler.under("a wood at night"), random=True, seed=4)
+    options = {"editor": sampler.under("a wood at night"), "random": True, "takes_row": True}
+    method = Edit(**options, seed=4)
     batch = {"image": photos[:3]["image"], "label": photos[:3]["label"]}
     once, again = method(batch, [0, 1, 2]), method(batch, [0, 1, 2])
     assert once == again and len(once["provenance"]) == 3
-    assert (
-        once["image"] != Edit(editor=sampler.under("a wood at night"), random=True, seed=5)(batch, [0, 1, 2])["image"]
-    )
+    assert once["image"] != Edit(**options, seed=5)(batch, [0, 1, 2])["image"]
     struck = tiny_diffusion.pipeline(safety_checker=tiny_diffusion.safety_checker(-2.0))
-    method = Edit(editor=ImageEditor(pipeline=struck, **WORK).under("a wood"), random=True)
+    method = Edit(editor=ImageEditor(pipeline=struck, **WORK).under("a wood"), random=True, takes_row=True)
     with pytest.raises(ProvenanceError, match=r"row 0.*the safety filter struck the edit 'a wood'"):
         method(batch, [0, 1, 2])
+
+
+def test_an_inpainting_is_an_editor_of_edit_and_knows_its_mask_exactly(guided_photos):
+    method = Edit(editor=editor("inpaint").under("a wood"), random=True, takes_row=True)
+    for before, after in zip(guided_photos.select(range(3)), method.map(guided_photos.select(range(3))), strict=True):
+        assert before["provenance"] == after["provenance"]
+        inside = np.asarray(before["provenance"][0]) == 255
+        assert (to_rgb(after["image"])[inside] == to_rgb(before["image"])[inside]).all()
+        assert (to_rgb(after["image"])[~inside] != to_rgb(before["image"])[~inside]).any()
 
 
 def test_the_working_size_fits_the_network(photos):

@@ -109,11 +109,16 @@ def test_noised_samples_follow_the_schedule_and_carry_their_target(kind):
     assert noised.timesteps.min() < 200 and noised.timesteps.max() > 800
 
 
+def test_a_last_batch_of_one_has_no_pair_and_no_term(batch):
+    alone = distribution_matching_loss(*(tensor[:1] for tensor in batch), matching_weight=9, reduction="unbiased")
+    assert alone.matching == 0 and alone.loss == alone.denoising > 0
+
+
 def test_what_the_loss_refuses(batch):
     with pytest.raises(ValueError, match="choose sum, mean, unbiased"):
         distribution_matching_loss(*batch, reduction="median")
-    with pytest.raises(ValueError, match="a batch of 1 has no pair"):
-        distribution_matching_loss(*(tensor[:1] for tensor in batch), reduction="unbiased")
+    with pytest.raises(ValueError, match="'unbiased' compares samples with each other: take batches of 2 or more"):
+        GeneratorConfig(matching_reduction="unbiased", per_device_train_batch_size=1, use_cpu=True)
     with pytest.raises(ValueError, match="do not fit"):
         distribution_matching_loss(batch[0], batch[1][:, :2], batch[2])
     with pytest.raises(ValueError, match="gamma is 0"):
@@ -146,7 +151,7 @@ def latent_trainer(photos, folder, **options):
         scheduler=diffusers.DDPMScheduler.from_config(pipe.scheduler.config),
         encode=LatentEncoder(pipe.vae, tiny_diffusion.conditioner(pipe)),
         train_dataset=photos,
-        data_collator=PromptedPictures(prompts=Prompts(("photo of {class}",)), label=photos.features["label"], size=32),
+        data_collator=PromptedPictures(prompts=Prompts(("photo of {class}",)), features=photos.features, size=32),
     )
 
 
@@ -183,7 +188,7 @@ def test_every_picture_is_used_in_every_epoch(photos, tmp_path):
             return super().__call__(rows)
 
     trainer = latent_trainer(photos, tmp_path, max_steps=-1, num_train_epochs=1, per_device_train_batch_size=7)
-    trainer.data_collator = Counting(prompts=Prompts(("{class}",)), label=photos.features["label"], size=32)
+    trainer.data_collator = Counting(prompts=Prompts(("{class}",)), features=photos.features, size=32)
     trainer.train()
     assert sorted(seen) == sorted(photos["name"])
 
@@ -241,7 +246,7 @@ def test_a_class_conditional_model_of_pixels_trains_with_the_same_loss(photos, t
         scheduler=diffusers.DDPMScheduler(),
         encode=lambda batch: (batch["pixel_values"], {"class_labels": batch["labels"]}),
         train_dataset=photos,
-        data_collator=PromptedPictures(prompts=Prompts(("{class}",)), label=photos.features["label"], size=8),
+        data_collator=PromptedPictures(prompts=Prompts(("{class}",)), features=photos.features, size=8),
     )
     trainer.train()
     trainer.save_model(str(tmp_path / "unet"))

@@ -217,19 +217,28 @@ def recipe(monkeypatch):
     return call
 
 
-def test_the_recipe_draws_masked_pictures_of_every_pair_on_data_of_ones_own(rows, recipe, tmp_path):
+def test_the_recipe_draws_masked_pictures_of_every_pair_on_data_of_ones_own(rows, recipe, tmp_path, capsys):
     rows.to_parquet(tmp_path / "rows.parquet")
-    recipe(
+    arguments = (
         "train_pixel_generator", "--dataset_name", tmp_path / "rows.parquet", "--conditions", "label", "side",
         "--bias_column", "side", "--mask_column", "mask", "--size", 8, "--widths", 8, 8, "--max_steps", 2,
         "--num_inference_steps", 2, "--versions", 1, "--output_dir", tmp_path / "out",
     )  # fmt: skip
+    recipe(*arguments)
     made = load_dataset(str(tmp_path / "out" / "pictures"), split="train", cache_dir=str(tmp_path / "cache"))
     assert sorted(zip(made["label"], made["side"], strict=True)) == sorted(
         [(i, s) for i in range(3) for s in (0, 1)] * 2
     )
     assert made[0]["provenance"][0].size == (8, 8)
-    assert (tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors").exists()
+    weights = tmp_path / "out" / "unet" / "diffusion_pytorch_model.safetensors"
+    written = weights.stat().st_mtime_ns
+    recipe(*arguments)
+    assert "trained before" in capsys.readouterr().out and weights.stat().st_mtime_ns == written
+    recipe(*arguments[:-1], tmp_path / "other", "--learning_rate", 1e-4)
+    assert "trained before" not in capsys.readouterr().out
+    for option, values in {"--conditions": ["side"], "--bias_column": ["name"]}.items():
+        with pytest.raises(SystemExit, match="is not among --conditions"):
+            recipe(*arguments, option, *values)
 
 
 def test_drawn_digits_become_balanced_rows_that_ffr_guides(recipe, tmp_path):

@@ -7,11 +7,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 from datasets import load_dataset
 
 pytest.importorskip("diffusers")
 
+from hf_pgg.debias import count_groups
 from hf_pgg.provenance import validate_row
 from tests import tiny_diffusion
 from tests.conftest import tiny_model
@@ -65,6 +67,21 @@ def test_a_generator_is_trained_and_drawn_from(models, parquet, tmp_path, monkey
     assert len(list((tmp_path / "synthetic" / "contact_sheets").iterdir())) == 3
     run("synthesize.py", monkeypatch, *draw, "--versions", 2, "--keep_columns", "scene", "--part_size", 5)
     assert "0 pictures, 0 black ones redrawn" in capsys.readouterr().out
+
+
+def test_pictures_of_every_group_are_drawn_from_text(models, parquet, tmp_path, monkeypatch, capsys):
+    arguments = ["--dataset_name", parquet, "--model_name_or_path", models / "sd", "--output_dir", tmp_path / "drawn"]
+    arguments += ["--sampler", "text", "--bias_column", "scene", "--resolution", 32, "--num_inference_steps", 1]
+    with pytest.raises(SystemExit, match=r"--bias_column scene: every prompt must name \{scene\}"):
+        run("synthesize.py", monkeypatch, *arguments, "--prompts", "a {class}")
+    run("synthesize.py", monkeypatch, *arguments, "--prompts", "a {class} in a {scene}")
+    rows = load_dataset(str(tmp_path / "drawn"), split="train", cache_dir=str(tmp_path / "cache"))
+    source = load_dataset("parquet", data_files=str(parquet), split="train", cache_dir=str(tmp_path / "cache"))
+    labels, scenes = (source.features[name] for name in ("label", "scene"))
+    assert (count_groups(rows, "label", "scene") == np.bincount(source["label"])[:, None]).all(), "balanced"
+    for row in rows:
+        assert row["prompt"] == f"a {labels.int2str(row['label'])} in a {scenes.int2str(row['scene'])}"
+    assert rows[0]["dtype"] == "float32" and rows[0]["guidance_scale"] == 7.5
 
 
 def test_pictures_are_edited_and_filtered(models, parquet, tmp_path, monkeypatch, capsys):

@@ -19,9 +19,10 @@ from hf_pgg.generation.filtering import class_thresholds, classify, clip_agrees,
 from hf_pgg.generation.pipelines import load_lora, load_pipeline, revision_of
 from hf_pgg.generation.pixels import MaskedGeneration, PixelSampler, PixelSpace
 from hf_pgg.generation.prompts import Prompts, read_prompts
-from hf_pgg.generation.resumable import Generation, Report
-from hf_pgg.generation.sampling import PairedSampler, Request, Sampler
+from hf_pgg.generation.resumable import Generation, Report, source_digest
+from hf_pgg.generation.sampling import PairedSampler, Request, Sampler, TextSampler
 from hf_pgg.generation.store import PartStore
+from hf_pgg.generation.subgroups import under_every_value
 from hf_pgg.generation.training import (
     GeneratorConfig,
     GeneratorTrainer,
@@ -52,6 +53,7 @@ __all__ = [
     "Report",
     "Request",
     "Sampler",
+    "TextSampler",
     "add_lora",
     "add_noise",
     "class_thresholds",
@@ -66,6 +68,8 @@ __all__ = [
     "min_snr_weights",
     "read_prompts",
     "revision_of",
+    "source_digest",
+    "under_every_value",
     "write_class_sheets",
     "write_contact_sheets",
 ]

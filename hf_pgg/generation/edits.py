@@ -19,7 +19,7 @@ import numpy as np
 
 from hf_pgg.generation.pipelines import run_pipeline
 from hf_pgg.generation.resumable import Generation
-from hf_pgg.generation.sampling import Request, check_strength
+from hf_pgg.generation.sampling import Request, check_strength, dtype_of
 from hf_pgg.pictures import decode_mask, encode_mask, encode_png, to_rgb
 from hf_pgg.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, class_label, provenance_features, sources_of
 from hf_pgg.synthesis.base import resize
@@ -56,6 +56,7 @@ class DiffusionEditor(ABC):
         names += ["radius", "min_difference"]
         return {
             **{name: getattr(self, name) for name in names},
+            "dtype": dtype_of(self.pipeline),
             "pipeline": type(self.pipeline).__name__,
             "scheduler": type(self.pipeline.scheduler).__name__,
             **self.own_parameters,
@@ -107,13 +108,19 @@ class DiffusionEditor(ABC):
         return unedited_mask(source, edit, radius=self.radius, min_difference=self.min_difference)
 
     def under(self, prompt: str) -> Editor:
-        """This pipeline under one prompt as the `editor` of [`hf_pgg.Edit`] (`random=True`), a picture at a time."""
+        """This pipeline under one prompt as the `editor` of [`hf_pgg.Edit`], a picture at a time.
 
-        def edit(picture: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-            edited = self([Request({self.image_column: picture}, prompt, int(rng.integers(2**63)))])[0]
+        `Edit(editor=..., random=True, takes_row=True)`: an inpainting reads the row's masks.
+        """
+
+        def edit(
+            picture: np.ndarray, rng: np.random.Generator, row: Mapping[str, Any]
+        ) -> tuple[np.ndarray, np.ndarray]:
+            asked = Request({**row, self.image_column: picture}, prompt, int(rng.integers(2**63)))
+            edited = self([asked])[0]
             if not edited.any():
                 raise ValueError(f"the safety filter struck the edit '{prompt}'")
-            return edited
+            return edited, self.unedited(picture, edited)
 
         return edit
 

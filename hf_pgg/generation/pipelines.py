@@ -97,9 +97,10 @@ def revision_of(name: str, revision: str | None = None) -> str:
                 while block := stream.read(1 << 22):
                     digest.update(block)
         return f"sha256:{digest.hexdigest()[:16]}"
-    cached = try_to_load_from_cache(name, "model_index.json", revision=revision)
-    if isinstance(cached, str):
-        return Path(cached).parent.name
+    for index in ("model_index.json", "config.json"):  # of a pipeline, of a single model
+        cached = try_to_load_from_cache(name, index, revision=revision)
+        if isinstance(cached, str):
+            return Path(cached).parent.name
     return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json"])).name
 
 

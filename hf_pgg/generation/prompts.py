@@ -22,7 +22,8 @@ CLASS = "class"
 class Prompts:
     """Templates such as `"a photo of a {class} in the snow, {caption}"`.
 
-    `{class}` is the name of the row's class with its underscores as spaces; any other placeholder is a column.
+    `{class}` is the name of the row's class with its underscores as spaces; any other placeholder is a column, and of a
+    `ClassLabel` column its name too.
 
     Args:
         templates (`tuple[str, ...]`): Version v of a row takes the one v places after the row's own, so that versions
@@ -99,15 +100,15 @@ class Prompts:
             raise ValueError(f"no picture has label {names}: give each class a row, or take it out of the ClassLabel")
         return hashlib.sha256(repr((self.templates, label.names, values)).encode()).hexdigest()[:16]
 
-    def fill(self, row: Mapping[str, Any], label: ClassLabel) -> list[str]:
-        """Every template, filled for a row."""
-        name = label.int2str(int(row[self.label_column])).replace("_", " ")
-        values = {CLASS: name, **{column: row[column] for column in self.columns}}
+    def fill(self, row: Mapping[str, Any], features: Features) -> list[str]:
+        """Every template, filled for a row of a dataset with these features."""
+        values = {CLASS: _named(row[self.label_column], single_label(features, self.label_column))}
+        values |= {column: _named(row[column], features[column]) for column in self.columns}
         return [template.format(**values) for template in self.templates]
 
-    def render(self, row: Mapping[str, Any], label: ClassLabel, version: int, rng: np.random.Generator) -> str:
+    def render(self, row: Mapping[str, Any], features: Features, version: int, rng: np.random.Generator) -> str:
         """The prompt of a row's version; `rng` is the row's own and decides which template its version 0 takes."""
-        return self.fill(row, label)[(int(rng.integers(len(self.templates))) + version) % len(self.templates)]
+        return self.fill(row, features)[(int(rng.integers(len(self.templates))) + version) % len(self.templates)]
 
 
 def single_label(features: Features, label_column: str) -> ClassLabel:
@@ -117,6 +118,11 @@ def single_label(features: Features, label_column: str) -> ClassLabel:
         ValueError: If there is no such column or it is not a `ClassLabel`.
     """
     return class_label(Features({name: kind for name, kind in features.items() if name != LABELS}), label_column)
+
+
+def _named(value: Any, feature: Any) -> Any:
+    """A value as a prompt says it: a class by its name, with its underscores as spaces."""
+    return feature.int2str(int(value)).replace("_", " ") if isinstance(feature, ClassLabel) else value
 
 
 def placeholders(template: str) -> set[str]:

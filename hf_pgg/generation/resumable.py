@@ -87,6 +87,7 @@ class Generation:
             "versions": self.versions,
             "seed": self.seed,
             "prompts": list(self.prompts.templates),
+            "keep_columns": list(self.keep_columns),
             "prompts_digest": self.prompts.check(self.source),
             "source_digest": source_digest(self.source, self.image_column),
             **self.sampler.parameters,
@@ -123,11 +124,10 @@ class Generation:
         """What is asked for at an attempt (from 1) at the picture of a number: version by version, row by row."""
         version, index = divmod(number, len(self.source))
         row = read_row(self.source, index)
-        label = single_label(self.source.features, self.label_column)
         # the template is the row's, whatever its version; the seed is the attempt's own
         template = np.random.default_rng([self.seed, index])
         seed = np.random.SeedSequence([self.seed, index, version, attempt]).generate_state(1, np.uint64)[0] >> 1
-        return Request(row, self.prompts.render(row, label, version, template), int(seed))
+        return Request(row, self.prompts.render(row, self.source.features, version, template), int(seed))
 
     def run(self, process_index: int = 0, num_processes: int = 1) -> Report:
         """Generates this process's missing parts, and states the disk use before it starts.
@@ -162,7 +162,9 @@ class Generation:
                     store.write(part, [rows[number] for number in numbers])
                     pictures += len(rows)
         if redrawn:
-            logger.warning(f"{redrawn} black pictures of a safety filter were drawn again with other seeds")
+            logger.warning(
+                f"{redrawn} black pictures, of a safety filter or refused, were drawn again with other seeds"
+            )
         if given_up:
             names = ", ".join("row {1} version {0}".format(*divmod(n, len(self.source))) for n in given_up[:20])
             raise RuntimeError(

@@ -1,4 +1,4 @@
-"""What makes pictures of requests: Real-Fake's sampling, from the latent of the row's own real picture.
+"""What makes pictures of requests: Real-Fake's sampling, from the row's own real picture, and FFR's, from text alone.
 
 [`Generation`](hf_pgg.generation.resumable) is the loop that asks; any other [`Sampler`] may answer it.
 """
@@ -50,6 +50,7 @@ class PairedSampler:
         conditioner ([`Conditioner`]): Of prompts and pictures.
         model, revision (`str`): What the pipeline was loaded from; stored with the pictures.
         lora, lora_revision (`str`), lora_scale (`float`): The same of its LoRA weights; empty without.
+        clip_model, clip_revision (`str`): The same of the conditioner's CLIP; empty without.
         image_column (`str`): The real pictures; their middle square is taken.
         size (`int`): Side of the pictures, in pixels.
         strength (`float`): How much of the way to noise the latent goes; 0.75 as published.
@@ -68,6 +69,8 @@ class PairedSampler:
     lora: str = ""
     lora_revision: str = ""
     lora_scale: float = 0.0
+    clip_model: str = ""
+    clip_revision: str = ""
     image_column: str = IMAGE
     size: int = 512
     strength: float = 0.75
@@ -81,9 +84,10 @@ class PairedSampler:
     @property
     def parameters(self) -> dict[str, Any]:
         names = ["model", "revision", "lora", "lora_revision", "lora_scale", "size", "strength"]
-        names += ["num_inference_steps", "guidance_scale", "negative_prompt"]
+        names += ["num_inference_steps", "guidance_scale", "negative_prompt", "clip_model", "clip_revision"]
         return {
             **{name: getattr(self, name) for name in names},
+            "dtype": dtype_of(self.pipeline),
             "pipeline": type(self.pipeline).__name__,
             "scheduler": type(self.pipeline.scheduler).__name__,
             "image_feature": self.conditioner.image_encoder is not None,
@@ -103,6 +107,66 @@ class PairedSampler:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
         )
+
+
+@dataclass(frozen=True, kw_only=True)
+class TextSampler:
+    """Text-to-image, as From-Fake-to-Real draws each (label, bias) group: the prompt alone says what is shown.
+
+    Args:
+        pipeline: `StableDiffusionPipeline` or its kin.
+        model, revision (`str`), lora, lora_revision (`str`), lora_scale (`float`): See [`PairedSampler`].
+        size (`int`): Side of the pictures, in pixels.
+        num_inference_steps (`int`), guidance_scale (`float`), negative_prompt (`str`): As published: 7.5, and 25 steps
+            for faces, 50 for animals.
+        refuse_grey (`bool`): Have a picture without any colour drawn again, as published.
+    """
+
+    pipeline: Any
+    model: str = ""
+    revision: str = ""
+    lora: str = ""
+    lora_revision: str = ""
+    lora_scale: float = 0.0
+    size: int = 512
+    num_inference_steps: int = 50
+    guidance_scale: float = 7.5
+    negative_prompt: str = ""
+    refuse_grey: bool = True
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        names = ["model", "revision", "lora", "lora_revision", "lora_scale", "size", "num_inference_steps"]
+        names += ["guidance_scale", "negative_prompt", "refuse_grey"]
+        return {
+            **{name: getattr(self, name) for name in names},
+            "dtype": dtype_of(self.pipeline),
+            "pipeline": type(self.pipeline).__name__,
+            "scheduler": type(self.pipeline.scheduler).__name__,
+        }
+
+    def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
+        pictures = run_pipeline(
+            self.pipeline,
+            [request.seed for request in requests],
+            prompt=[request.prompt for request in requests],
+            negative_prompt=[self.negative_prompt] * len(requests),
+            height=self.size,
+            width=self.size,
+            num_inference_steps=self.num_inference_steps,
+            guidance_scale=self.guidance_scale,
+        )
+        return [np.zeros_like(picture) if self.refuse_grey and is_grey(picture) else picture for picture in pictures]
+
+
+def is_grey(picture: np.ndarray) -> bool:
+    """Whether a picture (H, W, 3) uint8 has no colour: channels within 2 of each other everywhere."""
+    return int(np.ptp(picture.astype(np.int16), axis=2).max()) <= 2
+
+
+def dtype_of(pipeline: Any) -> str:
+    """`float32`, `bfloat16` or `float16`: that of a pipeline's weights."""
+    return str(pipeline.dtype).removeprefix("torch.")
 
 
 def check_strength(strength: float, num_inference_steps: int) -> None:

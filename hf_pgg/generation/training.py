@@ -14,7 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel
+from datasets import Features
 from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainingArguments
@@ -58,6 +58,10 @@ class GeneratorConfig(TrainingArguments):
         self.remove_unused_columns = False  # the collator chooses
         if self.matching_reduction not in REDUCTIONS:
             raise ValueError(f"matching_reduction is '{self.matching_reduction}'; choose {', '.join(REDUCTIONS)}")
+        if self.matching_reduction == "unbiased" and self.matching_weight and self.per_device_train_batch_size < 2:
+            raise ValueError(
+                "matching_reduction 'unbiased' compares samples with each other: take batches of 2 or more"
+            )
         if self.min_snr_gamma <= 0 or self.matching_weight < 0:
             raise ValueError("min_snr_gamma must be positive, matching_weight 0 or more")
 
@@ -225,13 +229,13 @@ class PromptedPictures:
 
     Args:
         prompts ([`Prompts`]): Their templates.
-        label (`ClassLabel`): Of the rows.
+        features (`Features`): Of the rows.
         size (`int`): The middle square is resized to it.
         image_column (`str`): The pictures.
     """
 
     prompts: Prompts
-    label: ClassLabel
+    features: Features
     size: int = 512
     image_column: str = IMAGE
 
@@ -240,7 +244,7 @@ class PromptedPictures:
         return {
             "pixel_values": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1,
             "labels": torch.tensor([int(row[self.prompts.label_column]) for row in rows]),
-            "prompts": [self.prompts.fill(row, self.label) for row in rows],
+            "prompts": [self.prompts.fill(row, self.features) for row in rows],
             "pictures": pictures,
         }
 

@@ -49,24 +49,31 @@ class Edit(Synthesizer):
     """Edits each row's picture and keeps as provenance what the edit left alone.
 
     Args:
-        editor (`Callable`): `picture -> picture`, (H, W, 3) uint8 array or PIL image out; with `random=True` it is
-            called `editor(picture, rng)`. It must be picklable and deterministic given its arguments.
-        random (`bool`, *optional*, defaults to `False`): Whether `editor` takes the row's random generator.
+        editor (`Callable`): `picture -> picture`, (H, W, 3) uint8 array or PIL image out. One that knows what it left
+            alone returns `(picture, unedited)`, a mask (H, W) in [0, 1] beside it. It must be picklable and
+            deterministic given its arguments.
+        random (`bool`, *optional*, defaults to `False`): Whether `editor` takes the row's random generator, too.
+        takes_row (`bool`, *optional*, defaults to `False`): Whether its last argument is the row, with its masks.
         radius (`int`, *optional*, defaults to 2): See [`unedited_mask`].
         min_difference (`float`, *optional*, defaults to 4.0): See [`unedited_mask`].
     """
 
     editor: Editor
     random: bool = False
+    takes_row: bool = False
     radius: int = 2
     min_difference: float = 4.0
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         source = to_rgb(row[self.image_column])
-        edited = self.editor(source.copy(), rng) if self.random else self.editor(source.copy())
+        edited = self.editor(source.copy(), *([rng] if self.random else []), *([row] if self.takes_row else []))
+        edited, kept = edited if isinstance(edited, tuple) else (edited, None)
         if not isinstance(edited, np.ndarray | PILImage.Image):
             raise ValueError(f"`editor` returned {type(edited).__name__}, not an array or a PIL image")
         edit = resize(to_rgb(edited), source.shape[:2])
-        kept = unedited_mask(source, edit, radius=self.radius, min_difference=self.min_difference)
+        if kept is None:
+            kept = unedited_mask(source, edit, radius=self.radius, min_difference=self.min_difference)
+        elif kept.shape != source.shape[:2]:
+            raise ValueError(f"`editor` returned a mask {kept.shape} for a picture {source.shape}")
         labels, weights, masks = sources_of(row, source.shape[:2], self.label_column)
         return Sample(edit, labels, weights, [mask * kept for mask in masks])
