@@ -48,6 +48,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
             learning_rate=run.learning_rate,
             alpha=run.alpha,
             guidance_form=run.form,
+            guidance_labels="one",  # a mix has up to four
             allow_overlap=run.masks.startswith("dilate"),
             dataloader_pin_memory=False,
             disable_tqdm=True,

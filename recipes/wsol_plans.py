@@ -70,9 +70,11 @@ def ablations() -> list[Run]:
     runs += [replace(guided, masks=masks) for masks in ("dilate:0.3", "erode:0.3")]
     runs += [replace(guided, form="energy", alpha=ALPHA["energy"]), Run(synthesis="cutmix", alpha=1.0, masks="random")]
     runs += [replace(guided, alpha=alpha) for alpha in (0.1, 10.0, 100.0)]
+    # at its default l2 changes nothing: two decades more, with the whole picture beside it again
+    runs += [replace(guided, form="l2", alpha=alpha) for alpha in (1e-3, 1e-4)]
+    runs += [replace(whole, masks="whole", alpha=1e-3)]
     runs += [replace(guided, masks=masks) for masks in ("dilate:0.1", "erode:0.1")]
-    runs += [replace(guided, form=form, alpha=10 * ALPHA[form]) for form in ("l2", "energy")]
-    runs += [replace(guided, form=form, alpha=0.1 * ALPHA[form]) for form in ("l2", "energy")]
+    runs += [replace(guided, form="energy", alpha=alpha) for alpha in (10.0, 0.1)]
     return runs
 
 

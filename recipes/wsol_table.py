@@ -39,10 +39,13 @@ def title(run: dict) -> str:
 
 
 def step_ratio(run: dict) -> str:
-    """Of a step to the plain one on this backbone."""
-    variant = "first-order, one of two labels" if run["labels"] == "one" else "first-order, two labels"
-    backbone = {"cnn": "efficientnet-lite0-imagenet1k", "vit": "ViT-S/16", "convnext": "ConvNeXt-T"}[run["backbone"]]
-    return step_ratio_of(backbone, variant) if run["alpha"] > 0 else "1.0 x"
+    """Of a step to the plain one on this backbone, or on a larger one of its kind."""
+    if run["alpha"] == 0:
+        return "1.0 x"
+    variant = "first-order" if run["synthesis"] == "none" else "first-order, one of two labels"
+    if run["backbone"] == "cnn":
+        return step_ratio_of("efficientnet-lite0-imagenet1k", variant, "engines_batch32.json")
+    return step_ratio_of({"vit": "ViT-S/16", "convnext": "ConvNeXt-T"}[run["backbone"]], variant)
 
 
 def table_of(records: list[Record], runs: list[Run], twins: bool, backbone: str = "cnn") -> str:
@@ -114,7 +117,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "wsol": lambda: table_of(load(WSOL, Run), sorted({*headline(), *objects()}, key=place), twins=True),
     "wsol-maps": lambda: maps_table(load(WSOL, Run), sorted({*headline(), *objects()}, key=place)),
     "wsol-ablations": lambda: table_of(
-        [r for r in [*load(WSOL, Run), *load(SEARCH, Run)] if r["run"]["seed"] == 0],
+        [record for record in load(WSOL, Run) if record["run"]["seed"] == 0],
         sorted({Run(), Run(synthesis="cutmix"), Run(automatic=True, alpha=1.0), *ablations()}, key=place),
         twins=False,
     ),
