@@ -178,6 +178,25 @@ def test_only_the_groups_of_pictures_asked_for_are_decoded(container, monkeypatc
     assert numbers(value, [5, 127, 201]) == [5, 127, 201] and len(decoded) <= 6 * GOP
 
 
+def test_a_very_long_clip_is_sampled_without_decoding_it(monkeypatch):
+    length, decoded = 15_000, []  # ten minutes
+    value = stored(make("libx264", "mp4", {"preset": "ultrafast"}, length=length))
+    original = video_file.VideoFile._decoded
+
+    def counting(self):
+        for frame in original(self):
+            decoded.append(frame.pts)
+            yield frame
+
+    monkeypatch.setattr(video_file.VideoFile, "_decoded", counting)
+    with open_clip(value) as clip:
+        indices = FrameSampler(16).indices(len(clip), np.random.default_rng(0))
+        frames = clip.read(indices)
+    assert len(clip) == length and indices[-1] > 14_000
+    assert [number_of(frame) for frame in frames] == [index % 256 for index in indices]
+    assert len(decoded) <= 16 * 2 * GOP
+
+
 def test_recordings_joined_end_to_end_are_counted_from_the_start():
     """Times go back, here to fall between the earlier ones."""
     first = make("libx264", "mpegts", times=[2 * i for i in range(LENGTH)])
