@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-import numpy as np
+from table_format import mean_and_spread
 from train_cls import RecipeConfig
 
 from hf_pgg import PGGTrainer
@@ -79,8 +79,6 @@ def table(records: Sequence[dict[str, Any]], reported: Mapping[str, tuple[str, f
         runs = [record for record in records if record["method"]["name"] == name]
         cells = [name, ", ".join(sorted({run["localization"]["map"] for run in runs}))]
         for key, (_, factor) in reported.items():
-            values = factor * np.array([run["results"][key] for run in runs if key in run["results"]])
-            spread = f" ± {values.std(ddof=1):.1f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.1f}{spread}" if len(values) else "")
+            cells.append(mean_and_spread((factor * r["results"][key] for r in runs if key in r["results"]), 1))
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)

@@ -24,6 +24,7 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
 from huggingface_hub import upload_folder
+from table_format import mean_and_spread
 from torchvision.transforms import v2
 from transformers import (
     AutoImageProcessor,
@@ -419,9 +420,7 @@ def table(records: list[dict[str, Any]]) -> str:
         runs = [record for record in records if record["method"]["name"] == name]
         cells = []
         for key in ("accuracy", "worst_group_accuracy", "target_gradient_share"):
-            values = np.array([run["results"][key] for run in runs if key in run["results"]])
-            spread = f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""
-            cells.append(f"{values.mean():.3f}{spread}" if len(values) else "")
+            cells.append(mean_and_spread(run["results"][key] for run in runs if key in run["results"]))
         seconds = float(np.median([run["method"]["seconds_per_step"] for run in runs]))
         first = first or seconds
         failed = sum(run["collapsed_at"] is not None for run in runs)

@@ -34,7 +34,6 @@ from itertools import product
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
 from ffr_data import (
@@ -46,6 +45,7 @@ from ffr_data import (
     require_every_group,
     synthetic_digest,
 )
+from table_format import mean_and_spread
 from train_cls import ModelArguments, load_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -339,8 +339,7 @@ def table(records: list[dict[str, Any]]) -> str:
         runs = [record for record in records if tuple(record["settings"][name] for name in keys) == key]
         cells = []
         for figure in ("worst_group_accuracy", "balanced_accuracy"):
-            values = np.array([run["test"][figure] for run in runs])
-            cells.append(f"{values.mean():.3f}" + (f" ± {values.std(ddof=1):.3f}" if len(values) > 1 else ""))
+            cells.append(mean_and_spread(run["test"][figure] for run in runs))
         bias, data, method, guided = key
         lines.append(
             f"| {bias} | {data} | {method} | {'yes' if guided else 'no'} | {' | '.join(cells)} | {len(runs)} |"
