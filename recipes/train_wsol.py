@@ -369,7 +369,7 @@ def comparison_figure(
             axes.imshow(draw(picture, result.score_map, box, truth=truth.tolist()))
             axes.set_xticks([])
             axes.set_yticks([])
-        grid[line, 0].set_ylabel(f"{name}\n{chosen['map']}", fontsize=7)
+        grid[line, 0].set_ylabel(name.replace(", ", ",\n") + f"\n{chosen['map']}", fontsize=7)
     return figure
 
 

@@ -32,7 +32,7 @@ class Run:
     seed: int = 0
 
 
-# chosen on masked training photos from the runs of `search` (README, "Localization")
+# share: chosen on masked training photos from the runs of `search`; the others: where `ablations` begins
 ALPHA = {"share": 1.0, "energy": 1.0, "l2": 1e-5}
 MIXES = ("cutmix", "resizemix", "puzzlemix")
 
@@ -76,6 +76,17 @@ def ablations() -> list[Run]:
     runs += [replace(guided, masks=masks) for masks in ("dilate:0.1", "erode:0.1")]
     runs += [replace(guided, form="energy", alpha=alpha) for alpha in (10.0, 0.1)]
     return runs
+
+
+def rates() -> list[Run]:
+    """The mixes at the learning rate that `search` chose for them without guidance, with it and without."""
+    names, alphas = ("cutmix", "resizemix"), (0.0, ALPHA["share"])
+    return [
+        Run(synthesis=name, alpha=alpha, learning_rate=1e-3, seed=seed)
+        for seed in (0, 1, 2)
+        for name in names
+        for alpha in alphas
+    ]
 
 
 def objects() -> list[Run]:

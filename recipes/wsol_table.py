@@ -9,7 +9,7 @@ from typing import Any
 import train_wsol
 from comparison import table
 from table_format import RESULTS, Record, compared, load, mean_and_spread, paired, step_ratio_of
-from wsol_plans import MIXES, Run, ablations, headline, objects, scratch
+from wsol_plans import MIXES, Run, ablations, headline, objects, rates, scratch
 
 WSOL = RESULTS / "wsol.jsonl"
 SEARCH = RESULTS / "wsol_search.jsonl"
@@ -31,6 +31,8 @@ def title(run: dict) -> str:
     name = synthesis[run["synthesis"]]
     if not run["keep_originals"]:
         name += f" only, {run['steps']} steps"
+    if run["learning_rate"] != (3e-4 if run["backbone"] == "cnn" else 1e-3):
+        name += f", learning rate {run['learning_rate']:g}"
     if run["alpha"] == 0:
         return name
     masks = ", automatic masks" if run["automatic"] else ""
@@ -62,7 +64,8 @@ def table_of(records: list[Record], runs: list[Run], twins: bool, backbone: str 
 
 def maps_table(records: list[Record], runs: list[Run]) -> str:
     """MaxBoxAccV2 of every map on the test photos, whichever the run's training photos chose; paired with its twin."""
-    measured = [r for r in records if "test" in r["localization"]]
+    backbones = {run.backbone for run in runs}  # each has maps of its own
+    measured = [r for r in records if "test" in r["localization"] and r["run"]["backbone"] in backbones]
     names = list(dict.fromkeys(name for r in measured for name in r["localization"]["test"]))
     values: dict[str, dict[str, dict[int, float]]] = {}  # training -> map -> seed -> V2
     twins: dict[str, str] = {}
@@ -98,7 +101,8 @@ def search_table(records: list[Record]) -> str:
         chosen = record["localization"]["map"]
         best = 100 * record["localization"]["selection"][chosen]["max_box_acc_v2"]
         train = 100 * record["curve"][-1]["train_accuracy"]
-        lines.append(f"| {title(run)} | {run['learning_rate']:g} | {chosen} | {best:.1f} | {train:.1f} |")
+        name = title({**run, "learning_rate": Run().learning_rate})
+        lines.append(f"| {name} | {run['learning_rate']:g} | {chosen} | {best:.1f} | {train:.1f} |")
     return "\n".join(lines)
 
 
@@ -116,6 +120,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "digits-localization": embedded_table,
     "wsol": lambda: table_of(load(WSOL, Run), sorted({*headline(), *objects()}, key=place), twins=True),
     "wsol-maps": lambda: maps_table(load(WSOL, Run), sorted({*headline(), *objects()}, key=place)),
+    "wsol-rates": lambda: table_of(load(WSOL, Run), rates(), twins=True),
     "wsol-ablations": lambda: table_of(
         [record for record in load(WSOL, Run) if record["run"]["seed"] == 0],
         sorted({Run(), Run(synthesis="cutmix"), Run(automatic=True, alpha=1.0), *ablations()}, key=place),
