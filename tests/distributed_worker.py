@@ -77,9 +77,11 @@ def train(options: dict) -> None:
 def main() -> None:
     for options in json.loads(Path(sys.argv[1]).read_text()):
         train(options)
-    if dist.is_initialized():  # leaving with gloo's threads alive aborts now and then
+    if dist.is_initialized():
         dist.barrier()
         dist.destroy_process_group()
+        sys.stderr.flush()
+        os._exit(0)  # everything is written; the interpreter's own end now and then aborts on a thread of gloo's
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ python -m torch.distributed.run --nproc_per_node 2 -m tests.sharded_worker OPTIO
 """
 
 import json
+import os
 import sys
 from pathlib import Path
 
@@ -55,7 +56,10 @@ def main() -> None:
     dist.init_process_group("gloo")
     for fraction in options["fractions"]:
         compare(GuidanceSettings(fraction=fraction), folder, f"-{fraction}.pt")
+    dist.barrier()
     dist.destroy_process_group()
+    sys.stderr.flush()
+    os._exit(0)  # everything is written; the interpreter's own end now and then aborts on a thread of gloo's
 
 
 def compare(settings: GuidanceSettings, folder: Path, ending: str) -> None:
