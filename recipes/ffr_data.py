@@ -109,11 +109,6 @@ def as_rows(rows: Dataset, source: str, args: DataArguments, config: PGGConfig) 
     return rows.select_columns(columns).add_column("source", [SOURCE.str2int(source)] * len(rows), feature=SOURCE)
 
 
-def guided_rows(rows: Dataset) -> int:
-    """How many rows have provenance."""
-    return len(rows) - rows.with_format("arrow")[PROVENANCE].null_count
-
-
 def on_both(rows: Dataset, bias_column: str) -> Dataset:
     """Cut-outs of digits, labelled even or odd, once for either photograph; which digit is in column `digit`."""
     parity = [digit % 2 for digit in rows["label"]]

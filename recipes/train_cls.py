@@ -247,9 +247,15 @@ def with_generated(train: Dataset, args: DataArguments, label_column: str = "lab
     label, theirs = (class_label(part.features, "label") for part in (train, rows))
     if theirs.names != label.names:
         raise SystemExit(f"the classes of {args.generated} are {theirs.names}, those of the data {label.names}")
-    guided = len(rows) - rows.with_format("arrow")[PROVENANCE].null_count if PROVENANCE in rows.column_names else 0
-    print(f"--- {args.generated}: {len(rows)} generated rows, {guided} with provenance", flush=True)
+    print(f"--- {args.generated}: {len(rows)} generated rows, {guided_rows(rows)} with provenance", flush=True)
     return rows if args.train_on == "generated" else concatenate_datasets([train, rows])
+
+
+def guided_rows(rows: Dataset) -> int:
+    """How many rows have provenance."""
+    if PROVENANCE not in rows.column_names:
+        return 0
+    return len(rows) - rows.with_format("arrow")[PROVENANCE].null_count
 
 
 def synthesize(train: Dataset, args: DataArguments, seed: int) -> tuple[Dataset, dict[str, Any]]:

@@ -39,14 +39,13 @@ from datasets import Dataset, DatasetDict, concatenate_datasets
 from ffr_data import (
     SIZE,
     DataArguments,
-    guided_rows,
     load_data,
     load_synthetic,
     require_every_group,
     synthetic_digest,
 )
 from table_format import mean_and_spread
-from train_cls import ModelArguments, load_model
+from train_cls import ModelArguments, guided_rows, load_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 

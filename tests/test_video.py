@@ -162,33 +162,31 @@ def test_any_order_and_repeats(clip):
     assert numbers(stored(clip), [39, 0, 17, 17, 3]) == [39, 0, 17, 17, 3]
 
 
-@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
-def test_only_the_groups_of_pictures_asked_for_are_decoded(container, monkeypatch):
-    value, decoded = stored(make("libx264", container, length=250)), []
-    original = video_file.VideoFile._decoded
+@pytest.fixture
+def decoded(monkeypatch):
+    """The times of the frames that files decode, as they come."""
+    times, original = [], video_file.VideoFile._decoded
 
     def counting(self):
         for frame in original(self):
-            decoded.append(frame.pts)
+            times.append(frame.pts)
             yield frame
 
     monkeypatch.setattr(video_file.VideoFile, "_decoded", counting)
+    return times
+
+
+@pytest.mark.parametrize("container", ["mp4", "matroska", "mpegts"])
+def test_only_the_groups_of_pictures_asked_for_are_decoded(container, decoded):
+    value = stored(make("libx264", container, length=250))
     assert numbers(value, [249]) == [249] and len(decoded) <= 2 * GOP
     decoded.clear()
     assert numbers(value, [5, 127, 201]) == [5, 127, 201] and len(decoded) <= 6 * GOP
 
 
-def test_a_very_long_clip_is_sampled_without_decoding_it(monkeypatch):
-    length, decoded = 15_000, []  # ten minutes
+def test_a_very_long_clip_is_sampled_without_decoding_it(decoded):
+    length = 15_000  # ten minutes
     value = stored(make("libx264", "mp4", {"preset": "ultrafast"}, length=length))
-    original = video_file.VideoFile._decoded
-
-    def counting(self):
-        for frame in original(self):
-            decoded.append(frame.pts)
-            yield frame
-
-    monkeypatch.setattr(video_file.VideoFile, "_decoded", counting)
     with open_clip(value) as clip:
         indices = FrameSampler(16).indices(len(clip), np.random.default_rng(0))
         frames = clip.read(indices)

@@ -19,7 +19,7 @@ import numpy as np
 
 from hf_pgg.generation.pipelines import run_pipeline
 from hf_pgg.generation.resumable import Generation
-from hf_pgg.generation.sampling import Request, check_strength, dtype_of
+from hf_pgg.generation.sampling import Request, check_strength, described
 from hf_pgg.pictures import decode_mask, encode_mask, encode_png, to_rgb
 from hf_pgg.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, class_label, provenance_features, sources_of
 from hf_pgg.synthesis.base import resize
@@ -53,14 +53,7 @@ class DiffusionEditor(ABC):
     @property
     def parameters(self) -> dict[str, Any]:
         names = ["model", "revision", "size", "num_inference_steps", "guidance_scale", "negative_prompt"]
-        names += ["radius", "min_difference"]
-        return {
-            **{name: getattr(self, name) for name in names},
-            "dtype": dtype_of(self.pipeline),
-            "pipeline": type(self.pipeline).__name__,
-            "scheduler": type(self.pipeline.scheduler).__name__,
-            **self.own_parameters,
-        }
+        return {**described(self, [*names, "radius", "min_difference"]), **self.own_parameters}
 
     @property
     @abstractmethod

@@ -85,13 +85,7 @@ class PairedSampler:
     def parameters(self) -> dict[str, Any]:
         names = ["model", "revision", "lora", "lora_revision", "lora_scale", "size", "strength"]
         names += ["num_inference_steps", "guidance_scale", "negative_prompt", "clip_model", "clip_revision"]
-        return {
-            **{name: getattr(self, name) for name in names},
-            "dtype": dtype_of(self.pipeline),
-            "pipeline": type(self.pipeline).__name__,
-            "scheduler": type(self.pipeline.scheduler).__name__,
-            "image_feature": self.conditioner.image_encoder is not None,
-        }
+        return {**described(self, names), "image_feature": self.conditioner.image_encoder is not None}
 
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
         pictures = [middle_square(to_rgb(request.row[self.image_column]), self.size) for request in requests]
@@ -137,13 +131,7 @@ class TextSampler:
     @property
     def parameters(self) -> dict[str, Any]:
         names = ["model", "revision", "lora", "lora_revision", "lora_scale", "size", "num_inference_steps"]
-        names += ["guidance_scale", "negative_prompt", "refuse_grey"]
-        return {
-            **{name: getattr(self, name) for name in names},
-            "dtype": dtype_of(self.pipeline),
-            "pipeline": type(self.pipeline).__name__,
-            "scheduler": type(self.pipeline.scheduler).__name__,
-        }
+        return described(self, [*names, "guidance_scale", "negative_prompt", "refuse_grey"])
 
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
         pictures = run_pipeline(
@@ -164,9 +152,14 @@ def is_grey(picture: np.ndarray) -> bool:
     return int(np.ptp(picture.astype(np.int16), axis=2).max()) <= 2
 
 
-def dtype_of(pipeline: Any) -> str:
-    """`float32`, `bfloat16` or `float16`: that of a pipeline's weights."""
-    return str(pipeline.dtype).removeprefix("torch.")
+def described(sampler: Any, names: Sequence[str]) -> dict[str, Any]:
+    """The named fields of a sampler, and its `pipeline`'s class, scheduler and dtype (`float32`, ...)."""
+    return {
+        **{name: getattr(sampler, name) for name in names},
+        "dtype": str(sampler.pipeline.dtype).removeprefix("torch."),
+        "pipeline": type(sampler.pipeline).__name__,
+        "scheduler": type(sampler.pipeline.scheduler).__name__,
+    }
 
 
 def check_strength(strength: float, num_inference_steps: int) -> None:
