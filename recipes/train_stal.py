@@ -46,9 +46,9 @@ from hf_pgg.pictures import encode_mask, encode_png
 from hf_pgg.provenance import VIDEO, ProvenanceError, class_label
 from hf_pgg.run_record import hub_source, synthesis_settings
 from hf_pgg.synthesis.actor_composite import ActorComposite, read_masks
-from hf_pgg.synthesis.clips import SampledClip
+from hf_pgg.synthesis.clips import sample_clip
 from hf_pgg.synthesis.videomix import TileMix, VideoMix
-from hf_pgg.video import FrameSampler, open_clip, uniform_indices
+from hf_pgg.video import FrameSampler, open_clip
 
 EMBEDDED = "digits in motion"
 CLIPS = "clips.gif"
@@ -176,9 +176,7 @@ def sampled(rows: Dataset, task: ClipArguments, config: ClipConfig) -> Dataset:
 
     def sample(row: dict[str, Any], index: int) -> dict[str, Any]:
         try:
-            with open_clip(row[VIDEO]) as clip:
-                indices = uniform_indices(len(clip), config.num_frames)
-                found = SampledClip(clip.read(indices, size), indices, len(clip), clip.stored_size)
+            found = sample_clip(row[VIDEO], FrameSampler(config.num_frames), np.random.default_rng(0), size)
             masks = read_masks(row[task.mask_column], found)
         except (ValueError, OSError) as error:
             remedy = "Mend or drop the row."

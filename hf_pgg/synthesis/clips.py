@@ -95,10 +95,7 @@ class ClipSynthesizer(RowSynthesizer, ABC):
             VideoError: If the clip cannot be read.
             ValueError: If it is too short for the sampler.
         """
-        with open_clip(row[self.video_column]) as clip:
-            indices = self.sampler.indices(len(clip), rng)
-            frames = clip.read(indices, size or self.size)
-            return SampledClip(frames, indices, len(clip), clip.stored_size)
+        return sample_clip(row[self.video_column], self.sampler, rng, size or self.size)
 
     def sample_pool(self, pool: Dataset, rng: np.random.Generator, size: Size) -> tuple[Mapping[str, Any], SampledClip]:
         """A row of a pool, drawn uniformly, and its sampled clip. Errors name the pool's row."""
@@ -142,6 +139,13 @@ class PairClipSynthesizer(ClipSynthesizer, ABC):
         """Frames (T, height, width, 3) and sources of a clip of the pool, drawn uniformly and brought to `size`."""
         row, clip = self.sample_pool(self.source, rng, size)
         return clip.frames, self.sources(row, clip)
+
+
+def sample_clip(value: Any, sampler: FrameSampler, rng: np.random.Generator, size: Size | None = None) -> SampledClip:
+    """The frames of a clip that a sampler takes, brought to `size`; raises what [`ClipSynthesizer.sample`] does."""
+    with open_clip(value) as clip:
+        indices = sampler.indices(len(clip), rng)
+        return SampledClip(clip.read(indices, size), indices, len(clip), clip.stored_size)
 
 
 def refuse_decoding(dataset: Dataset | IterableDataset, column: str, name: str) -> None:
