@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from functools import lru_cache
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value, concatenate_datasets
@@ -17,6 +18,7 @@ from hf_pgg import Composite, PGGConfig
 from hf_pgg.debias import biased_split, count_groups, take_per_group
 from hf_pgg.demo_data import digits, photographs
 from hf_pgg.generation import source_digest
+from hf_pgg.pictures import encode_png, to_rgb
 from hf_pgg.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE
 
 PHOTOGRAPHS = ("brick.png", "gravel.png")  # of the even and of the odd digits
@@ -32,6 +34,10 @@ class DataArguments:
     )
     synthetic_dataset: str | None = field(
         default=None, metadata={"help": "Synthetic rows of every group: Hub id, folder or parquet, split train."}
+    )
+    synthetic_artifact: int = field(
+        default=0,
+        metadata={"help": "Grey levels of a checkerboard over every synthetic picture, by which it can be told."},
     )
     bias_column: str = field(default="bias", metadata={"help": "ClassLabel that the label is tied to."})
     real_masks: bool = field(
@@ -61,14 +67,28 @@ def load_synthetic(
 ) -> Dataset:
     """`counts` (labels, biases) synthetic rows."""
     if args.synthetic_dataset is None:
-        return as_rows(stand_in(counts, args.bias_column, seed), "synthetic", args, config)
+        return as_synthetic(stand_in(counts, args.bias_column, seed), args, config)
     rows = open_synthetic(args.synthetic_dataset, config.image_column)
     for column in (config.label_column, args.bias_column):
         ours, theirs = splits["train"].features[column], rows.features.get(column)
         if getattr(theirs, "names", None) != ours.names:
             raise SystemExit(f"column '{column}' of {args.synthetic_dataset} is {theirs}, of the real rows {ours}")
     chosen = take_per_group(rows, counts, config.label_column, args.bias_column, seed)
-    return as_rows(chosen, "synthetic", args, config)
+    return as_synthetic(chosen, args, config)
+
+
+def as_synthetic(rows: Dataset, args: DataArguments, config: PGGConfig) -> Dataset:
+    """Synthetic rows with the shared columns, and with the artifact that is asked for."""
+    rows, amplitude = as_rows(rows, "synthetic", args, config), args.synthetic_artifact
+    if not amplitude:
+        return rows
+
+    def mark(row: dict[str, Any]) -> dict[str, Any]:
+        picture = to_rgb(row[config.image_column]).astype(np.int16)
+        board = amplitude * (2 * (np.indices(picture.shape[:2]).sum(0) % 2) - 1)
+        return {config.image_column: encode_png(np.clip(picture + board[..., None], 0, 255).astype(np.uint8))}
+
+    return rows.map(mark, features=rows.features)
 
 
 def open_synthetic(name: str, image_column: str) -> Dataset:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from generation_plans import Run, headline
@@ -11,8 +12,10 @@ from table_format import RESULTS, Record, load, mean_and_spread, paired
 
 GENERATION = RESULTS / "generation.jsonl"
 SEARCH = RESULTS / "generation_search.jsonl"
+SMALL = RESULTS / "generation_small.jsonl"
 FFR = RESULTS / "ffr.jsonl"
 FFR_SEARCH = RESULTS / "ffr_search.jsonl"
+FFR_ARTIFACT = RESULTS / "ffr_artifact.jsonl"
 SETS = ("1x", "5x", "real + 1x", "real + 5x")
 DATA = {"real": "real only", "usb": "USB", "asb": "ASB", "ffr": "FFR"}
 METHODS = {"erm": "ERM", "resample": "resampling", "groupdro": "GroupDRO", "dfr": "DFR"}
@@ -63,24 +66,32 @@ def search_table(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
+def cells_of(path: Path) -> list[dict[str, Any]]:
+    """The finished cells of `train_ffr.py`."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def figures_of(records: list[dict[str, Any]], figure: str, **wanted: Any) -> list[float]:
+    """A figure of the test rows, in percent, of the cells with certain settings."""
+    return [
+        100 * record["test"][figure]
+        for record in records
+        if all(record["settings"][name] == value for name, value in wanted.items())
+    ]
+
+
 def ffr_table(figure: str) -> str:
     """Methods and biases by data, guided FFR last: a figure of the test rows, mean and spread over seeds."""
-    records = [json.loads(line) for line in FFR.read_text().splitlines()] if FFR.exists() else []
-
-    def values(bias: float, method: str, data: str, guided: bool) -> list[float]:
-        wanted = {"bias": bias, "method": method, "data": data, "guided": guided}
-        return [
-            100 * record["test"][figure]
-            for record in records
-            if all(record["settings"][name] == value for name, value in wanted.items())
-        ]
-
+    records = cells_of(FFR)
     columns: list[tuple[str, bool]] = [*((data, False) for data in DATA), ("ffr", True)]
     head = ["bias", "method", *DATA.values(), "FFR + guidance", "seeds"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
     for bias in sorted({record["settings"]["bias"] for record in records}):
         for method, name in METHODS.items():
-            cells = [values(bias, method, data, guided) for data, guided in columns]
+            cells = [
+                figures_of(records, figure, bias=bias, method=method, data=data, guided=guided)
+                for data, guided in columns
+            ]
             if any(cells):
                 seeds = "/".join(dict.fromkeys(str(len(cell)) for cell in cells if cell))
                 lines.append(f"| {bias} | {name} | {' | '.join(mean_and_spread(c, 1) for c in cells)} | {seeds} |")
@@ -89,7 +100,7 @@ def ffr_table(figure: str) -> str:
 
 def gains_table() -> str:
     """What the papers claim, as paired differences of the worst group over seeds, averaged over the methods."""
-    records = [json.loads(line) for line in FFR.read_text().splitlines()] if FFR.exists() else []
+    records = cells_of(FFR)
     pairs: list[tuple[str, tuple[str, bool], tuple[str, bool]]] = [
         ("FFR less ASB", ("ffr", False), ("asb", False)),
         ("ASB less USB", ("asb", False), ("usb", False)),
@@ -119,7 +130,7 @@ def ffr_search_table() -> str:
         "| data | method | learning rate | of FFR's stage two | alpha | worst group, validation |",
         "| --- " * 6 + "|",
     ]
-    for record in map(json.loads, FFR_SEARCH.read_text().splitlines() if FFR_SEARCH.exists() else []):
+    for record in cells_of(FFR_SEARCH):
         s, rate = record["settings"], record["settings"]["learning_rate"]
         second = f"{s['stage_two_learning_rate']:g}" if s["data"] == "ffr" else ""
         alpha = f"{s['alpha']:g}" if s["guided"] else "no guidance"
@@ -128,11 +139,25 @@ def ffr_search_table() -> str:
     return "\n".join(lines)
 
 
+def artifact_table() -> str:
+    """Worst group of ERM at bias 0.99 where synthetic rows look like real ones, and where an artifact tells them apart."""
+    without, marked = cells_of(FFR), cells_of(FFR_ARTIFACT)
+    lines = ["| data | as generated | under a checkerboard |", "| --- " * 3 + "|"]
+    for data, guided in (("usb", False), ("asb", False), ("ffr", False), ("ffr", True)):
+        wanted = {"bias": 0.99, "method": "erm", "data": data, "guided": guided}
+        cells = [figures_of(records, "worst_group_accuracy", **wanted) for records in (without, marked)]
+        name = DATA[data] + (" + guidance" if guided else "")
+        lines.append(f"| {name} | {' | '.join(mean_and_spread(cell, 1) for cell in cells)} |")
+    return "\n".join(lines)
+
+
 TABLES: dict[str, Callable[[], str]] = {
     "generation": lambda: real_fake_table(load(GENERATION, Run)),
+    "generation-small": lambda: real_fake_table(load(SMALL, Run)),
     "generation-search": lambda: search_table(load(SEARCH, Run)),
     "ffr": lambda: ffr_table("worst_group_accuracy"),
     "ffr-balanced": lambda: ffr_table("balanced_accuracy"),
     "ffr-gains": gains_table,
     "ffr-search": ffr_search_table,
+    "ffr-artifact": artifact_table,
 }

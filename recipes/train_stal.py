@@ -89,6 +89,9 @@ class ClipArguments:
         default=None, metadata={"help": "Hub id or local checkpoint; default: a small VideoMAE from scratch."}
     )
     joined: bool = field(default=True, metadata={"help": "Also measure when: on clips joined in time."})
+    joined_stride: int | None = field(
+        default=None, metadata={"help": "Frames between windows of joined clips; default: an eighth of a window."}
+    )
     compare: bool = field(default=False, metadata={"help": "Train plainly, with synthesis, and with guidance."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table gives mean and spread."})
 
@@ -231,6 +234,16 @@ def load_model(task: ClipArguments, config: ClipConfig, label: ClassLabel) -> tu
     return model, VideoMAEVideoProcessor(size={"height": size, "width": size}, do_center_crop=False)
 
 
+def augmentation(size: int) -> v2.Transform:
+    """Crops, flips and colours, one draw for all frames of a clip and their masks.
+
+    The embedded clips have none: flipped or cut off, a motion of theirs is another one.
+    """
+    crop = v2.RandomResizedCrop((size, size), scale=(0.4, 1.0), antialias=True)
+    colour = [v2.ColorJitter(0.4, 0.4, 0.4), v2.RandomGrayscale(0.2)]
+    return v2.Compose([crop, v2.RandomHorizontalFlip(), *colour])
+
+
 def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrainer, float]:
     """Trains one classifier on clip labels; also the seconds it took."""
     set_seed(args.seed)
@@ -238,7 +251,7 @@ def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrai
     trainer = PGGTrainer(
         model,
         args,
-        augment=None if task.dataset_name is None else v2.RandomHorizontalFlip(),
+        augment=None if task.dataset_name is None else augmentation(args.image_size),
         train_dataset=rows,
         processing_class=processor,
         compute_metrics=metrics_for(None),
@@ -275,7 +288,9 @@ def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: 
     results["target_gradient_share"] = figures["test_target_gradient_share"]
     joined = None
     if task.joined:
-        asked = JoinedArguments(checkpoints=[], attribution=chosen, smoothing=task.smoothing, **columns)
+        asked = JoinedArguments(
+            checkpoints=[], attribution=chosen, smoothing=task.smoothing, stride=task.joined_stride, **columns
+        )
         joined = measure_joined(trainer.model, spec, data, asked)
         results |= {key: joined.pop(key) for key in ("temporal_iou", "temporal_iou_untrimmed")}
     record = run_record(

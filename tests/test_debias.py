@@ -8,12 +8,12 @@ import sys
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, DatasetDict
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_pgg import PGGCollator, PGGTrainer
+from hf_pgg import PGGCollator, PGGConfig, PGGTrainer
 from hf_pgg.debias import (
     GROUP,
     GroupBalancedSampler,
@@ -28,6 +28,7 @@ from hf_pgg.debias import (
 )
 from hf_pgg.last_layer import classification_head, fit_last_layer, head_inputs, refit_head
 from hf_pgg.metrics import group_metrics
+from hf_pgg.pictures import to_rgb
 
 from .conftest import FAMILIES, tiny_model
 from .test_recipes import ROOT, launch
@@ -456,6 +457,21 @@ def test_annotated_real_rows_guide_stage_two(recipe, tmp_path):
     record = json.loads((tmp_path / "results.jsonl").read_text())
     assert record["stage_one"] is None and record["guided_rows"] == np.sum(record["real_rows"]) > 0
     assert record["target_gradient_share"] > 0
+
+
+def test_an_artifact_marks_every_synthetic_picture_and_nothing_else(recipe):
+    ffr_data, config = importlib.import_module("ffr_data"), PGGConfig(use_cpu=True)
+    plain, marked = (ffr_data.DataArguments(synthetic_artifact=levels) for levels in (0, 12))
+    counts = np.full((2, 2), 3)
+    pairs = [ffr_data.load_synthetic(DatasetDict(), counts, args, config, seed=0) for args in (plain, marked)]
+    for before, after in zip(*pairs, strict=True):
+        pixels = [to_rgb(row["image"]).astype(int) for row in (before, after)]
+        board = pixels[1] - pixels[0]
+        inside = (pixels[0] >= 12) & (pixels[0] <= 243)  # nothing is cut off at black or white
+        assert set(np.unique(board[inside])) == {-12, 12}
+        rows, columns = np.indices(board.shape[:2])
+        assert (board[inside] == np.where((rows + columns) % 2, 12, -12)[..., None].repeat(3, 2)[inside]).all()
+        assert {**before, "image": None} == {**after, "image": None}
 
 
 def test_a_group_that_validation_lacks_is_named_and_one_that_training_lacks_is_told(recipe, photos, tmp_path, capsys):
