@@ -140,7 +140,7 @@ def ffr_search_table() -> str:
 
 
 def artifact_table() -> str:
-    """Worst group of ERM at bias 0.99 where synthetic rows look like real ones, and where an artifact tells them apart."""
+    """Worst group of ERM at bias 0.99, where an artifact tells synthetic rows from real ones and where it does not."""
     without, marked = cells_of(FFR), cells_of(FFR_ARTIFACT)
     lines = ["| data | as generated | under a checkerboard |", "| --- " * 3 + "|"]
     for data, guided in (("usb", False), ("asb", False), ("ffr", False), ("ffr", True)):
