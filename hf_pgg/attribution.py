@@ -350,6 +350,22 @@ def _attentions(model: Any, pixel_values: torch.Tensor) -> list[torch.Tensor]:
 # ---------------------------------------------------------------------------------------------- shared
 
 
+def center_gaussian(
+    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, *, spread: float = 0.25
+) -> torch.Tensor:
+    """A Gaussian in the middle of every picture: what a map must beat to locate anything (Choe et al., CVPR 2020).
+
+    It looks at neither picture nor model, and is no name in [`METHODS`].
+
+    Args:
+        spread (`float`, *optional*, defaults to 0.25): Standard deviation, as a share of height and of width.
+    """
+    height, width = pixel_values.shape[-2:]
+    y, x = (((torch.arange(n, device=pixel_values.device) + 0.5) / n - 0.5) / spread for n in (height, width))
+    bump = torch.exp(-(y[:, None] ** 2 + x**2) / 2)
+    return bump.expand(*pixel_values.shape[:-3], height, width).clone()
+
+
 METHODS: dict[str, Method] = {
     "cam": cam,
     "grad_cam": grad_cam,

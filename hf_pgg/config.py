@@ -46,7 +46,7 @@ class PGGConfig(TrainingArguments):
         num_frames (`int`, *optional*): Frames taken evenly from each clip; by default all of them.
         group_columns (`list[str]`, *optional*): Integer columns handed to `compute_metrics` as `.groups`.
         image_size (`int`, *optional*): Input size in pixels, other than the image processor's.
-        allow_overlap (`bool`, *optional*, defaults to `False`): Accept masks that sum over 1 (dilated ones).
+        allow_overlap (`bool`, *optional*, defaults to `False`): Accept masks that sum over 1 (dilated or random ones).
         validate_rows (`int`, *optional*, defaults to `10000`): Rows of each dataset checked before the first step,
             evenly spaced when there are more; 0 checks none.
         eval_target_share (`bool`, *optional*, defaults to `True`): Measure the target gradient share in evaluation,
@@ -87,7 +87,7 @@ class PGGConfig(TrainingArguments):
         default=None, metadata={"help": "Integer columns handed to compute_metrics as `.groups`."}
     )
     image_size: int | None = field(default=None, metadata={"help": "Input size in pixels, other than the processor's."})
-    allow_overlap: bool = field(default=False, metadata={"help": "Accept masks that sum over 1 (dilated ones)."})
+    allow_overlap: bool = field(default=False, metadata={"help": "Accept masks that sum over 1: dilated, random."})
     validate_rows: int = field(
         default=10_000, metadata={"help": "Rows of each dataset checked before the first step; 0 checks none."}
     )

@@ -325,11 +325,13 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m hf_pgg.l
         raise SystemExit(f"{len(files) - len(readable)} of {len(files)} pictures could not be read")
 
 
+SMOOTHED = ("input_gradient", "smooth_gradient", "guided_grad_cam")
+
+
 def with_smoothing(name: str, smoothing: float) -> Method:
     """A method by name; those that follow the input gradient are blurred by `smoothing`."""
-    smoothed = ("input_gradient", "smooth_gradient", "guided_grad_cam")
     method: Any = METHODS[name]
-    return partial(method, smoothing=smoothing) if name in smoothed else method
+    return partial(method, smoothing=smoothing) if name in SMOOTHED else method
 
 
 def _read(files: Sequence[Path]) -> tuple[list[Path], Iterator[np.ndarray]]:

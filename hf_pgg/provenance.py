@@ -211,7 +211,7 @@ def _validate_masks(masks: Sequence[Any], count: int, size: tuple[int, int], nam
             name,
             PROVENANCE,
             f"the masks sum to {total.max() / 255:.2f} at some pixel",
-            "A pixel comes from one source: make the masks disjoint, or set `allow_overlap=True` for dilated masks.",
+            "A pixel comes from one source: make the masks disjoint, or set `allow_overlap=True`, as for dilated ones.",
         )
 
 

@@ -88,7 +88,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
             guidance_form=run.form,
             guidance_mode=run.mode,
             guidance_labels=run.labels,
-            allow_overlap=run.masks.startswith("dilate"),
+            allow_overlap=run.masks.startswith(("dilate", "random")),
             dataloader_pin_memory=False,
             disable_tqdm=True,
             seed=run.seed,

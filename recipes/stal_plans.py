@@ -1,7 +1,8 @@
 """Plans of the JHMDB-21 benchmark: lists of runs.
 
 `search` has three tries each, seed 0, judged on validation clips of the training split: the learning rate without
-guidance, alpha with it. `headline` runs the choices over seeds, `ablations` varies the provenance and the form.
+guidance, alpha with it. `headline` runs the choices over seeds, `ablations` varies the provenance and the form. A run
+that two plans share is made once: all write to one results file.
 """
 
 from __future__ import annotations

@@ -8,11 +8,10 @@ from typing import Any
 
 import train_stal
 from comparison import table
-from stal_plans import MIXES, Run, ablations, headline
+from stal_plans import MIXES, Run, ablations, headline, search
 from table_format import RESULTS, Record, compared, load, step_ratio_of
 
 STAL = RESULTS / "stal.jsonl"
-SEARCH = RESULTS / "stal_search.jsonl"
 CLIPS = RESULTS / "clips.json"
 
 
@@ -28,10 +27,21 @@ def place(run: Run) -> tuple[Any, ...]:
     return (("none", *MIXES).index(run.synthesis), run.alpha > 0, run.masks != "true", run.masks, run.form)
 
 
-def table_of(records: list[Record], runs: list[Run], lead: str | None = None) -> str:
+def measured(runs: list[Run]) -> list[Record]:
+    """What there is of some runs; the results file holds those of all plans."""
+    return [record for record in load(STAL, Run) if Run(**record["run"]) in runs]
+
+
+def table_of(runs: list[Run], columns: Mapping[str, tuple[str, float]], lead: str | None = None) -> str:
     """Rows of some runs, plain first, and each synthesis before its guided rows."""
     ordered = [vars(run) for run in sorted(set(runs), key=place)]
-    return compared(records, ordered, title, train_stal.REPORTED, {"step": step_ratio}, lead=lead)
+    return compared(measured(runs), ordered, title, columns, {"step": step_ratio}, lead=lead)
+
+
+def ablations_table() -> str:
+    """Seed 0; joined clips are not measured there."""
+    runs = [*(run for run in headline() if run.seed == 0), *ablations()]
+    return table_of(runs, {key: name for key, name in train_stal.REPORTED.items() if key != "temporal_iou"})
 
 
 def step_ratio(run: Mapping[str, Any]) -> str:
@@ -62,9 +72,7 @@ def embedded_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "clips": embedded_table,
-    "stal": lambda: table_of(load(STAL, Run), headline(), lead="frame_mAP@0.5"),
-    "stal-ablations": lambda: table_of(
-        [r for r in load(STAL, Run) if r["run"]["seed"] == 0], [*headline(), *ablations()]
-    ),
-    "stal-search": lambda: search_table(load(SEARCH, Run)),
+    "stal": lambda: table_of(headline(), train_stal.REPORTED, lead="frame_mAP@0.5"),
+    "stal-ablations": ablations_table,
+    "stal-search": lambda: search_table(measured(search())),
 }

@@ -12,18 +12,16 @@ each method the same test clips with map and tube as `clips.gif`. Boxes are neve
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from clip_maps import clip_pictures, maps_of, measure_maps, save_animation
 from comparison import arguments_of, check_attributions, methods_of, step_budget, table
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, concatenate_datasets
 from joined_clips import JoinedArguments, hold_out, measure_joined
-from PIL import Image as PILImage
-from PIL import ImageDraw
 from torchvision.transforms import v2
 from train_cls import RecipeConfig, metrics_for, open_dataset, push_records, run_record, write_records
 from transformers import (
@@ -37,18 +35,15 @@ from transformers import (
 )
 
 from hf_pgg import MaskAblation, PGGTrainer, add_provenance
-from hf_pgg.attribution import AttributionError
-from hf_pgg.clip_localization import detect_actions, evaluate_actions
 from hf_pgg.demo_clips import digits_in_motion
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, photographs
-from hf_pgg.localization import draw, with_smoothing
 from hf_pgg.pictures import encode_mask, encode_png
 from hf_pgg.provenance import VIDEO, ProvenanceError, class_label
 from hf_pgg.run_record import hub_source, synthesis_settings
 from hf_pgg.synthesis.actor_composite import ActorComposite, read_masks
 from hf_pgg.synthesis.clips import sample_clip
 from hf_pgg.synthesis.videomix import TileMix, VideoMix
-from hf_pgg.video import FrameSampler, open_clip
+from hf_pgg.video import FrameSampler
 
 EMBEDDED = "digits in motion"
 CLIPS = "clips.gif"
@@ -56,12 +51,12 @@ SYNTHESES = ("actor", "videomix", "tilemix", "none")
 REPORTED = {
     "accuracy": ("clip accuracy", 100),
     "frame_mAP@0.5": ("frame-mAP@0.5", 1),
+    "frame_mAP@0.5_centre": ("the same, of central boxes", 1),
     "video_mAP@0.2": ("video-mAP@0.2", 1),
     "video_mAP@0.5": ("video-mAP@0.5", 1),
     "temporal_iou": ("temporal IoU, joined clips", 100),
     "target_gradient_share": ("target gradient share", 100),
 }
-THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
 
 
 @dataclass
@@ -84,7 +79,9 @@ class ClipArguments:
     attributions: list[str] = field(
         default_factory=lambda: ["grad_cam", "input_gradient"], metadata={"help": "Maps to choose from."}
     )
-    smoothing: float = field(default=0.06, metadata={"help": "Blur of gradient maps, as a share of the side."})
+    smoothing: list[float] = field(
+        default_factory=lambda: [0.06, 0.2], metadata={"help": "Blurs of gradient maps to choose from, in sides."}
+    )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Hub id or local checkpoint; default: a small VideoMAE from scratch."}
     )
@@ -140,7 +137,15 @@ def main() -> None:
                 record["synthesis"] = settings
             records.append(record)
             if trainer.is_world_process_zero():
-                save_animation(clip_pictures(trainer, data["test"], task, record), Path(args.output_dir) / CLIPS)
+                frames = clip_pictures(
+                    trainer.model,
+                    trainer.data_collator.spec,
+                    data["test"],
+                    record["localization"],
+                    FrameSampler(args.num_frames),
+                    box_column=task.box_column,
+                )
+                save_animation(frames, Path(args.output_dir) / CLIPS)
     if trainer.is_world_process_zero():
         out = Path(config.output_dir)
         write_records(records, {CLIPS: "Test clips: map, tube (green) and true box (red)"}, out)
@@ -263,36 +268,21 @@ def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrai
 
 
 def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: str, seconds: float) -> dict[str, Any]:
-    """The map and threshold chosen on validation clips; the test clips' figures with them."""
-    args, spec = trainer.args, trainer.data_collator.spec
-    sampler, columns = FrameSampler(args.num_frames), {"box_column": task.box_column}
-
-    def measure(split: str, attribution: str, thresholds: Sequence[float]) -> dict[float, dict[str, float]]:
-        method = with_smoothing(attribution, task.smoothing)
-        found = detect_actions(trainer.model, spec, data[split], method, sampler=sampler)
-        return evaluate_actions(found, data[split], thresholds, **columns)
-
-    selection = {}
-    for attribution in task.attributions:
-        try:
-            measured = measure("validation", attribution, THRESHOLDS)
-        except AttributionError as error:
-            print(f"{attribution}: not for this model ({error})")
-            continue
-        selection |= {f"{attribution} at {at}": figures["frame_mAP@0.5"] for at, figures in measured.items()}
-    chosen, _, at = max(selection, key=selection.__getitem__).partition(" at ")
-    threshold = float(at)
-    results = measure("test", chosen, [threshold])[threshold]
+    """The test clips' figures, with the map and the threshold that validation clips choose."""
+    args, model, spec = trainer.args, trainer.model, trainer.data_collator.spec
+    columns = {"box_column": task.box_column}
+    results, localization = measure_maps(
+        model, spec, data, maps_of(task.attributions, task.smoothing), FrameSampler(args.num_frames), **columns
+    )
     known = add_provenance(sampled(data["test"], task, args), mask_column=task.mask_column, video_column=VIDEO)
     figures = trainer.evaluate(known, metric_key_prefix="test")
     results["target_gradient_share"] = figures["test_target_gradient_share"]
-    joined = None
     if task.joined:
-        asked = JoinedArguments(
-            checkpoints=[], attribution=chosen, smoothing=task.smoothing, stride=task.joined_stride, **columns
-        )
-        joined = measure_joined(trainer.model, spec, data, asked)
+        chosen = {"attribution": localization["map"], "smoothing": localization["smoothing"]}
+        asked = JoinedArguments(checkpoints=[], stride=task.joined_stride, **chosen, **columns)
+        joined = measure_joined(model, spec, data, asked)
         results |= {key: joined.pop(key) for key in ("temporal_iou", "temporal_iou_untrimmed")}
+        localization["joined"] = joined
     record = run_record(
         trainer,
         results,
@@ -304,58 +294,8 @@ def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: 
         arguments=asdict(task),
         train_seconds=seconds,
     )
-    record["localization"] = {"map": chosen, "threshold": threshold, "selection": selection, "joined": joined}
+    record["localization"] = localization
     return record
-
-
-# ---------------------------------------------------------------------------------------------- reports
-
-
-def clip_pictures(
-    trainer: PGGTrainer, test: Dataset, task: ClipArguments, record: dict[str, Any], count: int = 6, side: int = 144
-) -> list[PILImage.Image]:
-    """The frames of an animation: evenly spaced test clips side by side, with map, tube (green) and true box (red)."""
-    args, chosen = trainer.args, record["localization"]
-    rows = test.select(np.linspace(0, len(test) - 1, min(count, len(test))).astype(int))
-    found = list(
-        detect_actions(
-            trainer.model,
-            trainer.data_collator.spec,
-            rows,
-            with_smoothing(chosen["map"], task.smoothing),
-            sampler=FrameSampler(args.num_frames),
-        )
-    )
-    names = class_label(test.features, "label").names
-    strips = []
-    for t in range(args.num_frames):
-        strip = PILImage.new("RGB", (side * len(rows), side))
-        for column, (row, action) in enumerate(zip(rows, found, strict=True)):
-            index = int(action.indices[t])
-            with open_clip(row[VIDEO]) as clip:
-                frame = clip.read([index])[0]
-            x1, y1, x2, y2 = action.tube(chosen["threshold"]).boxes[index]
-            canvas = draw(
-                frame, action.maps[t], (x1, y1, x2 - x1 + 1, y2 - y1 + 1), truth=[row[task.box_column][index]]
-            )
-            strip.paste(canvas.resize((side, side), PILImage.Resampling.NEAREST), (side * column, 0))
-            if action.label != row["label"]:
-                wrong = f"{names[action.label]}, not {names[row['label']]}"
-                strip.paste(_caption(wrong, side), (side * column, side - 14))
-        strips.append(strip)
-    return strips
-
-
-def save_animation(frames: Sequence[PILImage.Image], path: Path) -> None:
-    """A GIF that repeats, 180 ms a frame."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=180, loop=0)
-
-
-def _caption(text: str, width: int) -> PILImage.Image:
-    canvas = PILImage.new("RGB", (width, 14), "white")
-    ImageDraw.Draw(canvas).text((3, 1), text, fill="crimson")
-    return canvas
 
 
 if __name__ == "__main__":

@@ -20,6 +20,7 @@ from hf_pgg.attribution import (
     AttributionError,
     attention_rollout,
     cam,
+    center_gaussian,
     grad_cam,
     guided_grad_cam,
     input_gradient,
@@ -226,3 +227,14 @@ def test_clips_get_a_map_a_frame() -> None:
         assert METHODS[name](model, clip, TARGET).shape == (2, 4, 32, 32), name
     features = spatial_features(model, clip, TARGET)
     assert features.activations.shape == (2, 24, 2, 4, 4), "tubelets of two frames, patches of eight pixels"
+
+
+def test_the_central_baseline_is_one_bump_whatever_picture_and_model() -> None:
+    maps = center_gaussian(nn.Identity(), torch.rand(2, 3, 9, 21), TARGET)
+    assert maps.shape == (2, 9, 21) and torch.equal(maps[0], maps[1])
+    assert maps[0].argmax() == 4 * 21 + 10 and maps[0, 4, 10] == pytest.approx(1)
+    assert torch.allclose(maps[0], maps[0].flip(0)) and torch.allclose(maps[0], maps[0].flip(1))
+    # one standard deviation is a quarter of each side, however long
+    assert center_gaussian(nn.Identity(), torch.rand(1, 4, 3, 16, 32), TARGET)[0, 2].log().min() == pytest.approx(
+        -((7.5 / 4) ** 2 + (15.5 / 8) ** 2) / 2, rel=1e-5
+    )

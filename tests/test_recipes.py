@@ -197,6 +197,11 @@ def test_the_clip_recipe_compares_and_pushes_methods_on_clips_of_ones_own(hub, a
     assert "| actor + guidance | " in done.stdout
     records = json.loads((tmp_path / "out" / "results.json").read_text())
     assert records[1]["synthesis"]["method"] == "ActorComposite" and records[2]["task"] == "video-classification"
+    for record in records:
+        assert {"frame_mAP@0.5", "frame_mAP@0.5_centre", "temporal_iou"} <= set(record["results"])
+        found = record["localization"]
+        assert {"grad_cam at 0.1", "input_gradient, blur 0.2 at 0.1"} <= set(found["selection"])
+        assert found["smoothing"] in ((0.06, 0.2) if found["map"] == "input_gradient" else (0.0,))
     folder = tmp_path / "out" / "actor-guidance"
     assert (folder / "clips.gif").read_bytes().startswith(b"GIF89a")
     assert "clips.gif" in ModelCard.load(folder / "README.md").text

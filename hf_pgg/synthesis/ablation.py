@@ -52,9 +52,9 @@ class MaskAblation(RowTransform):
 
     Args:
         seed, epoch, row_id_column: See [`RowTransform`](hf_pgg.synthesis.base.RowTransform).
-        kind (`str`): `"dilate"`/`"erode"` by `fraction` of the area (dilated masks of several sources may overlap:
-            set `allow_overlap` in the config), `"random"` (true shape, random place), or `"whole"`: I = 0, the
-            penalty over the whole picture (for the form l2 alone: the share outside an empty mask is constant).
+        kind (`str`): `"dilate"`/`"erode"` by `fraction` of the area, `"random"` (true shape, random place), or
+            `"whole"`: I = 0, the penalty over the whole picture (for the form l2 alone: the share outside an empty mask
+            is constant). Dilated or misplaced masks of several sources may overlap: set `allow_overlap` in the config.
         fraction (`float`, *optional*, defaults to 0.1): For `"dilate"` and `"erode"`.
         video_column (`str`, *optional*): The rows are clips, in this column: their masks change frame by frame, all by
             one shift where the kind is `"random"`.
