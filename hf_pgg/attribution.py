@@ -105,6 +105,19 @@ def _blurred(maps: torch.Tensor, smoothing: float) -> torch.Tensor:
     return vision.gaussian_blur(maps.flatten(0, -3)[:, None], [width, width], [sigma, sigma])[:, 0].view_as(maps)
 
 
+def blurred_over_time(maps: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """A Gaussian over the frames of each clip, (B, T, H, W) to the same; its weights sum to 1 at the ends too.
+
+    Args:
+        smoothing (`float`): Standard deviation, as a share of T: at 1 nearly the clip's mean map, 0 changes nothing.
+    """
+    if smoothing <= 0:
+        return maps
+    frames = torch.arange(maps.shape[1], dtype=maps.dtype, device=maps.device)
+    weights = torch.exp(-(((frames[:, None] - frames) / (smoothing * len(frames))) ** 2) / 2)
+    return torch.einsum("st,bthw->bshw", weights / weights.sum(1, keepdim=True), maps)
+
+
 # ---------------------------------------------------------------------------------------------- from the features
 
 

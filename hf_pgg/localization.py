@@ -25,7 +25,7 @@ from PIL import ImageDraw
 from torch import nn
 from tqdm.auto import tqdm
 
-from hf_pgg.attribution import METHODS, Method
+from hf_pgg.attribution import METHODS, Method, blurred_over_time
 from hf_pgg.classifiers import CheckpointError, load_classifier
 from hf_pgg.collator import InputSpec
 from hf_pgg.guidance import evaluation_mode
@@ -328,10 +328,19 @@ def main(arguments: Sequence[str] | None = None, prog: str = "python -m hf_pgg.l
 SMOOTHED = ("input_gradient", "smooth_gradient", "guided_grad_cam")
 
 
-def with_smoothing(name: str, smoothing: float) -> Method:
-    """A method by name; those that follow the input gradient are blurred by `smoothing`."""
+def with_smoothing(name: str, smoothing: float, over_time: float = 0.0) -> Method:
+    """A method by name; those that follow the input gradient are blurred by `smoothing`.
+
+    Args:
+        over_time (`float`, *optional*, defaults to 0.0): Of clips' maps, whatever the method: see
+            [`~hf_pgg.attribution.blurred_over_time`].
+    """
     method: Any = METHODS[name]
-    return partial(method, smoothing=smoothing) if name in SMOOTHED else method
+    if name in SMOOTHED:
+        method = partial(method, smoothing=smoothing)
+    if over_time <= 0:
+        return method
+    return lambda model, pixel_values, target: blurred_over_time(method(model, pixel_values, target), over_time)
 
 
 def _read(files: Sequence[Path]) -> tuple[list[Path], Iterator[np.ndarray]]:

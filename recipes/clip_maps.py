@@ -19,14 +19,19 @@ from hf_pgg.localization import SMOOTHED, draw, with_smoothing
 from hf_pgg.provenance import VIDEO, class_label
 from hf_pgg.video import FrameSampler, open_clip
 
-THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6)
+THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 JUDGE = "frame_mAP@0.5"
-Map = tuple[str, float]  # attribution, smoothing
+Map = tuple[str, float, float]  # attribution, smoothing, smoothing over time
 
 
-def maps_of(attributions: Sequence[str], smoothing: Sequence[float]) -> list[Map]:
-    """What there is to choose from: gradient maps with each smoothing."""
-    return [(name, blur) for name in attributions for blur in (smoothing if name in SMOOTHED else (0.0,))]
+def maps_of(attributions: Sequence[str], smoothing: Sequence[float], over_time: Sequence[float]) -> list[Map]:
+    """What there is to choose from: every smoothing over time, and of gradient maps every one over the frame."""
+    return [
+        (name, blur, time)
+        for name in attributions
+        for blur in (smoothing if name in SMOOTHED else (0.0,))
+        for time in over_time
+    ]
 
 
 def measure_maps(
@@ -50,30 +55,33 @@ def measure_maps(
         return {at: figures[JUDGE] for at, figures in measure("validation", method, THRESHOLDS).items()}
 
     compared: dict[Map, dict[float, float]] = {}
-    for chosen in maps:
+    for candidate in maps:
         try:
-            compared[chosen] = compare(with_smoothing(*chosen))
+            compared[candidate] = compare(with_smoothing(*candidate))
         except AttributionError as error:
-            print(f"{chosen[0]}: not for this model ({error})")
-    (name, blur), threshold = max(
-        ((chosen, at) for chosen in compared for at in THRESHOLDS), key=lambda choice: compared[choice[0]][choice[1]]
+            print(f"{titled(*candidate)}: not for this model ({error})")
+    chosen, threshold = max(
+        ((candidate, at) for candidate in compared for at in THRESHOLDS),
+        key=lambda choice: compared[choice[0]][choice[1]],
     )
     central = compare(center_gaussian)
     size = max(central, key=central.__getitem__)
-    results = measure("test", with_smoothing(name, blur), [threshold])[threshold]
+    results = measure("test", with_smoothing(*chosen), [threshold])[threshold]
     results[f"{JUDGE}_centre"] = measure("test", center_gaussian, [size])[size][JUDGE]
     selection = {f"{titled(*c)} at {at}": value for c, figures in compared.items() for at, value in figures.items()}
     return results, {
-        "map": name,
-        "smoothing": blur,
+        "map": chosen[0],
+        "smoothing": chosen[1],
+        "over_time": chosen[2],
         "threshold": threshold,
         "centre_threshold": size,
         "selection": selection,
     }
 
 
-def titled(name: str, blur: float) -> str:
-    return f"{name}, blur {blur:g}" if name in SMOOTHED else name
+def titled(name: str, blur: float, over_time: float) -> str:
+    blurs = [f"blur {blur:g}"] * (name in SMOOTHED) + [f"over time {over_time:g}"] * (over_time > 0)
+    return ", ".join([name, *blurs])
 
 
 def clip_pictures(
@@ -93,7 +101,7 @@ def clip_pictures(
         localization: Of [`measure_maps`].
     """
     rows = test.select(np.linspace(0, len(test) - 1, min(count, len(test))).astype(int))
-    method = with_smoothing(localization["map"], localization["smoothing"])
+    method = with_smoothing(*(localization[key] for key in ("map", "smoothing", "over_time")))
     found = list(detect_actions(model, spec, rows, method, sampler=sampler))
     names = class_label(test.features, "label").names
     strips = []

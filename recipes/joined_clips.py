@@ -57,6 +57,7 @@ class JoinedArguments:
     )
     attribution: str = field(default="grad_cam", metadata={"help": "Map of the boxes."})
     smoothing: float = field(default=0.06, metadata={"help": "Blur of gradient maps, as a share of the side."})
+    over_time: float = field(default=0.0, metadata={"help": "Blur of maps over a window, as a share of its frames."})
     seed: int = field(default=0, metadata={"help": "Of the clips that are joined."})
     output: str | None = field(default=None, metadata={"help": "JSON file to write."})
 
@@ -113,7 +114,7 @@ def measure_joined(model: nn.Module, spec: InputSpec, data: DatasetDict, task: J
             model,
             spec,
             join_clips(rows, join_plan(rows[task.label_column], task.seed), **columns),
-            with_smoothing(task.attribution, task.smoothing),
+            with_smoothing(task.attribution, task.smoothing, task.over_time),
             window=window,
             stride=stride,
             sampler=FrameSampler(model.config.num_frames),

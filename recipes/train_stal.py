@@ -82,6 +82,9 @@ class ClipArguments:
     smoothing: list[float] = field(
         default_factory=lambda: [0.06, 0.2], metadata={"help": "Blurs of gradient maps to choose from, in sides."}
     )
+    over_time: list[float] = field(
+        default_factory=lambda: [0.0, 1.0], metadata={"help": "Blurs of maps over a clip's frames to choose from."}
+    )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Hub id or local checkpoint; default: a small VideoMAE from scratch."}
     )
@@ -272,13 +275,18 @@ def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: 
     args, model, spec = trainer.args, trainer.model, trainer.data_collator.spec
     columns = {"box_column": task.box_column}
     results, localization = measure_maps(
-        model, spec, data, maps_of(task.attributions, task.smoothing), FrameSampler(args.num_frames), **columns
+        model,
+        spec,
+        data,
+        maps_of(task.attributions, task.smoothing, task.over_time),
+        FrameSampler(args.num_frames),
+        **columns,
     )
     known = add_provenance(sampled(data["test"], task, args), mask_column=task.mask_column, video_column=VIDEO)
     figures = trainer.evaluate(known, metric_key_prefix="test")
     results["target_gradient_share"] = figures["test_target_gradient_share"]
     if task.joined:
-        chosen = {"attribution": localization["map"], "smoothing": localization["smoothing"]}
+        chosen = {"attribution": localization["map"], **{key: localization[key] for key in ("smoothing", "over_time")}}
         asked = JoinedArguments(checkpoints=[], stride=task.joined_stride, **chosen, **columns)
         joined = measure_joined(model, spec, data, asked)
         results |= {key: joined.pop(key) for key in ("temporal_iou", "temporal_iou_untrimmed")}

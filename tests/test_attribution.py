@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from captum.attr import GuidedBackprop, LayerGradCam
@@ -19,6 +21,7 @@ from hf_pgg.attribution import (
     METHODS,
     AttributionError,
     attention_rollout,
+    blurred_over_time,
     cam,
     center_gaussian,
     grad_cam,
@@ -238,3 +241,18 @@ def test_the_central_baseline_is_one_bump_whatever_picture_and_model() -> None:
     assert center_gaussian(nn.Identity(), torch.rand(1, 4, 3, 16, 32), TARGET)[0, 2].log().min() == pytest.approx(
         -((7.5 / 4) ** 2 + (15.5 / 8) ** 2) / 2, rel=1e-5
     )
+
+
+def test_a_blur_over_time_averages_the_frames_of_each_clip() -> None:
+    still, moving = torch.rand(1, 1, 3, 3).expand(1, 6, 3, 3), torch.rand(1, 6, 3, 3)
+    assert torch.allclose(blurred_over_time(still, 0.5), still)
+    assert blurred_over_time(moving, 0) is moving
+    assert torch.allclose(blurred_over_time(moving, 100.0), moving.mean(1, keepdim=True).expand_as(moving), atol=1e-3)
+    spike = torch.zeros(2, 5, 1, 1)
+    spike[0, 2] = 1
+    # two frames away at a standard deviation of 0.4 x 5 = 2 frames, over the sum of the weights of all five
+    near = [math.exp(-(((t - 2) / 2) ** 2) / 2) for t in range(5)]
+    blurred = blurred_over_time(spike, 0.4)
+    assert blurred[0, 2].item() == pytest.approx(1 / sum(near)) and not blurred[1].any()
+    ends = sum(math.exp(-((t / 2) ** 2) / 2) for t in range(5))
+    assert blurred[0, 0].item() == pytest.approx(near[0] / ends)

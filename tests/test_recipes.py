@@ -200,7 +200,8 @@ def test_the_clip_recipe_compares_and_pushes_methods_on_clips_of_ones_own(hub, a
     for record in records:
         assert {"frame_mAP@0.5", "frame_mAP@0.5_centre", "temporal_iou"} <= set(record["results"])
         found = record["localization"]
-        assert {"grad_cam at 0.1", "input_gradient, blur 0.2 at 0.1"} <= set(found["selection"])
+        assert {"grad_cam at 0.1", "input_gradient, blur 0.2, over time 1 at 0.1"} <= set(found["selection"])
+        assert found["over_time"] in (0.0, 1.0)
         assert found["smoothing"] in ((0.06, 0.2) if found["map"] == "input_gradient" else (0.0,))
     folder = tmp_path / "out" / "actor-guidance"
     assert (folder / "clips.gif").read_bytes().startswith(b"GIF89a")
