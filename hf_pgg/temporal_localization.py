@@ -16,7 +16,7 @@ from numpy.typing import ArrayLike
 from torch import nn
 
 from hf_pgg.attribution import Method
-from hf_pgg.clip_localization import clip_boxes, corners, tube_of_maps
+from hf_pgg.clip_localization import clip_boxes, corners, tubes_of_maps
 from hf_pgg.collator import InputSpec
 from hf_pgg.localization import score_maps
 from hf_pgg.metrics.actions import VideoMAP
@@ -148,9 +148,10 @@ class ScannedClip:
     acting: int
     name: str
 
-    def frame_boxes(self, threshold: float) -> np.ndarray:
-        """(N, 4) boxes of all frames, whatever the class; see [`~hf_pgg.clip_localization.tube_of_maps`]."""
-        return tube_of_maps(self.maps, threshold, self.indices, len(self.scores), self.size, 0).boxes
+    def frame_boxes(self, thresholds: Sequence[float]) -> dict[float, np.ndarray]:
+        """(N, 4) boxes of all frames at each threshold; see [`~hf_pgg.clip_localization.tube_of_maps`]."""
+        tubes = tubes_of_maps(self.maps, thresholds, self.indices, len(self.scores), self.size, 0)
+        return {threshold: tube.boxes for threshold, tube in zip(thresholds, tubes, strict=True)}
 
     def when(self, switch_cost: float) -> np.ndarray:
         """(classes, N) bool, the frames that show each class: [`~hf_pgg.tubes.label_by_viterbi`] on its [`contrast`].
@@ -235,7 +236,7 @@ def evaluate_scans(
     ious: dict[tuple[float, float], list[tuple[float, float]]] = {setting: [] for setting in settings}
     for scan in scans:
         acting = scan.truth[scan.acting]
-        boxes = {threshold: scan.frame_boxes(threshold) for threshold in {threshold for threshold, _ in settings}}
+        boxes = scan.frame_boxes(list(dict.fromkeys(threshold for threshold, _ in settings)))
         when = {cost: scan.when(cost) for cost in {cost for _, cost in settings}}
         for setting in settings:
             whole = scan.untrimmed(boxes[setting[0]])

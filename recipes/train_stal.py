@@ -80,10 +80,10 @@ class ClipArguments:
         default_factory=lambda: ["grad_cam", "input_gradient"], metadata={"help": "Maps to choose from."}
     )
     smoothing: list[float] = field(
-        default_factory=lambda: [0.06, 0.2], metadata={"help": "Blurs of gradient maps to choose from, in sides."}
+        default_factory=lambda: [0.06], metadata={"help": "Blurs of gradient maps to choose from, in sides."}
     )
     over_time: list[float] = field(
-        default_factory=lambda: [0.0, 1.0], metadata={"help": "Blurs of maps over a clip's frames to choose from."}
+        default_factory=lambda: [0.0], metadata={"help": "Blurs of maps over a clip's frames to choose from: 0 1."}
     )
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Hub id or local checkpoint; default: a small VideoMAE from scratch."}

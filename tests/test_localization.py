@@ -15,6 +15,7 @@ from torch import nn
 from hf_pgg.collator import InputSpec
 from hf_pgg.localization import (
     box_of_map,
+    boxes_of_map,
     draw,
     evaluate_localization,
     main,
@@ -61,6 +62,9 @@ def test_the_box_of_a_map_is_its_largest_part_in_pixels_of_the_picture() -> None
     to_the_edge[112:, 112:] = 1
     assert box_of_map(to_the_edge, 0.5, (100, 50)) == [50, 25, 50, 25]
     assert box_of_map(np.ones((7, 7)), 0.5, (100, 50)) == [0, 0, 100, 50], "a constant map says nothing"
+    rough, thresholds = np.random.default_rng(0).random((9, 13)), [0.9, 0.2, 0.5]
+    boxes = [box_of_map(rough, threshold, (26, 90)) for threshold in thresholds]
+    assert boxes_of_map(rough, thresholds, (26, 90)).tolist() == boxes and boxes[0] != boxes[1]
 
 
 def test_maps_follow_the_order_of_the_pictures_and_the_classes_asked_for(boxed: Dataset) -> None:

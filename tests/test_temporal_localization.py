@@ -162,7 +162,7 @@ def test_a_step_with_a_dip_and_a_spike_is_cut_as_the_cost_says(switch_cost, span
     curve = np.full(30, 0.1)
     curve[10:20], curve[14], curve[25] = 0.5, 0.2, 0.5
     scan = scanned(np.stack([curve, np.zeros(30) + np.eye(30)[0]], axis=1), [])
-    tubes = [tube for tube in scan.tubes(scan.frame_boxes(0.5), scan.when(switch_cost)) if tube.label == 0]
+    tubes = [tube for tube in scan.tubes(scan.frame_boxes([0.5])[0.5], scan.when(switch_cost)) if tube.label == 0]
     assert [(tube.frames[0], tube.frames[-1] + 1) for tube in tubes] == spans
     for tube, (first, last) in zip(tubes, spans, strict=True):
         assert tube.score == pytest.approx(curve[first:last].mean())
