@@ -12,7 +12,6 @@ from table_format import RESULTS, Record, load, mean_and_spread, paired
 
 GENERATION = RESULTS / "generation.jsonl"
 SEARCH = RESULTS / "generation_search.jsonl"
-SMALL = RESULTS / "generation_small.jsonl"
 FFR = RESULTS / "ffr.jsonl"
 FFR_SEARCH = RESULTS / "ffr_search.jsonl"
 FFR_ARTIFACT = RESULTS / "ffr_artifact.jsonl"
@@ -153,7 +152,6 @@ def artifact_table() -> str:
 
 TABLES: dict[str, Callable[[], str]] = {
     "generation": lambda: real_fake_table(load(GENERATION, Run)),
-    "generation-small": lambda: real_fake_table(load(SMALL, Run)),
     "generation-search": lambda: search_table(load(SEARCH, Run)),
     "ffr": lambda: ffr_table("worst_group_accuracy"),
     "ffr-balanced": lambda: ffr_table("balanced_accuracy"),
