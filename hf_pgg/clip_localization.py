@@ -42,27 +42,13 @@ class DetectedAction:
         return int(self.probabilities.argmax())
 
     def tube(self, threshold: float) -> Tube:
-        """Of the predicted class, see [`tube_of_maps`]."""
+        """Of the predicted class, see [`tubes_of_maps`]."""
         return self.tubes([threshold])[0]
 
     def tubes(self, thresholds: Sequence[float]) -> list[Tube]:
         """One for each threshold, which is faster than one by one."""
         score = float(self.probabilities[self.label])
         return tubes_of_maps(self.maps, thresholds, self.indices, self.length, self.size, self.label, score)
-
-
-def tube_of_maps(
-    maps: np.ndarray, threshold: float, indices: np.ndarray, length: int, size: Size, label: int, score: float = 1.0
-) -> Tube:
-    """The tube around the largest part of each frame's map above `threshold`, over all `length` frames of a clip.
-
-    Args:
-        maps: (T, H, W) of the sampled frames; each is normalised to its own minimum and maximum.
-        threshold (`float`): In [0, 1].
-        indices: (T,) ascending frame numbers of the maps; a frame that is repeated counts once.
-        size: (height, width) of the clip's frames, in pixels.
-    """
-    return tubes_of_maps(maps, [threshold], indices, length, size, label, score)[0]
 
 
 def tubes_of_maps(
@@ -74,7 +60,15 @@ def tubes_of_maps(
     label: int,
     score: float = 1.0,
 ) -> list[Tube]:
-    """A tube for each threshold, see [`tube_of_maps`]."""
+    """For each threshold the tube around the largest part of each frame's map above it, over all frames of a clip.
+
+    Args:
+        maps: (T, H, W) of the sampled frames; each is normalised to its own minimum and maximum.
+        thresholds: Each in [0, 1].
+        indices: (T,) ascending frame numbers of the maps; a frame that is repeated counts once.
+        length (`int`): Frames of the clip.
+        size: (height, width) of the clip's frames, in pixels.
+    """
     indices, first = np.unique(indices, return_index=True)
     boxes = np.stack([boxes_of_map(maps[i], thresholds, size[::-1]) for i in first], axis=1)
     tubes = []

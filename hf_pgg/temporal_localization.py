@@ -149,7 +149,7 @@ class ScannedClip:
     name: str
 
     def frame_boxes(self, thresholds: Sequence[float]) -> dict[float, np.ndarray]:
-        """(N, 4) boxes of all frames at each threshold; see [`~hf_pgg.clip_localization.tube_of_maps`]."""
+        """(N, 4) boxes of all frames at each threshold; see [`~hf_pgg.clip_localization.tubes_of_maps`]."""
         tubes = tubes_of_maps(self.maps, thresholds, self.indices, len(self.scores), self.size, 0)
         return {threshold: tube.boxes for threshold, tube in zip(thresholds, tubes, strict=True)}
 

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from generation_plans import Run, headline
-from table_format import RESULTS, Record, load, mean_and_spread, paired
+from table_format import RESULTS, Record, load, mean_and_spread, paired, read_records
 
 GENERATION = RESULTS / "generation.jsonl"
 SEARCH = RESULTS / "generation_search.jsonl"
@@ -65,12 +63,7 @@ def search_table(records: list[Record]) -> str:
     return "\n".join(lines)
 
 
-def cells_of(path: Path) -> list[dict[str, Any]]:
-    """The finished cells of `train_ffr.py`."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
-
-
-def figures_of(records: list[dict[str, Any]], figure: str, **wanted: Any) -> list[float]:
+def figures_of(records: list[Record], figure: str, **wanted: Any) -> list[float]:
     """A figure of the test rows, in percent, of the cells with certain settings."""
     return [
         100 * record["test"][figure]
@@ -81,7 +74,7 @@ def figures_of(records: list[dict[str, Any]], figure: str, **wanted: Any) -> lis
 
 def ffr_table(figure: str) -> str:
     """Methods and biases by data, guided FFR last: a figure of the test rows, mean and spread over seeds."""
-    records = cells_of(FFR)
+    records = read_records(FFR)
     columns: list[tuple[str, bool]] = [*((data, False) for data in DATA), ("ffr", True)]
     head = ["bias", "method", *DATA.values(), "FFR + guidance", "seeds"]
     lines = [f"| {' | '.join(head)} |", "| --- " * len(head) + "|"]
@@ -99,7 +92,7 @@ def ffr_table(figure: str) -> str:
 
 def gains_table() -> str:
     """What the papers claim, as paired differences of the worst group over seeds, averaged over the methods."""
-    records = cells_of(FFR)
+    records = read_records(FFR)
     pairs: list[tuple[str, tuple[str, bool], tuple[str, bool]]] = [
         ("FFR less ASB", ("ffr", False), ("asb", False)),
         ("ASB less USB", ("asb", False), ("usb", False)),
@@ -129,7 +122,7 @@ def ffr_search_table() -> str:
         "| data | method | learning rate | of FFR's stage two | alpha | worst group, validation |",
         "| --- " * 6 + "|",
     ]
-    for record in cells_of(FFR_SEARCH):
+    for record in read_records(FFR_SEARCH):
         s, rate = record["settings"], record["settings"]["learning_rate"]
         second = f"{s['stage_two_learning_rate']:g}" if s["data"] == "ffr" else ""
         alpha = f"{s['alpha']:g}" if s["guided"] else "no guidance"
@@ -140,7 +133,7 @@ def ffr_search_table() -> str:
 
 def artifact_table() -> str:
     """Worst group of ERM at bias 0.99, where an artifact tells synthetic rows from real ones and where it does not."""
-    without, marked = cells_of(FFR), cells_of(FFR_ARTIFACT)
+    without, marked = read_records(FFR), read_records(FFR_ARTIFACT)
     lines = ["| data | as generated | under a checkerboard |", "| --- " * 3 + "|"]
     for data, guided in (("usb", False), ("asb", False), ("ffr", False), ("ffr", True)):
         wanted = {"bias": 0.99, "method": "erm", "data": data, "guided": guided}

@@ -16,10 +16,15 @@ RESULTS = Path(__file__).resolve().parent / "results"
 Record = dict[str, Any]
 
 
+def read_records(path: Path) -> list[Record]:
+    """The lines of a results file; none where there is no file yet."""
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
 def load(path: Path, run_class: type) -> list[Record]:
     """Records of a results file, their runs with every field; the last one of a run that was repeated."""
     records = {}
-    for record in map(json.loads, path.read_text().splitlines() if path.exists() else []):
+    for record in read_records(path):
         run = run_class(**record["run"])
         records[key_of(run)] = {**record, "run": asdict(run)}
     return list(records.values())

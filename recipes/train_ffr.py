@@ -44,7 +44,7 @@ from ffr_data import (
     require_every_group,
     synthetic_digest,
 )
-from table_format import mean_and_spread
+from table_format import mean_and_spread, read_records
 from train_cls import ModelArguments, guided_rows, load_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
@@ -156,10 +156,6 @@ def settings_of(data: DataArguments, model: ModelArguments, config: RecipeConfig
         synthetic = synthetic_digest(data.synthetic_dataset, config.image_column)
     named = {name: getattr(config, name) for name in names}
     return {**asdict(cell), **asdict(data), **asdict(model), **named, "synthetic_digest": synthetic}
-
-
-def read_records(path: Path) -> list[dict[str, Any]]:
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 # ---------------------------------------------------------------------------------------------- one cell

@@ -14,7 +14,7 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMA
 
 import hf_pgg.demo_clips
 from hf_pgg import PGGCollator, PGGConfig, PGGTrainer, add_provenance
-from hf_pgg.clip_localization import clip_boxes, corners, detect_actions, evaluate_actions, tube_of_maps
+from hf_pgg.clip_localization import clip_boxes, corners, detect_actions, evaluate_actions, tubes_of_maps
 from hf_pgg.collator import InputSpec
 from hf_pgg.demo_clips import MOTIONS, digits_in_motion
 from hf_pgg.guidance import RandomState, exact_guidance, first_order_guidance, second_derivatives, share
@@ -202,7 +202,7 @@ def test_a_tube_covers_the_clip_and_follows_the_maps() -> None:
     maps = np.zeros((2, 224, 224), np.float32)
     maps[0, 10:30, 20:60] = 1
     maps[1, 10:30, 60:100] = 1
-    tube = tube_of_maps(maps, 0.5, np.array([2, 6]), 9, (224, 224), label=3, score=0.5)
+    (tube,) = tubes_of_maps(maps, [0.5], np.array([2, 6]), 9, (224, 224), label=3, score=0.5)
     assert tube.frames.tolist() == list(range(9)) and (tube.label, tube.score) == (3, 0.5)
     assert tube.boxes[[0, 2, 4, 6, 8], 0].tolist() == [20, 20, 40, 60, 60], "held, interpolated, held"
     assert tube.boxes[2].tolist() == [20, 10, 59, 29], "the last pixels belong to the box"
