@@ -1,8 +1,9 @@
 """Plans of the JHMDB-21 benchmark: lists of runs.
 
 `search` has three tries each, seed 0, judged on validation clips of the training split: the learning rate without
-guidance, alpha with it. `headline` runs the choices over seeds, `ablations` varies the provenance and the form. A run
-that two plans share is made once: all write to one results file.
+guidance, alpha with it. `headline` runs the choices over seeds, `ablations` varies the provenance and the form,
+`larger` spends more on the actors on other scenes: three times the steps, or four times the patches. A run that two
+plans share is made once: all write to one results file.
 """
 
 from __future__ import annotations
@@ -22,6 +23,7 @@ class Run:
     learning_rate: float = 1e-3
     image_size: int = 32
     num_frames: int = 8
+    patch_size: int = 8
     seed: int = 0
 
 
@@ -45,6 +47,12 @@ def headline() -> list[Run]:
         for name in MIXES:
             runs += [Run(synthesis=name, seed=seed), Run(synthesis=name, alpha=ALPHA, seed=seed)]
     return runs
+
+
+def larger() -> list[Run]:
+    actor = Run(synthesis="actor")
+    runs = [replace(actor, epochs=36, alpha=alpha, seed=seed) for seed in (0, 1, 2) for alpha in (0.0, ALPHA)]
+    return [*runs, *(replace(actor, patch_size=4, alpha=alpha) for alpha in (0.0, ALPHA))]
 
 
 def ablations() -> list[Run]:

@@ -8,15 +8,20 @@ from typing import Any
 
 import train_stal
 from comparison import table
-from stal_plans import MIXES, Run, ablations, headline, search
+from stal_plans import MIXES, Run, ablations, headline, larger, search
 from table_format import RESULTS, Record, compared, load, step_ratio_of
 
 STAL = RESULTS / "stal.jsonl"
 CLIPS = RESULTS / "clips.json"
+UNJOINED = {key: column for key, column in train_stal.REPORTED.items() if key != "temporal_iou"}
 
 
 def title(run: Mapping[str, Any]) -> str:
     name = {"none": "plain", "tilemix": "clips side by side", "actor": "actor on other scenes"}[run["synthesis"]]
+    if run["epochs"] != Run.epochs:
+        name += f", {run['epochs'] / Run.epochs:g} times the steps"
+    if run["patch_size"] != Run.patch_size:
+        name += f", patches of {run['patch_size']} pixels"
     if run["alpha"] == 0:
         return name
     masks = "" if run["masks"] == "true" else f", masks: {run['masks'].replace(':', ' ')}"
@@ -24,7 +29,8 @@ def title(run: Mapping[str, Any]) -> str:
 
 
 def place(run: Run) -> tuple[Any, ...]:
-    return (("none", *MIXES).index(run.synthesis), run.alpha > 0, run.masks != "true", run.masks, run.form)
+    size = (run.epochs, -run.patch_size)
+    return (("none", *MIXES).index(run.synthesis), size, run.alpha > 0, run.masks != "true", run.masks, run.form)
 
 
 def measured(runs: list[Run]) -> list[Record]:
@@ -39,9 +45,9 @@ def table_of(runs: list[Run], columns: Mapping[str, tuple[str, float]], lead: st
 
 
 def ablations_table() -> str:
-    """Seed 0; joined clips are not measured there."""
+    """Seed 0."""
     runs = [*(run for run in headline() if run.seed == 0), *ablations()]
-    return table_of(runs, {key: name for key, name in train_stal.REPORTED.items() if key != "temporal_iou"})
+    return table_of(runs, UNJOINED)
 
 
 def step_ratio(run: Mapping[str, Any]) -> str:
@@ -74,5 +80,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "clips": embedded_table,
     "stal": lambda: table_of(headline(), train_stal.REPORTED, lead="frame_mAP@0.5"),
     "stal-ablations": ablations_table,
+    "stal-larger": lambda: table_of(larger(), UNJOINED, lead="frame_mAP@0.5"),
     "stal-search": lambda: search_table(measured(search())),
 }

@@ -88,6 +88,7 @@ class ClipArguments:
     model_name_or_path: str | None = field(
         default=None, metadata={"help": "Hub id or local checkpoint; default: a small VideoMAE from scratch."}
     )
+    patch_size: int = field(default=8, metadata={"help": "Side of the small VideoMAE's patches, in pixels."})
     joined: bool = field(default=True, metadata={"help": "Also measure when: on clips joined in time."})
     joined_stride: int | None = field(
         default=None, metadata={"help": "Frames between windows of joined clips; default: an eighth of a window."}
@@ -237,7 +238,9 @@ def load_model(task: ClipArguments, config: ClipConfig, label: ClassLabel) -> tu
     size = config.image_size
     shape = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 288}
     model = VideoMAEForVideoClassification(
-        VideoMAEConfig(**shape, image_size=size, patch_size=8, num_frames=config.num_frames, tubelet_size=2, **labels)
+        VideoMAEConfig(
+            **shape, image_size=size, patch_size=task.patch_size, num_frames=config.num_frames, tubelet_size=2, **labels
+        )
     )
     return model, VideoMAEVideoProcessor(size={"height": size, "width": size}, do_center_crop=False)
 
