@@ -188,7 +188,7 @@ def test_the_clip_recipe_compares_and_pushes_methods_on_clips_of_ones_own(hub, a
     assert len(load_dataset(str(tmp_path / "data"), split="train")) == 20
     done = run(
         "recipes/train_stal.py", "--compare", "--dataset_name", tmp_path / "data", "--image_size", 32,
-        "--video_column", "film", "--label_column", "motion", "--masks", "random",
+        "--patch_size", 16, "--video_column", "film", "--label_column", "motion", "--masks", "random",
         "--smoothing", 0.06, 0.2, "--over_time", 0, 1,
         "--num_frames", 4, "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
         "--disable_tqdm", True, "--use_cpu", True, "--push_to_hub", True, "--hub_model_id", "alice/clips",
@@ -207,5 +207,5 @@ def test_the_clip_recipe_compares_and_pushes_methods_on_clips_of_ones_own(hub, a
     folder = tmp_path / "out" / "actor-guidance"
     assert (folder / "clips.gif").read_bytes().startswith(b"GIF89a")
     assert "clips.gif" in ModelCard.load(folder / "README.md").text
-    AutoModelForVideoClassification.from_pretrained(folder)
+    assert AutoModelForVideoClassification.from_pretrained(folder).config.patch_size == 16
     assert pushed(hub, "clips-actor-guidance", folder, alice)["clips.gif"].startswith(b"GIF89a")
