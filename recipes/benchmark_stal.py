@@ -39,7 +39,6 @@ def execute(run: Run, root: str) -> dict[str, Any]:
         source_column="source",
         synthesis=run.synthesis,
         masks=run.masks,
-        patch_size=run.patch_size,
         smoothing=[0.06, 0.2],
         over_time=[0.0, 1.0],
         joined=run.seed == 0 and run in stal_plans.headline(),  # takes as long as all other measurements together

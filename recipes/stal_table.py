@@ -8,7 +8,7 @@ from typing import Any
 
 import train_stal
 from comparison import table
-from stal_plans import MIXES, Run, ablations, headline, larger, search
+from stal_plans import MIXES, Run, ablations, headline, longer, search
 from table_format import RESULTS, Record, compared, load, step_ratio_of
 
 STAL = RESULTS / "stal.jsonl"
@@ -20,8 +20,6 @@ def title(run: Mapping[str, Any]) -> str:
     name = {"none": "plain", "tilemix": "clips side by side", "actor": "actor on other scenes"}[run["synthesis"]]
     if run["epochs"] != Run.epochs:
         name += f", {run['epochs'] / Run.epochs:g} times the steps"
-    if run["patch_size"] != Run.patch_size:
-        name += f", patches of {run['patch_size']} pixels"
     if run["alpha"] == 0:
         return name
     masks = "" if run["masks"] == "true" else f", masks: {run['masks'].replace(':', ' ')}"
@@ -29,8 +27,7 @@ def title(run: Mapping[str, Any]) -> str:
 
 
 def place(run: Run) -> tuple[Any, ...]:
-    size = (run.epochs, -run.patch_size)
-    return (("none", *MIXES).index(run.synthesis), size, run.alpha > 0, run.masks != "true", run.masks, run.form)
+    return (("none", *MIXES).index(run.synthesis), run.epochs, run.alpha > 0, run.masks != "true", run.masks, run.form)
 
 
 def measured(runs: list[Run]) -> list[Record]:
@@ -80,6 +77,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "clips": embedded_table,
     "stal": lambda: table_of(headline(), train_stal.REPORTED, lead="frame_mAP@0.5"),
     "stal-ablations": ablations_table,
-    "stal-larger": lambda: table_of(larger(), UNJOINED, lead="frame_mAP@0.5"),
+    "stal-longer": lambda: table_of(longer(), UNJOINED, lead="frame_mAP@0.5"),
     "stal-search": lambda: search_table(measured(search())),
 }
