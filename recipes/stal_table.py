@@ -8,7 +8,7 @@ from typing import Any
 
 import train_stal
 from comparison import table
-from stal_plans import MIXES, Run, ablations, headline, longer, search
+from stal_plans import MIXES, Run, ablations, headline, longer, search, tuned
 from table_format import RESULTS, Record, compared, load, step_ratio_of
 
 STAL = RESULTS / "stal.jsonl"
@@ -20,6 +20,8 @@ def title(run: Mapping[str, Any]) -> str:
     name = {"none": "plain", "tilemix": "clips side by side", "actor": "actor on other scenes"}[run["synthesis"]]
     if run["epochs"] != Run.epochs:
         name += f", {run['epochs'] / Run.epochs:g} times the steps"
+    if run["learning_rate"] != Run.learning_rate:
+        name += f", learning rate {run['learning_rate']:g}"
     if run["alpha"] == 0:
         return name
     masks = "" if run["masks"] == "true" else f", masks: {run['masks'].replace(':', ' ')}"
@@ -27,7 +29,15 @@ def title(run: Mapping[str, Any]) -> str:
 
 
 def place(run: Run) -> tuple[Any, ...]:
-    return (("none", *MIXES).index(run.synthesis), run.epochs, run.alpha > 0, run.masks != "true", run.masks, run.form)
+    return (
+        ("none", *MIXES).index(run.synthesis),
+        run.epochs,
+        run.learning_rate,
+        run.alpha > 0,
+        run.masks != "true",
+        run.masks,
+        run.form,
+    )
 
 
 def measured(runs: list[Run]) -> list[Record]:
@@ -60,11 +70,10 @@ def search_table(records: list[Record]) -> str:
     """Every run of the search: frame-mAP on the validation clips, which is what the choices are made on."""
     lines = ["| training | learning rate | map at threshold | frame-mAP@0.5 of validation clips |", "| --- " * 4 + "|"]
     for record in records:
-        selection = record["localization"]["selection"]
+        run, selection = record["run"], record["localization"]["selection"]
         best = max(selection, key=selection.__getitem__)
-        lines.append(
-            f"| {title(record['run'])} | {record['run']['learning_rate']:g} | {best} | {selection[best]:.1f} |"
-        )
+        name, rate = title({**run, "learning_rate": Run.learning_rate}), run["learning_rate"]
+        lines.append(f"| {name} | {rate:g} | {best} | {selection[best]:.1f} |")
     return "\n".join(lines)
 
 
@@ -77,6 +86,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "clips": embedded_table,
     "stal": lambda: table_of(headline(), train_stal.REPORTED, lead="frame_mAP@0.5"),
     "stal-ablations": ablations_table,
+    "stal-tuned": lambda: table_of(tuned(), UNJOINED),
     "stal-longer": lambda: table_of(longer(), UNJOINED, lead="frame_mAP@0.5"),
     "stal-search": lambda: search_table(measured(search())),
 }
