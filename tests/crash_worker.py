@@ -19,6 +19,8 @@ from hf_pgg import CutMix, FreshDraws, PGGCollator, PGGConfig, PGGTrainer
 
 from .conftest import SIZE, tiny_model
 
+STEPS = 16
+
 
 class FullDisk(TrainerCallback):
     """No file may grow beyond some bytes after step 5."""
@@ -32,6 +34,13 @@ class FullDisk(TrainerCallback):
             resource.setrlimit(resource.RLIMIT_FSIZE, (self.size, self.size))
 
 
+class SteppingAloud(TrainerCallback):
+    """Says that a step begins, so that a kill can be timed by steps: a busy machine is slow, and not evenly."""
+
+    def on_step_begin(self, args, state, control, **kwargs):
+        print(f"step {state.global_step + 1}", flush=True)
+
+
 def main() -> None:
     folder, mode = Path(sys.argv[1]), sys.argv[2]
     rows = load_from_disk(str(folder / "rows"))
@@ -41,7 +50,7 @@ def main() -> None:
         guidance_mode=mode,
         guidance_fraction=0.5,
         alpha=0.5,
-        max_steps=16,
+        max_steps=STEPS,
         save_strategy="steps",
         save_steps=2,
         save_total_limit=3,
@@ -55,6 +64,7 @@ def main() -> None:
     synthesis = FreshDraws(CutMix(source=rows.remove_columns(["row_id"]), row_id_column="row_id", seed=4))
     collator = PGGCollator(ViTImageProcessor(size={"height": SIZE, "width": SIZE}), synthesis=synthesis)
     trainer = PGGTrainer(tiny_model("vit"), args, train_dataset=rows, data_collator=collator)
+    trainer.add_callback(SteppingAloud())
     if len(sys.argv) > 3:
         trainer.add_callback(FullDisk(int(sys.argv[3])))
     print("ready", flush=True)

@@ -12,6 +12,8 @@ import torch
 from transformers import AutoModelForImageClassification
 from transformers.trainer_utils import get_last_checkpoint
 
+from .crash_worker import STEPS
+
 ROOT = Path(__file__).resolve().parents[1]
 
 
@@ -31,6 +33,17 @@ def finish(process):
     return process.returncode, errors
 
 
+def wait_for_step(process, step, part):
+    """Waits for a step, or the first later one that is not the run's first; then for a part of a step's time."""
+    begins = []
+    for line in process.stdout:
+        if line.startswith("step "):
+            begins.append(time.monotonic())
+            if len(begins) > 1 and int(line.split()[1]) >= step:
+                time.sleep(part * (begins[-1] - begins[-2]))
+                return
+
+
 @pytest.fixture
 def folder(guided_photos, tmp_path):
     def make(name):
@@ -44,15 +57,12 @@ def folder(guided_photos, tmp_path):
 def kill_and_resume(folder, mode, kills, seed):
     """Kills the worker at random moments; returns the number of kills that hit a run under way."""
     whole = folder("whole")
-    process = start(whole, mode)
-    started = time.time()
-    code, errors = finish(process)
+    code, errors = finish(start(whole, mode))
     assert code == 0, errors[-3000:]
-    duration = time.time() - started
     draw, cut, hits = random.Random(seed), folder("cut"), 0
     for _ in range(kills):
         process = start(cut, mode)
-        time.sleep(draw.uniform(0, 0.8) * duration)
+        wait_for_step(process, draw.randint(2, STEPS - 2), draw.random())
         hits += process.poll() is None
         process.kill()
         process.communicate()
