@@ -30,11 +30,12 @@ PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
 @dataclass(frozen=True)
 class Release:
-    """One comparison and what is kept of it: method's folder -> released name."""
+    """One comparison, its further options, and what is kept of it: method's folder -> released name."""
 
     script: str
     kept: dict[str, str]
     model_class: type
+    options: tuple[str, ...] = ()
 
 
 RELEASES = (
@@ -52,6 +53,7 @@ RELEASES = (
         "train_stal.py",
         {"actor": "clips-videomae-plain", "actor-guidance": "clips-videomae-guided"},
         AutoModelForVideoClassification,
+        ("--joined",),
     ),
 )
 
@@ -92,7 +94,7 @@ def main() -> None:
         folder = work / Path(release.script).stem
         if not (folder / "results.json").exists():  # written last
             command = [sys.executable, RECIPES / release.script, "--compare", "--output_dir", folder, "--disable_tqdm"]
-            subprocess.run([*map(str, command), "True"], check=True)
+            subprocess.run([*map(str, command), "True", *release.options], check=True)
         for method, name in release.kept.items():
             size = package(folder / method, Path(arguments.output_dir) / name, release.model_class)
             print(f"{arguments.output_dir}/{name}: {size / 1e6:.1f} MB")

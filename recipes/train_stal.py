@@ -89,7 +89,9 @@ class ClipArguments:
         default=None, metadata={"help": "Hub id or local checkpoint; default: a small VideoMAE from scratch."}
     )
     patch_size: int = field(default=8, metadata={"help": "Side of the small VideoMAE's patches, in pixels."})
-    joined: bool = field(default=True, metadata={"help": "Also measure when: on clips joined in time."})
+    joined: bool = field(
+        default=False, metadata={"help": "Also measure when: on clips joined in time, as long again as the rest."}
+    )
     joined_stride: int | None = field(
         default=None, metadata={"help": "Frames between windows of joined clips; default: an eighth of a window."}
     )

@@ -189,7 +189,7 @@ def test_the_clip_recipe_compares_and_pushes_methods_on_clips_of_ones_own(hub, a
     done = run(
         "recipes/train_stal.py", "--compare", "--dataset_name", tmp_path / "data", "--image_size", 32,
         "--patch_size", 16, "--video_column", "film", "--label_column", "motion", "--masks", "random",
-        "--smoothing", 0.06, 0.2, "--over_time", 0, 1,
+        "--smoothing", 0.06, 0.2, "--over_time", 0, 1, "--joined", True,
         "--num_frames", 4, "--max_steps", 2, "--per_device_train_batch_size", 8, "--output_dir", tmp_path / "out",
         "--disable_tqdm", True, "--use_cpu", True, "--push_to_hub", True, "--hub_model_id", "alice/clips",
         "--hub_token", alice,
