@@ -3,8 +3,7 @@
 `search` has three tries each, seed 0, judged on validation clips of the training split: the learning rate without
 guidance, alpha with it. `headline` runs every row at one learning rate over seeds, `tuned` its unguided rows at the one
 that the search chose for each; `ablations` varies the provenance and the form, `longer` is the actors on other scenes
-with three times the steps. A run that two plans share is made once: all write
-to one results file.
+with three times the steps. A run that two plans share is made once: all write to one results file.
 """
 
 from __future__ import annotations
