@@ -15,25 +15,25 @@ from experiment import (
     load_classifier,
     move,
     painted_mask,
+    read_image,
     read_mask,
-    read_picture,
     scenes,
 )
 
 
-def the_picture(path: str | None) -> np.ndarray:
-    """The visitor's picture.
+def the_image(path: str | None) -> np.ndarray:
+    """The visitor's image.
 
     Raises:
         Refused: If there is none, or it cannot be used.
     """
     if path is None:
-        raise Refused("There is no picture yet: drop one into the box above, or choose an example.")
-    return read_picture(path)
+        raise Refused("There is no image yet: drop one into the box above, or choose an example.")
+    return read_image(path)
 
 
 def the_object(
-    picture: np.ndarray, editor: Mapping[str, Any] | None, grow: bool, mask_path: str | None
+    image: np.ndarray, editor: Mapping[str, Any] | None, grow: bool, mask_path: str | None
 ) -> tuple[np.ndarray, str]:
     """The object's mask (H, W) bool, and how it was found: uploaded, else painted, else automatically.
 
@@ -41,28 +41,28 @@ def the_object(
         Refused: If the mask cannot be used.
     """
     if mask_path is not None:
-        return read_mask(mask_path, picture.shape[:2]), "The object, from the mask you gave."
-    painted = painted_mask(editor["layers"], picture.shape[:2]) if editor else None
+        return read_mask(mask_path, image.shape[:2]), "The object, from the mask you gave."
+    painted = painted_mask(editor["layers"], image.shape[:2]) if editor else None
     if painted is None:
-        return find_object(picture), "A guess from the middle of the picture. Paint over the object to correct it."
+        return find_object(image), "A guess from the middle of the image. Paint over the object to correct it."
     if grow:
-        return find_object(picture, painted), "Grown from your paint to the edges around it."
+        return find_object(image, painted), "Grown from your paint to the edges around it."
     return painted, "Exactly what you painted."
 
 
-def on_picture(path: str | None) -> tuple[str | None, Any, str | None, str, str, str]:
+def on_image(path: str | None) -> tuple[str | None, Any, str | None, str, str, str]:
     """A new file: it is checked, laid into the editor, and everything that belonged to the old one is cleared.
 
     Returns:
-        Picture file (None if refused), editor, mask file, message, and the two empty results.
+        Image file (None if refused), editor, mask file, message, and the two empty results.
     """
     if path is None:
         return None, None, None, "", "", ""
     try:
-        picture = read_picture(path)
+        image = read_image(path)
     except Refused as refusal:
         return None, None, None, rendering.notice(str(refusal)), "", ""
-    shown = rendering.scaled(picture, 480)  # a small picture is enlarged: one of 48 pixels cannot be painted on
+    shown = rendering.scaled(image, 480)  # a small image is enlarged: one of 48 pixels cannot be painted on
     return path, {"background": shown, "layers": [], "composite": None}, None, "", "", ""
 
 
@@ -72,21 +72,21 @@ def on_object(*inputs: Any) -> str:
     if path is None:
         return ""
     try:
-        picture = read_picture(path)
-        return rendering.preview(picture, *the_object(picture, editor, grow, mask_path))
+        image = read_image(path)
+        return rendering.preview(image, *the_object(image, editor, grow, mask_path))
     except Refused as refusal:
         return rendering.notice(str(refusal))
 
 
-def answers(plain: str | None, guided: str | None, pictures: Sequence[np.ndarray], mask: np.ndarray) -> dict[str, Any]:
-    """`plain` and `guided` to the list of their answers, one a picture.
+def answers(plain: str | None, guided: str | None, images: Sequence[np.ndarray], mask: np.ndarray) -> dict[str, Any]:
+    """`plain` and `guided` to the list of their answers, one an image.
 
     Raises:
         Refused: If a checkpoint is not named or cannot be loaded.
     """
     if not plain or not guided:
         raise Refused("Name two checkpoints: folders that transformers can load, or Hub ids such as owner/name.")
-    return {kind: ask(load_classifier(name), pictures, mask) for kind, name in (("plain", plain), ("guided", guided))}
+    return {kind: ask(load_classifier(name), images, mask) for kind, name in (("plain", plain), ("guided", guided))}
 
 
 def compare(
@@ -97,14 +97,14 @@ def compare(
     plain: str | None,
     guided: str | None,
 ) -> str:
-    """The picture, and each checkpoint's answer and gradient beside it, as HTML."""
+    """The image, and each checkpoint's answer and gradient beside it, as HTML."""
     try:
-        picture = the_picture(path)
-        mask, _ = the_object(picture, editor, grow, mask_path)
-        found = answers(plain, guided, [picture], mask)
+        image = the_image(path)
+        mask, _ = the_object(image, editor, grow, mask_path)
+        found = answers(plain, guided, [image], mask)
     except Refused as refusal:
         return rendering.notice(str(refusal))
-    return rendering.comparison(picture, mask, {kind: of[0] for kind, of in found.items()})
+    return rendering.comparison(image, mask, {kind: of[0] for kind, of in found.items()})
 
 
 def move_object(
@@ -118,14 +118,14 @@ def move_object(
 ) -> str:
     """Each checkpoint's answer with the object on the visitor's background and on ten photographs, as HTML."""
     try:
-        picture = the_picture(path)
-        mask, _ = the_object(picture, editor, grow, mask_path)
-        backgrounds = {"yours": read_picture(own_background)} if own_background else {}
+        image = the_image(path)
+        mask, _ = the_object(image, editor, grow, mask_path)
+        backgrounds = {"yours": read_image(own_background)} if own_background else {}
         backgrounds |= scenes()
-        pictures = [move(picture, mask, background) for background in backgrounds.values()]
-        found = answers(plain, guided, [picture, *pictures], mask)
+        images = [move(image, mask, background) for background in backgrounds.values()]
+        found = answers(plain, guided, [image, *images], mask)
     except Refused as refusal:
         return rendering.notice(str(refusal))
     before: dict[str, Answer] = {kind: of[0] for kind, of in found.items()}
     after = {kind: of[1:] for kind, of in found.items()}
-    return rendering.moved(list(backgrounds), pictures, mask, before, after)
+    return rendering.moved(list(backgrounds), images, mask, before, after)

@@ -1,4 +1,4 @@
-"""The demo page: what two checkpoints see in a picture, and whether their answers survive another background.
+"""The demo page: what two checkpoints see in an image, and whether their answers survive another background.
 
     python demo/app.py --plain out/train_cls/plain --guided out/train_cls/guided
 
@@ -19,7 +19,7 @@ os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
 
 import gradio as gr
 import rendering
-from actions import compare, move_object, on_object, on_picture
+from actions import compare, move_object, on_image, on_object
 from experiment import Refused, example_digits, load_classifier, scenes
 from transformers.utils import logging
 
@@ -32,8 +32,8 @@ HOW_TO_GET_CHECKPOINTS = (
 )
 LEAD = """# Does it see the object, or the background?
 
-<p class="lead">Two image classifiers look at the same picture: one trained plainly, one with input gradient guidance.
-The heat shows where a small change of the picture would change the answer most. Then the object is moved onto other
+<p class="lead">Two image classifiers look at the same image: one trained plainly, one with input gradient guidance.
+The heat shows where a small change of the image would change the answer most. Then the object is moved onto other
 photographs: a classifier that looks at the object keeps its answer.</p>"""
 
 
@@ -50,7 +50,7 @@ def build_page(
     Args:
         plain, guided, others: Checkpoints offered, local folders or Hub ids; the first two are chosen at the start.
         any_checkpoint (`bool`): Whether a visitor may name others. Only where the visitor is the owner of the machine.
-        examples: (picture, mask) files offered under the drop zone.
+        examples: (image, mask) files offered under the drop zone.
     """
     offered = list(dict.fromkeys(name for name in (plain, guided, *others) if name))
     # visitors' files live an hour; nothing else of a visit is kept
@@ -60,12 +60,12 @@ def build_page(
             gr.HTML(rendering.notice(HOW_TO_GET_CHECKPOINTS, "hint"))
         with gr.Row():
             with gr.Column(scale=3):
-                gr.Markdown(f"### 1. A picture\nPNG, JPEG, WebP, BMP, GIF or TIFF, at most {MAX_UPLOAD[:-2]} MB.")
-                file = gr.File(label="Picture", height=150, elem_id="picture")
+                gr.Markdown(f"### 1. An image\nPNG, JPEG, WebP, BMP, GIF or TIFF, at most {MAX_UPLOAD[:-2]} MB.")
+                file = gr.File(label="Image", height=150, elem_id="image")
                 message = gr.HTML(elem_id="message")
                 shelf = gr.Dataset(
                     components=[gr.Image(visible=False)],
-                    samples=[[str(picture)] for picture, _ in examples],
+                    samples=[[str(image)] for image, _ in examples],
                     label="Or an example: digits, each on the photograph that its class was trained on",
                     type="index",
                     visible=bool(examples),
@@ -114,11 +114,11 @@ def build_page(
         }
 
         def on_example(index: int) -> tuple[Any, ...]:
-            picture, its_mask = examples[index]
-            path, in_editor, _, *cleared = on_picture(str(picture))
+            image, its_mask = examples[index]
+            path, in_editor, _, *cleared = on_image(str(image))
             return path, in_editor, str(its_mask), *cleared
 
-        gr.on([file.upload, file.clear], on_picture, file, loaded, **private).then(
+        gr.on([file.upload, file.clear], on_image, file, loaded, **private).then(
             on_object, object_inputs, understood, **private
         )
         shelf.click(on_example, shelf, loaded, **private).then(on_object, object_inputs, understood, **private)
@@ -137,7 +137,7 @@ def build_page(
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Serves the page; see the module's head."""
-    parser = argparse.ArgumentParser(prog="python demo/app.py", description="Two checkpoints on one picture.")
+    parser = argparse.ArgumentParser(prog="python demo/app.py", description="Two checkpoints on one image.")
     parser.add_argument("--plain", default=os.getenv("HF_PGG_PLAIN"), help="checkpoint trained without guidance")
     parser.add_argument("--guided", default=os.getenv("HF_PGG_GUIDED"), help="checkpoint trained with guidance")
     parser.add_argument(

@@ -1,4 +1,4 @@
-"""What the demo page computes: a picture read safely, the object in it, and what a checkpoint answers with and without
+"""What the demo page computes: an image read safely, the object in it, and what a checkpoint answers with and without
 its background.
 
 There is no page in this file: functions take and return arrays, and refuse with a sentence that a visitor can read.
@@ -20,55 +20,54 @@ from scipy.ndimage import gaussian_filter
 from skimage.color import rgb2lab
 from skimage.segmentation import random_walker
 
-from hf_pgg import classifiers
-from hf_pgg.attribution import input_gradient
-from hf_pgg.classifiers import CheckpointError, Classifier
+from hf_pgg.data.images import open_image, resize, to_rgb
+from hf_pgg.data.provenance import PROVENANCE
 from hf_pgg.demo_data import PHOTOGRAPHS, digits, photographs
-from hf_pgg.localization import score_maps
-from hf_pgg.pictures import open_picture, to_rgb
-from hf_pgg.provenance import PROVENANCE
+from hf_pgg.localization import classifier as classifiers
+from hf_pgg.localization.attribution import input_gradient
+from hf_pgg.localization.classifier import CheckpointError, Classifier
+from hf_pgg.localization.score_maps import score_maps
 from hf_pgg.synthesis import Composite
-from hf_pgg.synthesis.base import resize
-from hf_pgg.synthesis.compositing import composite
+from hf_pgg.synthesis.composite import composite
 
 MEGAPIXELS = 50  # more is refused before it is decoded
-LONGER_SIDE = 1024  # pixels; larger pictures are reduced to it
+LONGER_SIDE = 1024  # pixels; larger images are reduced to it
 SHORTER_SIDE = 8
 ANSWERS = 4
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF")  # not all of PIL's: some of them start other programs
-_CLIPS = ("GIF", "PNG", "WEBP")  # the formats that move; a second picture in a JPEG or TIFF is a thumbnail or a page
+_CLIPS = ("GIF", "PNG", "WEBP")  # the formats that move; a second image in a JPEG or TIFF is a thumbnail or a page
 
 
 class Refused(ValueError):
     """A file or a name that the page cannot use. The message tells a visitor what it is and what to do instead."""
 
 
-# ---------------------------------------------------------------------------------------------- pictures
+# ---------------------------------------------------------------------------------------------- images
 
 
-def read_picture(path: str | Path) -> np.ndarray:
-    """A visitor's picture as (H, W, 3) uint8, its longer side at most `LONGER_SIDE`.
+def read_image(path: str | Path) -> np.ndarray:
+    """A visitor's image as (H, W, 3) uint8, its longer side at most `LONGER_SIDE`.
 
     Raises:
-        Refused: If it is no picture, broken, a clip, or too large or small. Size is read before any pixel is.
+        Refused: If it is no image, broken, a clip, or too large or small. Size is read before any pixel is.
     """
     return _reduced(to_rgb(_open(Path(path))))
 
 
 def read_mask(path: str | Path, shape: tuple[int, int]) -> np.ndarray:
-    """A visitor's mask as (H, W) bool of `shape`: the transparent picture's opaque part, or the brighter half.
+    """A visitor's mask as (H, W) bool of `shape`: the transparent image's opaque part, or the brighter half.
 
     Raises:
-        Refused: As [`read_picture`], or if its proportions are not the picture's, or it marks nothing or everything.
+        Refused: As [`read_image`], or if its proportions are not the image's, or it marks nothing or everything.
     """
     path = Path(path)
-    picture = _open(path)
-    band = picture.convert("RGBA").getchannel("A") if picture.mode in ("RGBA", "LA", "PA") else picture.convert("L")
+    image = _open(path)
+    band = image.convert("RGBA").getchannel("A") if image.mode in ("RGBA", "LA", "PA") else image.convert("L")
     values = _reduced(np.array(band))
     if abs(values.shape[0] * shape[1] - values.shape[1] * shape[0]) > 0.03 * values.shape[0] * shape[1]:
         raise Refused(
-            f"The mask {path.name} is {picture.width} x {picture.height} pixels, which are not the proportions of the"
-            " picture. Upload a mask of the picture's own size."
+            f"The mask {path.name} is {image.width} x {image.height} pixels, which are not the proportions of the"
+            " image. Upload a mask of the image's own size."
         )
     return _object_of(resize(values, shape) > 127, f"The mask {path.name}")
 
@@ -80,19 +79,19 @@ def painted_mask(layers: Sequence[np.ndarray], shape: tuple[int, int]) -> np.nda
     return _object_of(painted, "The paint") if painted.any() else None
 
 
-def find_object(picture: np.ndarray, seed: np.ndarray | None = None, side: int = 128) -> np.ndarray:
-    """The object's pixels (H, W) bool by a random walker (Grady, PAMI 2006) between a seed and the picture's border.
+def find_object(image: np.ndarray, seed: np.ndarray | None = None, side: int = 128) -> np.ndarray:
+    """The object's pixels (H, W) bool by a random walker (Grady, PAMI 2006) between a seed and the image's border.
 
     On 40 photographs of the Oxford-IIIT pets its mean IoU with the true masks is 0.48 from the middle alone and 0.71
     from strokes through the object's inside.
 
     Args:
-        picture (`np.ndarray`): (H, W, 3) uint8.
+        image (`np.ndarray`): (H, W, 3) uint8.
         seed (`np.ndarray`, *optional*): (H, W) bool, pixels of the object; by default a disc in the middle.
         side (`int`, *optional*, defaults to 128): The longer side that the walker works at, in pixels.
     """
-    scale = min(1.0, side / max(picture.shape[:2]))
-    shape = (max(round(picture.shape[0] * scale), 1), max(round(picture.shape[1] * scale), 1))
+    scale = min(1.0, side / max(image.shape[:2]))
+    shape = (max(round(image.shape[0] * scale), 1), max(round(image.shape[1] * scale), 1))
     rows, columns = (np.linspace(-1, 1, length) for length in shape)
     if seed is None:
         start = np.add.outer(rows**2, columns**2) < 0.25**2
@@ -102,21 +101,21 @@ def find_object(picture: np.ndarray, seed: np.ndarray | None = None, side: int =
     marks[1:-1, 1:-1] = 0
     marks[start] = 1
     if not {0, 1, 2} <= set(np.unique(marks)):  # nothing is left to decide
-        return np.ones(picture.shape[:2], bool) if seed is None else seed
-    inside = random_walker(rgb2lab(resize(picture, shape)), marks, beta=50, mode="bf", channel_axis=-1) == 1
-    return resize(inside.astype(np.float32), picture.shape[:2]) > 0.5
+        return np.ones(image.shape[:2], bool) if seed is None else seed
+    inside = random_walker(rgb2lab(resize(image, shape)), marks, beta=50, mode="bf", channel_axis=-1) == 1
+    return resize(inside.astype(np.float32), image.shape[:2]) > 0.5
 
 
-def move(picture: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """The object at its own place on another background, which is cropped to the picture's proportions.
+def move(image: np.ndarray, mask: np.ndarray, background: np.ndarray) -> np.ndarray:
+    """The object at its own place on another background, which is cropped to the image's proportions.
 
     Args:
-        picture, background: (H, W, 3) uint8 each, of any two sizes. mask: (H, W) bool of the picture.
+        image, background: (H, W, 3) uint8 each, of any two sizes. mask: (H, W) bool of the image.
     """
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     scene = np.asarray(ImageOps.fit(PILImage.fromarray(background), (width, height), PILImage.Resampling.BILINEAR))
     alpha = gaussian_filter(mask.astype(np.float32), 0.7)  # the edge of `Composite`
-    return composite(picture, alpha, scene, 0, 0)[0]
+    return composite(image, alpha, scene, 0, 0)[0]
 
 
 @cache
@@ -128,7 +127,7 @@ def scenes(side: int = 384) -> dict[str, np.ndarray]:
 
 
 def example_digits(folder: Path) -> list[tuple[Path, Path]]:
-    """Writes test digits of the embedded data, each on its own class's photograph; returns (picture, mask) files."""
+    """Writes test digits of the embedded data, each on its own class's photograph; returns (image, mask) files."""
     cutouts = digits("test")
     first = [cutouts["label"].index(digit) for digit in range(len(PHOTOGRAPHS))]
     own = tuple(tuple(float(a == b) for b in range(len(PHOTOGRAPHS))) for a in range(len(PHOTOGRAPHS)))
@@ -154,25 +153,23 @@ def example_digits(folder: Path) -> list[tuple[Path, Path]]:
 
 def _open(path: Path) -> PILImage.Image:
     try:
-        with PILImage.open(path, formats=_FORMATS) as picture:
-            width, height = picture.size
+        with PILImage.open(path, formats=_FORMATS) as image:
+            width, height = image.size
             if width * height > MEGAPIXELS * 1_000_000:
                 raise Refused(_too_large(path, f"{width} x {height} pixels"))
-            if picture.format in _CLIPS and getattr(picture, "n_frames", 1) > 1:
-                raise Refused(
-                    f"{path.name} moves: it is a clip. This page takes one still picture; save a frame of it."
-                )
+            if image.format in _CLIPS and getattr(image, "n_frames", 1) > 1:
+                raise Refused(f"{path.name} moves: it is a clip. This page takes one still image; save a frame of it.")
             if min(width, height) < SHORTER_SIDE:
                 raise Refused(f"{path.name} is {width} x {height} pixels: too small to hold an object.")
-            return open_picture(picture)
+            return open_image(image)
     except PILImage.DecompressionBombError:
         raise Refused(_too_large(path, "far too many pixels")) from None
     except PILImage.UnidentifiedImageError:
         kind = mimetypes.guess_type(path.name)[0] or ""
         if kind.startswith("video/"):
-            raise Refused(f"{path.name} is a clip. This page takes one still picture; save a frame of it.") from None
+            raise Refused(f"{path.name} is a clip. This page takes one still image; save a frame of it.") from None
         raise Refused(
-            f"{path.name} is not a picture, whatever its name says. Take a PNG, JPEG, WebP, BMP, GIF or TIFF file."
+            f"{path.name} is not an image, whatever its name says. Take a PNG, JPEG, WebP, BMP, GIF or TIFF file."
         ) from None
     except (OSError, SyntaxError, ValueError) as error:  # PIL raises SyntaxError for some broken PNGs
         if isinstance(error, Refused):
@@ -194,7 +191,7 @@ def _object_of(mask: np.ndarray, what: str) -> np.ndarray:
     if not mask.any():
         raise Refused(f"{what} marks nothing. The object has to be white (or opaque), the background black.")
     if mask.mean() > 0.98:
-        raise Refused(f"{what} covers the whole picture: there is no background left to change.")
+        raise Refused(f"{what} covers the whole image: there is no background left to change.")
     return mask
 
 
@@ -203,7 +200,7 @@ def _object_of(mask: np.ndarray, what: str) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Answer:
-    """What a classifier says of one picture.
+    """What a classifier says of one image.
 
     ranking: the most probable classes with their probabilities, best first.
     gradient: (h, w) float32 of the model's input size, norm over the channels of the best class's input gradient.
@@ -221,7 +218,7 @@ class Answer:
 
 @lru_cache(maxsize=4)
 def load_classifier(name: str) -> Classifier:
-    """[`hf_pgg.classifiers.load_classifier`], on the accelerator if there is one.
+    """[`hf_pgg.localization.classifier.load_classifier`], on the accelerator if there is one.
 
     Raises:
         Refused: If there is no such checkpoint, or it cannot be loaded safely.
@@ -234,15 +231,15 @@ def load_classifier(name: str) -> Classifier:
     return classifier
 
 
-def ask(classifier: Classifier, pictures: Sequence[np.ndarray], mask: np.ndarray) -> list[Answer]:
-    """A classifier's answer on each picture (H, W, 3) uint8, squashed to its input without a crop.
+def ask(classifier: Classifier, images: Sequence[np.ndarray], mask: np.ndarray) -> list[Answer]:
+    """A classifier's answer on each image (H, W, 3) uint8, squashed to its input without a crop.
 
     Args:
         mask (`np.ndarray`): (H, W) bool, where the object is in every one of them.
     """
     weight = resize(mask.astype(np.float32), classifier.spec.size)
     answers = []
-    for scored in score_maps(classifier.model, classifier.spec, pictures, input_gradient, batch_size=16):
+    for scored in score_maps(classifier.model, classifier.spec, images, input_gradient, batch_size=16):
         best = np.argsort(scored.probabilities)[::-1][:ANSWERS]
         energy = scored.score_map.astype(np.float64) ** 2
         total = energy.sum()

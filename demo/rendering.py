@@ -1,4 +1,4 @@
-"""Results of the demo page as HTML: cards and a table of pictures, readable in light and dark, on paper and aloud.
+"""Results of the demo page as HTML: cards and a table of images, readable in light and dark, on paper and aloud.
 
 Everything that comes from a visitor or a checkpoint (file names, class names) is escaped here.
 """
@@ -16,8 +16,8 @@ from experiment import Answer
 from PIL import Image as PILImage
 from skimage.segmentation import find_boundaries
 
-from hf_pgg.synthesis.base import resize
-from hf_pgg.visualization import gradient_map, heat_overlay
+from hf_pgg.data.images import resize
+from hf_pgg.reports.figures import gradient_map, heat_overlay
 
 
 def notice(message: str, kind: str = "refused") -> str:
@@ -26,30 +26,30 @@ def notice(message: str, kind: str = "refused") -> str:
     return f'<div class="shown notice {kind}" role="{"alert" if kind == "refused" else "status"}">{words}</div>'
 
 
-def comparison(picture: np.ndarray, mask: np.ndarray, answers: Mapping[str, Answer]) -> str:
-    """The picture with its object, and beside it what each classifier answers and where its gradient lies."""
-    cards = [_card("The picture, its object outlined", _figure(_outlined(picture, mask), "the picture"))]
+def comparison(image: np.ndarray, mask: np.ndarray, answers: Mapping[str, Answer]) -> str:
+    """The image with its object, and beside it what each classifier answers and where its gradient lies."""
+    cards = [_card("The image, its object outlined", _figure(_outlined(image, mask), "the image"))]
     for name, answer in answers.items():
         bars = "".join(
             f'<li><span class="bar" style="width:{100 * probability:.0f}%"></span>'
             f'<span class="class">{escape(label)}</span><span class="percent">{100 * probability:.0f} %</span></li>'
             for label, probability in answer.ranking
         )
-        heat = _figure(_heat(picture, mask, answer), f"where the {name} checkpoint's input gradient lies")
+        heat = _figure(_heat(image, mask, answer), f"where the {name} checkpoint's input gradient lies")
         cards.append(
             _card(
                 f"{name.capitalize()}: <b>{escape(answer.label)}</b>",
                 f'{heat}<p class="inside">{_inside(answer.inside)}</p><ol class="ranking">{bars}</ol>',
             )
         )
-    legend = "White: the object's outline. Bright: where a small change of the picture changes the answer most."
+    legend = "White: the object's outline. Bright: where a small change of the image changes the answer most."
     body = f'<div class="cards">{"".join(cards)}</div><p class="legend">{legend}</p>'
     return f'<div class="shown" id="comparison">{body}</div>'
 
 
 def moved(
     names: Sequence[str],
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     mask: np.ndarray,
     before: Mapping[str, Answer],
     after: Mapping[str, Sequence[Answer]],
@@ -57,17 +57,17 @@ def moved(
     """Headline and table of what each classifier answers once the object stands on other backgrounds."""
     head = "".join(f'<th scope="col">{escape(name)}</th>' for name in names)
     shown = "".join(
-        f"<td>{_figure(_outlined(picture, mask, 150), f'the object on {name}')}</td>"
-        for name, picture in zip(names, pictures, strict=True)
+        f"<td>{_figure(_outlined(image, mask, 150), f'the object on {name}')}</td>"
+        for name, image in zip(names, images, strict=True)
     )
-    lines, verdicts = [f'<tr><th scope="row">Picture</th>{shown}</tr>'], []
+    lines, verdicts = [f'<tr><th scope="row">Image</th>{shown}</tr>'], []
     for name, answers in after.items():
         first = before[name].label
         kept = [answer.label == first for answer in answers]
         cells = []
-        for picture, answer, same in zip(pictures, answers, kept, strict=True):
+        for image, answer, same in zip(images, answers, kept, strict=True):
             word, probability = ("holds" if same else "changes"), answer.ranking[0][1]
-            heat = _figure(_heat(picture, mask, answer, 150), f"gradient of the {name} checkpoint")
+            heat = _figure(_heat(image, mask, answer, 150), f"gradient of the {name} checkpoint")
             said = f"<b>{escape(answer.label)}</b><br>{100 * probability:.0f}&nbsp;% {word}"
             cells.append(f'<td>{heat}<span class="chip {word}">{said}</span></td>')
         lines.append(
@@ -84,18 +84,18 @@ def moved(
     return f'<div class="shown" id="moved">{body}</div>'
 
 
-def preview(picture: np.ndarray, mask: np.ndarray, how: str) -> str:
+def preview(image: np.ndarray, mask: np.ndarray, how: str) -> str:
     """The object as the page understands it: everything else is dimmed."""
-    shown = scaled(picture, 260)
+    shown = scaled(image, 260)
     inside = resize(mask.astype(np.float32), shown.shape[:2])[..., None]
     dimmed = (shown * (0.25 + 0.75 * inside)).astype(np.uint8)
     return f'<div class="shown" id="object">{_figure(dimmed, "the object, the rest dimmed")}<p>{escape(how)}</p></div>'
 
 
-def scaled(picture: np.ndarray, longer: int) -> np.ndarray:
-    """The picture with its longer side enlarged or reduced to `longer` pixels."""
-    scale = longer / max(picture.shape[:2])
-    return resize(picture, (max(round(picture.shape[0] * scale), 1), max(round(picture.shape[1] * scale), 1)))
+def scaled(image: np.ndarray, longer: int) -> np.ndarray:
+    """The image with its longer side enlarged or reduced to `longer` pixels."""
+    scale = longer / max(image.shape[:2])
+    return resize(image, (max(round(image.shape[0] * scale), 1), max(round(image.shape[1] * scale), 1)))
 
 
 def _inside(share: float) -> str:
@@ -108,19 +108,19 @@ def _card(title: str, body: str) -> str:
     return f'<section class="card"><h3>{title}</h3>{body}</section>'
 
 
-def _figure(picture: np.ndarray, words: str) -> str:
+def _figure(image: np.ndarray, words: str) -> str:
     buffer = io.BytesIO()
-    PILImage.fromarray(picture).save(buffer, format="JPEG", quality=88)
+    PILImage.fromarray(image).save(buffer, format="JPEG", quality=88)
     source = base64.b64encode(buffer.getvalue()).decode()
     return f'<img alt="{escape(words)}" src="data:image/jpeg;base64,{source}">'
 
 
-def _outlined(picture: np.ndarray, mask: np.ndarray, longer: int = 420) -> np.ndarray:
-    shown = scaled(picture, longer).copy()
+def _outlined(image: np.ndarray, mask: np.ndarray, longer: int = 420) -> np.ndarray:
+    shown = scaled(image, longer).copy()
     inside = resize(mask.astype(np.float32), shown.shape[:2]) > 0.5
     shown[find_boundaries(inside, mode="thick")] = 255
     return shown
 
 
-def _heat(picture: np.ndarray, mask: np.ndarray, answer: Answer, longer: int = 420) -> np.ndarray:
-    return _outlined(heat_overlay(scaled(picture, longer), gradient_map(answer.gradient[None])), mask, longer)
+def _heat(image: np.ndarray, mask: np.ndarray, answer: Answer, longer: int = 420) -> np.ndarray:
+    return _outlined(heat_overlay(scaled(image, longer), gradient_map(answer.gradient[None])), mask, longer)

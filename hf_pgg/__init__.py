@@ -1,8 +1,8 @@
-"""hf_pgg: keep the provenance of synthetic pictures, and train models that look at the target."""
+"""hf_pgg: keep the provenance of synthetic images, and train models that look at the target."""
 
-from hf_pgg.collator import PGGCollator
-from hf_pgg.config import PGGConfig
-from hf_pgg.provenance import ProvenanceError, add_provenance, provenance_features
+from hf_pgg.data.annotations import add_provenance
+from hf_pgg.data.collator import PGGCollator
+from hf_pgg.data.provenance import ProvenanceError, provenance_features
 from hf_pgg.synthesis import (
     ActorComposite,
     BackgroundExchange,
@@ -17,7 +17,8 @@ from hf_pgg.synthesis import (
     TileMix,
     VideoMix,
 )
-from hf_pgg.trainer import PGGTrainer
+from hf_pgg.training.config import PGGConfig
+from hf_pgg.training.trainer import PGGTrainer
 
 __version__ = "0.1.0"
 

@@ -7,8 +7,8 @@ from transformers import ConvNextConfig, ConvNextForImageClassification, ViTImag
 
 from hf_pgg import PGGCollator
 from hf_pgg.demo_data import digits_on_photographs
-from hf_pgg.guided_forward import GuidanceSettings, guided_forward
-from hf_pgg.trainer import soft_cross_entropy
+from hf_pgg.guidance.forward import GuidanceSettings, guided_forward
+from hf_pgg.training.trainer import soft_cross_entropy
 
 
 def main(steps: int = 60, alpha: float = 1.0) -> None:

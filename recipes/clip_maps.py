@@ -12,12 +12,15 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 from torch import nn
 
-from hf_pgg.attribution import AttributionError, Method, center_gaussian
-from hf_pgg.clip_localization import detect_actions, evaluate_actions
-from hf_pgg.collator import InputSpec
-from hf_pgg.localization import SMOOTHED, draw, with_smoothing
-from hf_pgg.provenance import VIDEO, class_label
-from hf_pgg.video import FrameSampler, open_clip
+from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.labels import class_label
+from hf_pgg.data.preprocessing import InputSpec
+from hf_pgg.data.provenance import VIDEO
+from hf_pgg.data.video import open_clip
+from hf_pgg.localization.attribution import AttributionError, Method, center_gaussian
+from hf_pgg.localization.clips import detect_actions, evaluate_actions
+from hf_pgg.localization.score_maps import SMOOTHED, with_smoothing
+from hf_pgg.reports.figures import draw
 
 THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
 JUDGE = "frame_mAP@0.5"
@@ -43,7 +46,7 @@ def measure_maps(
     with the same classifier's scores.
 
     Returns:
-        The figures, see [`~hf_pgg.clip_localization.evaluate_actions`]; and map, smoothing, threshold, the central
+        The figures, see [`~hf_pgg.localization.clips.evaluate_actions`]; and map, smoothing, threshold, the central
         boxes' threshold, and the frame-mAP of everything that was compared.
     """
 
@@ -84,7 +87,7 @@ def titled(name: str, blur: float, over_time: float) -> str:
     return ", ".join([name, *blurs])
 
 
-def clip_pictures(
+def clip_images(
     model: nn.Module,
     spec: InputSpec,
     test: Dataset,

@@ -7,11 +7,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from table_format import mean_and_spread
 from train_cls import RecipeConfig
 
+from benchmarks.tables import mean_and_spread
 from hf_pgg import PGGTrainer
-from hf_pgg.attribution import METHODS
+from hf_pgg.localization.attribution import METHODS
 
 Config = TypeVar("Config", bound=RecipeConfig)
 

@@ -15,14 +15,14 @@ from datasets import ClassLabel, Dataset, DatasetDict, Image, List, Value, conca
 from train_cls import open_dataset
 
 from hf_pgg import Composite, PGGConfig
-from hf_pgg.debias import biased_split, count_groups, take_per_group
+from hf_pgg.data.groups import biased_split, count_groups, take_per_group
+from hf_pgg.data.images import encode_png, to_rgb
+from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE
 from hf_pgg.demo_data import digits, photographs
 from hf_pgg.generation import source_digest
-from hf_pgg.pictures import encode_png, to_rgb
-from hf_pgg.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE
 
 PHOTOGRAPHS = ("brick.png", "gravel.png")  # of the even and of the odd digits
-SIZE = 32  # pixels of the embedded pictures
+SIZE = 32  # pixels of the embedded images
 SOURCE = ClassLabel(names=["real", "synthetic"])
 
 
@@ -37,7 +37,7 @@ class DataArguments:
     )
     synthetic_artifact: int = field(
         default=0,
-        metadata={"help": "Grey levels of a checkerboard over every synthetic picture, by which it can be told."},
+        metadata={"help": "Grey levels of a checkerboard over every synthetic image, by which it can be told."},
     )
     bias_column: str = field(default="bias", metadata={"help": "ClassLabel that the label is tied to."})
     real_masks: bool = field(
@@ -84,15 +84,15 @@ def as_synthetic(rows: Dataset, args: DataArguments, config: PGGConfig) -> Datas
         return rows
 
     def mark(row: dict[str, Any]) -> dict[str, Any]:
-        picture = to_rgb(row[config.image_column]).astype(np.int16)
-        board = amplitude * (2 * (np.indices(picture.shape[:2]).sum(0) % 2) - 1)
-        return {config.image_column: encode_png(np.clip(picture + board[..., None], 0, 255).astype(np.uint8))}
+        image = to_rgb(row[config.image_column]).astype(np.int16)
+        board = amplitude * (2 * (np.indices(image.shape[:2]).sum(0) % 2) - 1)
+        return {config.image_column: encode_png(np.clip(image + board[..., None], 0, 255).astype(np.uint8))}
 
     return rows.map(mark, features=rows.features)
 
 
 def open_synthetic(name: str, image_column: str) -> Dataset:
-    """Generated rows, whose pictures are in column `image` or in the real rows' own."""
+    """Generated rows, whose images are in column `image` or in the real rows' own."""
     rows = open_dataset(name, "train")
     return rows if image_column in rows.column_names else open_dataset(name, "train", names={IMAGE: image_column})
 
@@ -141,7 +141,7 @@ def on_both(rows: Dataset, bias_column: str) -> Dataset:
 
 
 def stand_in(counts: np.ndarray, bias_column: str, seed: int) -> Dataset:
-    """The stand-in generator: asked for `counts` (labels, photographs) pictures, it pastes training digits."""
+    """The stand-in generator: asked for `counts` (labels, photographs) images, it pastes training digits."""
     rows = on_both(digits("train"), bias_column)
     group = counts.shape[1] * np.asarray(rows["label"]) + np.asarray(rows[bias_column])
     rng = np.random.default_rng([seed, 1])

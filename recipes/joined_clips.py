@@ -22,13 +22,14 @@ from torch import nn
 from train_cls import open_dataset
 from transformers import AutoConfig, AutoModelForVideoClassification, AutoVideoProcessor, HfArgumentParser
 
-from hf_pgg.collator import InputSpec
-from hf_pgg.demo_clips import digits_in_motion
-from hf_pgg.localization import with_smoothing
-from hf_pgg.model_card import environment
-from hf_pgg.provenance import VIDEO
-from hf_pgg.temporal_localization import evaluate_scans, join_clips, join_plan, scan_clips
-from hf_pgg.video import FrameSampler, probe_clips
+from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.preprocessing import InputSpec
+from hf_pgg.data.provenance import VIDEO
+from hf_pgg.data.video import probe_clips
+from hf_pgg.demo_data import digits_in_motion
+from hf_pgg.localization.in_time import evaluate_scans, join_clips, join_plan, scan_clips
+from hf_pgg.localization.score_maps import with_smoothing
+from hf_pgg.reports.record import environment
 
 THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 SWITCH_COSTS = (0.0, 1.0, 2.0, 4.0)

@@ -1,15 +1,15 @@
-"""Generated pictures, one for each (row, version): Real-Fake's, from the row's own latent, or FFR's, from text alone.
+"""Generated images, one for each (row, version): Real-Fake's, from the row's own latent, or FFR's, from text alone.
 
     accelerate launch recipes/synthesize.py --dataset_name my/photos --model_name_or_path my/stable-diffusion \\
         --lora out/generator --prompts "photo of {class}, {caption}, best quality" --versions 10 --dtype float16
 
-draws versions of each real picture from its latent and CLIP feature by a fine-tuned generator; and
+draws versions of each real image from its latent and CLIP feature by a fine-tuned generator; and
 
     accelerate launch recipes/synthesize.py --dataset_name my/faces --model_name_or_path my/stable-diffusion \\
         --sampler text --label_column smiling --bias_column gender --prompts "a headshot of {gender} celebrity {class}"
 
-pictures of every (label, bias) group, as many of a label under each bias value as it has rows, for
-`train_ffr.py --synthetic_dataset`. Written are the data set, with every picture's prompt, seed and other parameters in
+images of every (label, bias) group, as many of a label under each bias value as it has rows, for
+`train_ffr.py --synthetic_dataset`. Written are the data set, with every image's prompt, seed and other parameters in
 columns, and a contact sheet of each class. Stopped at any time and started again, with any number of processes, it
 goes on where it stopped. `load_dataset("out/synthetic")` opens what is complete.
 """
@@ -56,12 +56,12 @@ class GeneratorArguments:
 
 @dataclass
 class SamplingArguments:
-    sampler: str = field(default="paired", metadata={"help": "paired: from the row's picture; text: from its prompt."})
+    sampler: str = field(default="paired", metadata={"help": "paired: from the row's image; text: from its prompt."})
     bias_column: str | None = field(
         default=None, metadata={"help": "ClassLabel, which prompts name: each row is drawn under each of its values."}
     )
-    versions: int = field(default=1, metadata={"help": "Pictures of each row, and of each value of the bias."})
-    resolution: int = field(default=512, metadata={"help": "Side of the pictures, in pixels."})
+    versions: int = field(default=1, metadata={"help": "Images of each row, and of each value of the bias."})
+    resolution: int = field(default=512, metadata={"help": "Side of the images, in pixels."})
     strength: float = field(default=0.75, metadata={"help": "paired: how much of the way to noise the latent goes."})
     num_inference_steps: int | None = field(
         default=None, metadata={"help": "Steps; default: 30, of which `strength` are run, and 50 of text."}
@@ -78,10 +78,10 @@ class SamplingArguments:
 @dataclass
 class RunArguments:
     output_dir: str = field(default="out/synthetic", metadata={"help": "Where everything is written."})
-    seed: int = field(default=0, metadata={"help": "Each picture's own seed is drawn from it."})
-    batch_size: int = field(default=8, metadata={"help": "Pictures a call of the pipeline."})
-    part_size: int = field(default=256, metadata={"help": "Pictures a file; what an interruption costs at most."})
-    max_attempts: int = field(default=10, metadata={"help": "Seeds tried before a black picture is given up."})
+    seed: int = field(default=0, metadata={"help": "Each image's own seed is drawn from it."})
+    batch_size: int = field(default=8, metadata={"help": "Images a call of the pipeline."})
+    part_size: int = field(default=256, metadata={"help": "Images a file; what an interruption costs at most."})
+    max_attempts: int = field(default=10, metadata={"help": "Seeds tried before a black image is given up."})
 
 
 def main() -> None:
@@ -160,11 +160,11 @@ def process_state() -> PartialState:
 def finish(generation: Generation, state: PartialState) -> None:
     """Generates this process's share; then the main process publishes the data set and its contact sheets."""
     quiet = are_progress_bars_disabled()
-    disable_progress_bars()  # those of `datasets`, one a file: the bar that stays counts pictures
+    disable_progress_bars()  # those of `datasets`, one a file: the bar that stays counts images
     report = generation.run(state.process_index, state.num_processes)
     if not quiet:
         enable_progress_bars()
-    print(f"process {state.process_index}: {report.pictures} pictures, {report.redrawn} black ones redrawn", flush=True)
+    print(f"process {state.process_index}: {report.images} images, {report.redrawn} black ones redrawn", flush=True)
     state.wait_for_everyone()
     if state.is_main_process:
         generation.store().publish()

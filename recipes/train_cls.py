@@ -1,4 +1,4 @@
-"""Image classification on synthesized pictures, with and without input gradient guidance.
+"""Image classification on synthesized images, with and without input gradient guidance.
 
     accelerate launch recipes/train_cls.py --compare
 
@@ -24,7 +24,6 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
 from huggingface_hub import upload_folder
-from table_format import mean_and_spread
 from torchvision.transforms import v2
 from transformers import (
     AutoImageProcessor,
@@ -38,14 +37,16 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.tables import mean_and_spread
 from hf_pgg import BackgroundExchange, Composite, CutMix, PGGConfig, PGGTrainer, ResizeMix, add_provenance
+from hf_pgg.data.labels import class_label
+from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_on_photographs, photographs
 from hf_pgg.metrics import group_accuracies, group_metrics, pair_groups
-from hf_pgg.model_card import model_card
-from hf_pgg.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE, class_label
-from hf_pgg.run_record import compared, hub_source, run_record, synthesis_settings
-from hf_pgg.trainer import GroupedEvalPrediction
-from hf_pgg.visualization import gradient_maps, learning_curves, sample_grid
+from hf_pgg.reports.figures import gradient_maps, learning_curves, sample_grid
+from hf_pgg.reports.model_card import model_card
+from hf_pgg.reports.record import compared, hub_source, run_record, synthesis_settings
+from hf_pgg.training.trainer import GroupedEvalPrediction
 
 EMBEDDED = "digits on photographs"
 
@@ -67,7 +68,7 @@ class DataArguments:
         default=None, metadata={"help": "Background class of the test rows; a group is a label on a background."}
     )
     backgrounds: str | None = field(
-        default=None, metadata={"help": "Data set of background pictures for composites: Hub id, folder or parquet."}
+        default=None, metadata={"help": "Data set of background images for composites: Hub id, folder or parquet."}
     )
     synthesis: str = field(
         default="composite",
@@ -103,8 +104,8 @@ class RecipeConfig(PGGConfig):
     """`PGGConfig` with the defaults of this recipe."""
 
     output_dir: str | None = field(default="out/train_cls", metadata={"help": "Where everything is written."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures a step and device."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Pictures a step in evaluation."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images a step and device."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Images a step in evaluation."})
     num_train_epochs: float = field(default=12, metadata={"help": "Passes over the synthesized training rows."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak step size of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the step size."})
@@ -166,7 +167,7 @@ def main() -> None:
         "samples.png": (sample_grid(synthesized), "Training rows with their provenance"),
         "gradients.png": (
             gradient_maps(models, data["test"], trainer.data_collator.without_augmentation()),
-            "Input gradients on test pictures",
+            "Input gradients on test images",
         ),
         "curves.png": (learning_curves(histories), "Learning curves"),
     }
@@ -181,7 +182,7 @@ def main() -> None:
 def load_data(args: DataArguments, config: PGGConfig) -> tuple[DatasetDict, str | None, str]:
     """Train and test rows with provenance where it is known, the group column, and the data's name.
 
-    Pictures are in column `image` and labels in `label`, which `config` says afterwards.
+    Images are in column `image` and labels in `label`, which `config` says afterwards.
     """
     if args.dataset_name is None:
         data = digits_on_photographs(bias=args.bias, seed=config.seed)
@@ -217,7 +218,7 @@ def open_dataset(
     """A split of a Hub data set, of a local folder, or of a parquet file.
 
     Args:
-        names: Columns to rename, theirs to ours: transforms and collators have one name for a picture and its label. A
+        names: Columns to rename, theirs to ours: transforms and collators have one name for an image and its label. A
             column that has our name already, and is not the one meant, gives way.
     """
     if Path(name).is_file():
@@ -236,7 +237,7 @@ def with_generated(train: Dataset, args: DataArguments, label_column: str = "lab
     """The real rows, the generated ones, or both; generated rows keep what provenance they have.
 
     Args:
-        label_column: Of the generated rows; their pictures are in column `image`.
+        label_column: Of the generated rows; their images are in column `image`.
     """
     if args.train_on not in ("real", "generated", "both"):
         raise SystemExit(f"--train_on {args.train_on}: choose real, generated or both")
@@ -264,7 +265,7 @@ def synthesize(train: Dataset, args: DataArguments, seed: int) -> tuple[Dataset,
         return train, {}
     if args.synthesis == "composite":
         if args.backgrounds is None and args.dataset_name is not None:
-            raise SystemExit("--synthesis composite needs --backgrounds, a data set of background pictures")
+            raise SystemExit("--synthesis composite needs --backgrounds, a data set of background images")
         pool = open_dataset(args.backgrounds, "train") if args.backgrounds else photographs(OTHER_PHOTOGRAPHS)
         side = train[0]["image"].size[0]
         flip = 0.0 if args.dataset_name is None else 0.5  # a mirrored digit is no digit
@@ -383,17 +384,17 @@ def metrics_for(group_column: str | None) -> Callable[[GroupedEvalPrediction], d
     return compute
 
 
-def write_records(records: list[dict[str, Any]], pictures: Mapping[str, str], out: Path) -> None:
-    """`results.json` of all runs, and in each checkpoint's folder its own record, its card and the pictures.
+def write_records(records: list[dict[str, Any]], images: Mapping[str, str], out: Path) -> None:
+    """`results.json` of all runs, and in each checkpoint's folder its own record, its card and the images.
 
     Args:
-        pictures: File to title; of all runs, in `out`, or of each run, in its folder already.
+        images: File to title; of all runs, in `out`, or of each run, in its folder already.
     """
     for record in records:
         folder = out / record["model"]["name"]
         record["comparison"] = compared(records)
-        record["pictures"] = [{"file": file, "title": title} for file, title in pictures.items()]
-        for file in pictures:
+        record["figures"] = [{"file": file, "title": title} for file, title in images.items()]
+        for file in images:
             if (out / file).exists():
                 (folder / file).write_bytes((out / file).read_bytes())
         (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n")
@@ -402,13 +403,13 @@ def write_records(records: list[dict[str, Any]], pictures: Mapping[str, str], ou
 
 
 def push_records(records: list[dict[str, Any]], out: Path, token: str | None) -> None:
-    """Card, record and pictures to the repositories that the models were pushed to."""
+    """Card, record and images to the repositories that the models were pushed to."""
     for record in records:
         if record["model"]["repo"]:
             upload_folder(
                 repo_id=record["model"]["repo"],
                 folder_path=out / record["model"]["name"],
-                allow_patterns=["README.md", "results.json", *(picture["file"] for picture in record["pictures"])],
+                allow_patterns=["README.md", "results.json", *(image["file"] for image in record["figures"])],
                 commit_message="Model card and run record",
                 token=token,
             )

@@ -15,11 +15,11 @@ group of the real validation rows; DFR refits on these rows. `--guided` guides w
 The embedded data: is a handwritten digit even or odd, on one of two photographs; the training digits of a class stand
 on its own photograph with the given bias, validation and test digits on either as often. **By default its synthetic
 rows are a stand-in, not a generator's**: cut-outs of the training digits, pasted on the photograph asked for, smaller
-and with softer edges than the real ones, so that real and synthetic can be told apart. Pictures of a generator come in
+and with softer edges than the real ones, so that real and synthetic can be told apart. Images of a generator come in
 with `--synthetic_dataset`; `train_pixel_generator.py` trains one on the embedded digits:
 
     accelerate launch recipes/train_pixel_generator.py
-    accelerate launch recipes/train_ffr.py --synthetic_dataset out/pixel_generator/pictures
+    accelerate launch recipes/train_ffr.py --synthetic_dataset out/pixel_generator/images
     accelerate launch recipes/train_ffr.py --dataset_name my/faces --synthetic_dataset my/generated --bias_column gender
 """
 
@@ -44,24 +44,18 @@ from ffr_data import (
     require_every_group,
     synthetic_digest,
 )
-from table_format import mean_and_spread, read_records
 from train_cls import ModelArguments, guided_rows, load_model
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
+from benchmarks.tables import mean_and_spread, read_records
 from hf_pgg import PGGConfig, PGGTrainer
-from hf_pgg.debias import (
-    GROUP,
-    GroupDROTrainer,
-    ResamplingTrainer,
-    add_groups,
-    count_groups,
-    subgroup_counts,
-)
-from hf_pgg.last_layer import refit_head
+from hf_pgg.data.groups import GROUP, add_groups, count_groups, subgroup_counts
 from hf_pgg.metrics import group_accuracies, group_metrics
-from hf_pgg.model_card import environment
-from hf_pgg.trainer import GroupedEvalPrediction
+from hf_pgg.reports.record import environment
+from hf_pgg.training.debias import GroupDROTrainer, ResamplingTrainer
+from hf_pgg.training.last_layer import refit_head
+from hf_pgg.training.trainer import GroupedEvalPrediction
 
 METHODS = {"erm": PGGTrainer, "resample": ResamplingTrainer, "groupdro": GroupDROTrainer, "dfr": PGGTrainer}
 DATA = ("real", "usb", "asb", "ffr")
@@ -85,8 +79,8 @@ class RecipeConfig(PGGConfig):
     """`PGGConfig` with the defaults of this recipe."""
 
     output_dir: str | None = field(default="out/train_ffr", metadata={"help": "Where everything is written."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures a step and device."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Pictures a step in evaluation."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images a step and device."})
+    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Images a step in evaluation."})
     num_train_epochs: float = field(default=10, metadata={"help": "Passes over real and synthetic rows together."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak step size of stage one and of the baselines."})
     stage_two_learning_rate: float = field(default=1e-5, metadata={"help": "Peak step size of FFR's stage two."})

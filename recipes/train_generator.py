@@ -1,12 +1,12 @@
-"""Real-Fake's generator: LoRA layers of a latent diffusion model, fine-tuned on real pictures and their classes.
+"""Real-Fake's generator: LoRA layers of a latent diffusion model, fine-tuned on real images and their classes.
 
     accelerate launch recipes/train_generator.py --dataset_name my/photos --model_name_or_path my/stable-diffusion \\
         --prompts "photo of {class}, {caption}, best quality" --fp16
 
-Every training picture is used. The loss is Min-SNR denoising and the distribution-matching term, in its published form
-(`--matching_reduction sum --matching_weight 0.003`, at 8 pictures a step) or in one that is the same at every batch
-size (`unbiased`). The last of the text's states is the picture's CLIP feature. Checkpoints hold the LoRA weights
-alone; started again, a run goes on from the last one. `recipes/synthesize.py` draws pictures.
+Every training image is used. The loss is Min-SNR denoising and the distribution-matching term, in its published form
+(`--matching_reduction sum --matching_weight 0.003`, at 8 images a step) or in one that is the same at every batch
+size (`unbiased`). The last of the text's states is the image's CLIP feature. Checkpoints hold the LoRA weights
+alone; started again, a run goes on from the last one. `recipes/synthesize.py` draws images.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ from hf_pgg.generation import (
     GeneratorConfig,
     GeneratorTrainer,
     LatentEncoder,
-    PromptedPictures,
+    PromptedImages,
     Prompts,
     add_lora,
     load_pipeline,
@@ -34,18 +34,18 @@ from hf_pgg.generation import (
     revision_of,
 )
 from hf_pgg.generation.pipelines import diffusers_library
-from hf_pgg.model_card import environment
+from hf_pgg.reports.record import environment
 
 PROMPT = "photo of {class}, best quality"
 
 
 @dataclass
 class DataArguments:
-    dataset_name: str = field(metadata={"help": "Hub id, local folder or parquet file of real pictures."})
+    dataset_name: str = field(metadata={"help": "Hub id, local folder or parquet file of real images."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     split: str = field(default="train", metadata={"help": "Split to learn from."})
-    image_column: str = field(default="image", metadata={"help": "The pictures."})
-    label_column: str = field(default="label", metadata={"help": "ClassLabel of the pictures."})
+    image_column: str = field(default="image", metadata={"help": "The images."})
+    label_column: str = field(default="label", metadata={"help": "ClassLabel of the images."})
     prompts: list[str] = field(
         default_factory=list,
         metadata={"help": f"Templates with {{class}} and columns, e.g. {{caption}}; default: '{PROMPT}'."},
@@ -62,7 +62,7 @@ class ModelArguments:
         metadata={"help": "CLIP whose image feature replaces the last text state; '' for text alone."},
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that the model's repository holds."})
-    resolution: int = field(default=512, metadata={"help": "Side of the pictures, in pixels."})
+    resolution: int = field(default=512, metadata={"help": "Side of the images, in pixels."})
 
 
 @dataclass
@@ -72,8 +72,8 @@ class RecipeConfig(GeneratorConfig):
     output_dir: str | None = field(default="out/generator", metadata={"help": "Where everything is written."})
     lora_rank: int = field(default=4, metadata={"help": "Rank of the LoRA layers."})
     flip: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip; 0 for digits."})
-    per_device_train_batch_size: int = field(default=8, metadata={"help": "Pictures a step and device."})
-    num_train_epochs: float = field(default=100, metadata={"help": "Passes over the pictures."})
+    per_device_train_batch_size: int = field(default=8, metadata={"help": "Images a step and device."})
+    num_train_epochs: float = field(default=100, metadata={"help": "Passes over the images."})
     learning_rate: float = field(default=1e-4, metadata={"help": "Step size of AdamW."})
     lr_scheduler_type: str = field(default="constant", metadata={"help": "Schedule of the step size."})
     weight_decay: float = field(default=1e-2, metadata={"help": "Weight decay of AdamW."})
@@ -102,7 +102,7 @@ def main() -> None:
         scheduler=noise_scheduler(pipeline),
         encode=LatentEncoder(pipeline.vae, conditioner, flip=config.flip),
         train_dataset=rows,
-        data_collator=PromptedPictures(
+        data_collator=PromptedImages(
             prompts=prompts,
             features=rows.features,
             size=model_args.resolution,
@@ -111,7 +111,7 @@ def main() -> None:
     )
     out = Path(config.output_dir)
     last = get_last_checkpoint(out) if out.exists() else None
-    print(f"--- {len(rows)} pictures, {'from ' + last if last else 'from the start'}", flush=True)
+    print(f"--- {len(rows)} images, {'from ' + last if last else 'from the start'}", flush=True)
     result = trainer.train(resume_from_checkpoint=last)
     trainer.save_model()
     if trainer.is_world_process_zero():

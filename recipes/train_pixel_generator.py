@@ -1,15 +1,15 @@
-"""A small class-conditional diffusion model of pixels, trained from scratch on the rows at hand; and its pictures.
+"""A small class-conditional diffusion model of pixels, trained from scratch on the rows at hand; and its images.
 
     accelerate launch recipes/train_pixel_generator.py
     accelerate launch recipes/train_pixel_generator.py --dataset_name my/faces --conditions label gender --size 64 \\
         --mask_column mask --bias_column gender
 
-By default it learns the 1,077 handwritten training digits (8 x 8), draws versions of each, and generates pictures for
+By default it learns the 1,077 handwritten training digits (8 x 8), draws versions of each, and generates images for
 `train_ffr.py --synthetic_dataset` in two layers: a drawn digit, whose ink is the mask, on a crop of either photograph.
-On a data set of one's own the picture and its mask, where there is one, are drawn together, as channels; of every row
+On a data set of one's own the image and its mask, where there is one, are drawn together, as channels; of every row
 under every value of `--bias_column`, so also of pairs that training hardly shows.
 
-Written are the UNet, `results.json`, `pictures` with provenance, and contact sheets. Drawing goes on where it was
+Written are the UNet, `results.json`, `images` with provenance, and contact sheets. Drawing goes on where it was
 stopped. The loss is Real-Fake's; `--matching_weight 0` is plain Min-SNR training.
 """
 
@@ -30,7 +30,8 @@ from train_cls import open_dataset
 from transformers import HfArgumentParser, set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_pgg.debias import GROUP, add_groups, column_values
+from hf_pgg.data.groups import GROUP, add_groups, column_values
+from hf_pgg.data.images import to_rgb
 from hf_pgg.demo_data import cut_outs, handwritten_digits
 from hf_pgg.generation import (
     Generation,
@@ -46,8 +47,7 @@ from hf_pgg.generation import (
     write_class_sheets,
 )
 from hf_pgg.generation.pipelines import diffusers_library
-from hf_pgg.model_card import environment
-from hf_pgg.pictures import to_rgb
+from hf_pgg.reports.record import environment
 
 
 @dataclass
@@ -57,21 +57,21 @@ class DataArguments:
     )
     split: str = field(default="train", metadata={"help": "Split to learn from."})
     conditions: list[str] = field(
-        default_factory=lambda: ["label"], metadata={"help": "ClassLabel columns that pictures are drawn under."}
+        default_factory=lambda: ["label"], metadata={"help": "ClassLabel columns that images are drawn under."}
     )
     bias_column: str | None = field(
         default=None, metadata={"help": "One of them: every row is drawn under each of its values; default: its own."}
     )
-    image_column: str = field(default="image", metadata={"help": "The pictures."})
-    mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, drawn with the picture."})
-    size: int = field(default=32, metadata={"help": "Side of the pictures, in pixels; the embedded digits have 8."})
+    image_column: str = field(default="image", metadata={"help": "The images."})
+    mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, drawn with the image."})
+    size: int = field(default=32, metadata={"help": "Side of the images, in pixels; the embedded digits have 8."})
     patch: int = field(default=1, metadata={"help": "Side of the squares of pixels that are folded into channels."})
 
 
 @dataclass
 class SamplingArguments:
-    versions: int = field(default=2, metadata={"help": "Pictures of each row, and of each value of the bias."})
-    num_inference_steps: int = field(default=20, metadata={"help": "Steps from noise to a picture."})
+    versions: int = field(default=2, metadata={"help": "Images of each row, and of each value of the bias."})
+    num_inference_steps: int = field(default=20, metadata={"help": "Steps from noise to an image."})
     guidance_scale: float = field(default=2.0, metadata={"help": "Of classifier-free guidance."})
 
 
@@ -83,7 +83,7 @@ class RecipeConfig(GeneratorConfig):
     label_column: str = field(default="label", metadata={"help": "ClassLabel of the rows."})
     widths: list[int] = field(default_factory=lambda: [32, 64], metadata={"help": "Channels of the UNet's levels."})
     max_steps: int = field(default=1500, metadata={"help": "Steps of training."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Pictures a step and device."})
+    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images a step and device."})
     learning_rate: float = field(default=1e-3, metadata={"help": "Peak step size of AdamW."})
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the step size."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
@@ -105,7 +105,7 @@ def main() -> None:
     for name in filter(None, (config.label_column, data.bias_column)):
         if data.dataset_name and name not in data.conditions:
             raise SystemExit(
-                f"column '{name}' is not among --conditions {' '.join(data.conditions)}: pictures would not follow it"
+                f"column '{name}' is not among --conditions {' '.join(data.conditions)}: images would not follow it"
             )
     with config.main_process_first(desc="data"):
         rows = handwritten_digits("train") if embedded else open_dataset(data.dataset_name, data.split)
@@ -129,7 +129,7 @@ def main() -> None:
         source,
         unet,
         space,
-        str(out / ("digits" if embedded else "pictures")),
+        str(out / ("digits" if embedded else "images")),
         state=state,
         label_column=config.label_column,
         model=str(out / "unet"),
@@ -137,9 +137,9 @@ def main() -> None:
         **asdict(sampling),
     )
     if state.is_main_process and embedded:
-        compose(load_dataset(generation.folder, split="train"), out / "pictures", config.seed)
+        compose(load_dataset(generation.folder, split="train"), out / "images", config.seed)
     if state.is_main_process:
-        print(f"written: {out}/unet, results.json; for --synthetic_dataset: {out}/pictures")
+        print(f"written: {out}/unet, results.json; for --synthetic_dataset: {out}/images")
 
 
 def digit_space(rows: Dataset) -> PixelSpace:
@@ -149,9 +149,9 @@ def digit_space(rows: Dataset) -> PixelSpace:
 
 def compose(drawn: Dataset, folder: Path, seed: int) -> None:
     """Drawn digits as FFR's synthetic rows: each on either photograph, its ink as provenance."""
-    pictures = np.stack([to_rgb(picture)[..., 0] for picture in drawn["image"]]) / 255
+    images = np.stack([to_rgb(image)[..., 0] for image in drawn["image"]]) / 255
     keys = [[8, seed, i] for i in range(len(drawn))]
-    rows = paste(on_both(cut_outs(pictures, drawn["label"], keys), "bias"), "bias", seed + 1_000_000)
+    rows = paste(on_both(cut_outs(images, drawn["label"], keys), "bias"), "bias", seed + 1_000_000)
     rows.to_parquet(folder / "train.parquet")
     rows = add_groups(rows, ["label", "bias"])
     names = rows.features[GROUP].names
@@ -189,7 +189,7 @@ def train_generator(rows: Dataset, space: PixelSpace, config: RecipeConfig) -> t
     trainer = GeneratorTrainer(
         unet, config, scheduler=noise_scheduler(), encode=space.encode, train_dataset=rows, data_collator=space.collate
     )
-    print(f"--- {len(rows)} pictures, {unet.num_parameters() / 1e6:.1f} M parameters", flush=True)
+    print(f"--- {len(rows)} images, {unet.num_parameters() / 1e6:.1f} M parameters", flush=True)
     last = get_last_checkpoint(config.output_dir) if Path(str(config.output_dir)).exists() else None
     metrics = trainer.train(resume_from_checkpoint=last).metrics
     record = {
@@ -203,12 +203,12 @@ def train_generator(rows: Dataset, space: PixelSpace, config: RecipeConfig) -> t
 
 
 def noise_scheduler() -> Any:
-    """The forward process: a cosine schedule, which leaves small pictures their signal for longer than a linear one."""
+    """The forward process: a cosine schedule, which leaves small images their signal for longer than a linear one."""
     return diffusers_library().DDPMScheduler(beta_schedule="squaredcos_cap_v2")
 
 
 def prompts_of(space: PixelSpace, label_column: str) -> Prompts:
-    """What each picture is asked for, in words; the UNet reads the conditions themselves."""
+    """What each image is asked for, in words; the UNet reads the conditions themselves."""
     words = ", ".join(f"{name} {{{name}}}" for name in space.conditions)
     return Prompts(("{class}, " + words,), label_column=label_column)
 
@@ -228,7 +228,7 @@ def draw(
     model: str = "",
     seed: int = 0,
 ) -> Generation:
-    """Pictures of every row of `source` under its conditions, in `folder`."""
+    """Images of every row of `source` under its conditions, in `folder`."""
     # clipped samples, as pixels are; the last timestep is the first of training's, which is nearly clean
     scheduler = diffusers_library().DDIMScheduler.from_config(
         noise_scheduler().config, clip_sample=True, timestep_spacing="trailing"

@@ -21,19 +21,19 @@ from typing import Any
 import torch
 from comparison import arguments_of, methods_of, step_budget
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from table_format import mean_and_spread
 from torch.utils.data import DataLoader
 from train_cls import RecipeConfig, metrics_for, open_dataset
 from transformers import HfArgumentParser, set_seed
 
+from benchmarks.skeletons.medial_axis import NUM_POINTS, add_skeletons
+from benchmarks.tables import mean_and_spread
 from hf_pgg import BatchMix, PGGTrainer
-from hf_pgg.demo_clips import digits_in_motion
-from hf_pgg.keypoints import KEYPOINTS, SkeletonCollator
-from hf_pgg.medial_axis import NUM_POINTS, add_skeletons
-from hf_pgg.model_card import environment
-from hf_pgg.provenance import class_label
-from hf_pgg.skeletons import SkeletonClassifier, SkeletonConfig
-from hf_pgg.video import FrameSampler
+from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.labels import class_label
+from hf_pgg.demo_data import digits_in_motion
+from hf_pgg.reports.record import environment
+from hf_pgg.skeletons.model import SkeletonClassifier, SkeletonConfig
+from hf_pgg.skeletons.rows import KEYPOINTS, SkeletonCollator
 
 EMBEDDED = "digits in motion"
 SYNTHESIS = "batchmix"

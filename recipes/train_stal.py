@@ -18,7 +18,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from clip_maps import clip_pictures, maps_of, measure_maps, save_animation
+from clip_maps import clip_images, maps_of, measure_maps, save_animation
 from comparison import arguments_of, check_attributions, methods_of, step_budget, table
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, concatenate_datasets
 from joined_clips import JoinedArguments, hold_out, measure_joined
@@ -35,15 +35,16 @@ from transformers import (
 )
 
 from hf_pgg import MaskAblation, PGGTrainer, add_provenance
-from hf_pgg.demo_clips import digits_in_motion
-from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, photographs
-from hf_pgg.pictures import encode_mask, encode_png
-from hf_pgg.provenance import VIDEO, ProvenanceError, class_label
-from hf_pgg.run_record import hub_source, synthesis_settings
+from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.images import encode_mask, encode_png
+from hf_pgg.data.labels import class_label
+from hf_pgg.data.provenance import VIDEO, ProvenanceError
+from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_in_motion, photographs
+from hf_pgg.reports.record import hub_source, synthesis_settings
 from hf_pgg.synthesis.actor_composite import ActorComposite, read_masks
 from hf_pgg.synthesis.clips import sample_clip
-from hf_pgg.synthesis.videomix import TileMix, VideoMix
-from hf_pgg.video import FrameSampler
+from hf_pgg.synthesis.tilemix import TileMix
+from hf_pgg.synthesis.videomix import VideoMix
 
 EMBEDDED = "digits in motion"
 CLIPS = "clips.gif"
@@ -143,7 +144,7 @@ def main() -> None:
                 record["synthesis"] = settings
             records.append(record)
             if trainer.is_world_process_zero():
-                frames = clip_pictures(
+                frames = clip_images(
                     trainer.model,
                     trainer.data_collator.spec,
                     data["test"],

@@ -40,22 +40,17 @@ from train_cls import (
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 
 from hf_pgg import CutMix, MaskAblation, PGGTrainer, ResizeMix, add_provenance
-from hf_pgg.attribution import AttributionError
-from hf_pgg.collator import InputSpec
+from hf_pgg.data.annotations import mask_to_box, object_mask, rows_with_boxes
+from hf_pgg.data.images import decode_mask, encode_png, open_image, resize, to_rgb
+from hf_pgg.data.labels import class_label
+from hf_pgg.data.preprocessing import InputSpec
+from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE
 from hf_pgg.demo_data import digits_on_photographs
-from hf_pgg.localization import (
-    box_of_map,
-    draw,
-    evaluate_localization,
-    object_mask,
-    rows_with_boxes,
-    score_maps,
-    with_smoothing,
-)
-from hf_pgg.pictures import decode_mask, encode_png, mask_to_box, open_picture, to_rgb
-from hf_pgg.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE, class_label
-from hf_pgg.run_record import hub_source, synthesis_settings
-from hf_pgg.synthesis.base import resize
+from hf_pgg.localization.attribution import AttributionError
+from hf_pgg.localization.images import box_of_map, evaluate_localization
+from hf_pgg.localization.score_maps import score_maps, with_smoothing
+from hf_pgg.reports.figures import draw
+from hf_pgg.reports.record import hub_source, synthesis_settings
 from hf_pgg.synthesis.puzzlemix import InputGradientSaliency, PuzzleMix
 
 EMBEDDED = "digits on photographs"
@@ -77,13 +72,13 @@ class LocalizationArguments:
     dataset_name: str | None = field(
         default=None, metadata={"help": "Hub id, local folder or parquet file; default: the embedded data."}
     )
-    train_split: str = field(default="train", metadata={"help": "Split to train on: pictures and labels."})
+    train_split: str = field(default="train", metadata={"help": "Split to train on: images and labels."})
     selection_split: str = field(
         default="train", metadata={"help": "Split whose annotated rows choose the map and the threshold."}
     )
     test_split: str = field(default="test", metadata={"help": "Split to report on."})
     box_column: str = field(default="bbox", metadata={"help": "Boxes of the object; rows may have None."})
-    box_format: str = field(default="xywh", metadata={"help": "xywh or xyxy, in pixels of the picture."})
+    box_format: str = field(default="xywh", metadata={"help": "xywh or xyxy, in pixels of the image."})
     mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, for PxAP."})
     target_value: int | None = field(default=None, metadata={"help": "The object's value, if the mask is a label map."})
     ignore_value: int | None = field(default=None, metadata={"help": "Value of mask pixels that PxAP leaves out."})
@@ -105,7 +100,7 @@ class LocalizationArguments:
     )
     attributions: list[str] = field(
         default_factory=lambda: ["grad_cam", "guided_grad_cam", "input_gradient"],
-        metadata={"help": "Maps to choose from, names of hf_pgg.attribution.METHODS."},
+        metadata={"help": "Maps to choose from, names of hf_pgg.localization.attribution.METHODS."},
     )
     smoothing: float = field(default=0.05, metadata={"help": "Blur of gradient maps, as a share of the side."})
 
@@ -176,9 +171,9 @@ def main() -> None:
 
 
 def load_data(task: LocalizationArguments, config: LocalizationConfig) -> DatasetDict:
-    """Splits `train` (pictures and labels, at the model's input size), `selection` and `test` (with boxes).
+    """Splits `train` (images and labels, at the model's input size), `selection` and `test` (with boxes).
 
-    Pictures are in column `image` and labels in `label`, which `config` says afterwards.
+    Images are in column `image` and labels in `label`, which `config` says afterwards.
     """
     if task.dataset_name is None:
         digits = digits_on_photographs(bias=0.1, seed=config.seed)
@@ -191,14 +186,14 @@ def load_data(task: LocalizationArguments, config: LocalizationConfig) -> Datase
     splits = {task.train_split, task.selection_split, task.test_split}
     parts = {split: open_dataset(task.dataset_name, split, names=names) for split in sorted(splits)}
     config.image_column, config.label_column = IMAGE, "label"
-    pictures = [IMAGE, *([task.train_mask_column] if task.train_mask_column else [])]
-    train = parts[task.train_split].select_columns([*pictures, "label"])
+    images = [IMAGE, *([task.train_mask_column] if task.train_mask_column else [])]
+    train = parts[task.train_split].select_columns([*images, "label"])
     if config.image_size is not None:
         side = config.image_size  # squashed once, before mixing: the collator would crop
 
         def squash(row: dict[str, Any]) -> dict[str, Any]:
             arrays = {IMAGE: to_rgb(row[IMAGE])}
-            arrays |= {name: decode_mask(row[name]) for name in pictures[1:]}
+            arrays |= {name: decode_mask(row[name]) for name in images[1:]}
             return {name: encode_png(resize(array, (side, side))) for name, array in arrays.items()}
 
         train = train.map(squash, features=train.features)
@@ -326,7 +321,7 @@ def squashed_with_masks(rows: Dataset, size: tuple[int, int], task: Localization
     rows = rows.filter(lambda mask: mask is not None, input_columns=[task.mask_column])
 
     def squash(row: dict[str, Any]) -> dict[str, Any]:
-        values = np.array(open_picture(row[task.mask_column]))
+        values = np.array(open_image(row[task.mask_column]))
         target = object_mask(values, task.target_value)
         return {
             IMAGE: encode_png(resize(to_rgb(row[IMAGE]), size)),
@@ -348,25 +343,25 @@ def comparison_figure(
     task: LocalizationArguments,
     count: int = 8,
 ) -> Figure:
-    """The same test pictures under every method: map, box (green) and true box (red).
+    """The same test images under every method: map, box (green) and true box (red).
 
     Args:
         methods: Name to the model, its input, and its record's `localization` (map and threshold).
     """
     known = rows_with_boxes(test, task.box_column)
     rows = [known[int(i)] for i in np.linspace(0, len(known) - 1, min(count, len(known)))]
-    pictures = [to_rgb(row[IMAGE]) for row in rows]
+    images = [to_rgb(row[IMAGE]) for row in rows]
     labels = [row["label"] for row in rows]
     figure = Figure(figsize=(1.6 * len(rows), 1.75 * len(methods)), layout="constrained")
     grid = figure.subplots(len(methods), len(rows), squeeze=False)
     for line, (name, (model, spec, chosen)) in enumerate(methods.items()):
-        scored = score_maps(model, spec, pictures, with_smoothing(chosen["map"], task.smoothing), labels)
-        for axes, picture, row, result in zip(grid[line], pictures, rows, scored, strict=True):
-            box = box_of_map(result.score_map, chosen["threshold"], (picture.shape[1], picture.shape[0]))
+        scored = score_maps(model, spec, images, with_smoothing(chosen["map"], task.smoothing), labels)
+        for axes, image, row, result in zip(grid[line], images, rows, scored, strict=True):
+            box = box_of_map(result.score_map, chosen["threshold"], (image.shape[1], image.shape[0]))
             truth = np.atleast_2d(np.asarray(row[task.box_column], float))
             if task.box_format == "xyxy":
                 truth = np.concatenate([truth[:, :2], truth[:, 2:] - truth[:, :2]], axis=1)
-            axes.imshow(draw(picture, result.score_map, box, truth=truth.tolist()))
+            axes.imshow(draw(image, result.score_map, box, truth=truth.tolist()))
             axes.set_xticks([])
             axes.set_yticks([])
         grid[line, 0].set_ylabel(name.replace(", ", ",\n") + f"\n{chosen['map']}", fontsize=7)

@@ -26,9 +26,9 @@ from transformers import (
 )
 
 from hf_pgg import add_provenance
-from hf_pgg.pictures import encode_mask, encode_png
-from hf_pgg.run_record import environment
-from tests.hub_server import Hub
+from hf_pgg.data.images import encode_mask, encode_png
+from hf_pgg.reports.record import environment
+from tests.hub.server import Hub
 
 SIZE = 32
 FAMILIES = ("vit", "convnext", "timm")
@@ -36,7 +36,7 @@ FAMILIES = ("vit", "convnext", "timm")
 
 @pytest.fixture(scope="session")
 def shared_data() -> Path:
-    path = Path(__file__).resolve().parents[2] / "shared" / "data"
+    path = Path(os.environ.get("HF_PGG_SHARED_DATA", Path(__file__).resolve().parents[2] / "shared" / "data"))
     if not path.exists():
         pytest.skip("the shared photographs are not here")
     return path
@@ -44,17 +44,17 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def photos() -> Dataset:
-    """24 noisy pictures of two sizes and three classes, each with the mask of a rectangle that is its object."""
+    """24 noisy images of two sizes and three classes, each with the mask of a rectangle that is its object."""
     rng = np.random.default_rng(0)
     rows = {"image": [], "mask": [], "label": [], "name": [], "scene": []}
     for i in range(24):
         height, width = (SIZE, SIZE) if i % 2 else (SIZE + 8, SIZE)
-        picture = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
+        image = rng.integers(0, 256, (height, width, 3), dtype=np.uint8)
         mask = np.zeros((height, width), bool)
         top, left = rng.integers(0, 12, 2)
         mask[top : top + 14, left : left + 10] = True
-        picture[mask] = (40 * (i % 3) + 60, 200, 90)
-        rows["image"].append(encode_png(picture))
+        image[mask] = (40 * (i % 3) + 60, 200, 90)
+        rows["image"].append(encode_png(image))
         rows["mask"].append(encode_mask(mask))
         rows["label"].append(i % 3)
         rows["name"].append(f"photo-{i}")
@@ -138,7 +138,7 @@ def alice(hub: Hub) -> str:
 
 @pytest.fixture
 def record() -> dict[str, Any]:
-    """The record of a guided run of pictures, with all its parts but `localization`."""
+    """The record of a guided run of images, with all its parts but `localization`."""
     results = {"accuracy": 0.8123, "worst_group_accuracy": 0.61, "worst_group_accuracy_low": 0.5,
                "worst_group_accuracy_high": 0.7, "loss": 1.0}  # fmt: skip
     group = {"name": "a, scene", "accuracy": 0.61, "count": 31, "low": 0.5, "high": 0.7}
@@ -154,7 +154,7 @@ def record() -> dict[str, Any]:
         "results": results,
         "groups": {"columns": ["label", "place"], "rows": [group, {**group, "name": "a, other", "accuracy": 0.9}]},
         "comparison": [{"method": "plain", "accuracy": 0.5}, {"method": "guided", **results}],
-        "pictures": [{"file": "samples.png", "title": "Samples"}],
+        "figures": [{"file": "samples.png", "title": "Samples"}],
         "collapsed_at": None,
         "nonfinite_steps": 0,
         "environment": environment(),

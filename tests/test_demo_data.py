@@ -3,8 +3,8 @@
 import numpy as np
 import pytest
 
+from hf_pgg.data.validation import validate_row
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits, digits_on_photographs, photographs
-from hf_pgg.provenance import validate_row
 
 
 @pytest.fixture(scope="module")
@@ -35,17 +35,17 @@ def test_rows_keep_the_contract(data):
 def test_outside_the_digit_is_the_photograph(data):
     """Where the provenance is 0 the pixel does not depend on the digit: the digit's colour is one, its pixels vary."""
     row = data["train"][0]
-    picture, mask = np.asarray(row["image"]), np.asarray(row["provenance"][0])
-    solid = picture[mask == 255]
+    image, mask = np.asarray(row["image"]), np.asarray(row["provenance"][0])
+    solid = image[mask == 255]
     assert (solid == solid[0]).all()
-    assert picture[mask == 0].std() > 1
+    assert image[mask == 0].std() > 1
 
 
 def test_photographs_are_distinct_crops_and_the_same_in_every_call():
     pool = photographs()
-    pictures = [np.asarray(row["image"]).tobytes() for row in pool]
-    assert len(set(pictures)) == 600 and pool["label"] == sorted(pool["label"])
-    assert pictures[:9] == [np.asarray(row["image"]).tobytes() for row in photographs().select(range(9))]
+    images = [np.asarray(row["image"]).tobytes() for row in pool]
+    assert len(set(images)) == 600 and pool["label"] == sorted(pool["label"])
+    assert images[:9] == [np.asarray(row["image"]).tobytes() for row in photographs().select(range(9))]
     others = photographs(OTHER_PHOTOGRAPHS, crops=2)
     assert len(others) == 2 * len(OTHER_PHOTOGRAPHS) and not set(others.features["label"].names) & set(
         pool.features["label"].names

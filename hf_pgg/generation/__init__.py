@@ -1,8 +1,8 @@
 """Generated training data, on diffusers (`pip install hf-pgg[generation]`, imported when a pipeline is loaded).
 
-Real-Fake: `training` and `distribution_matching` fine-tune a generator, `conditioning` and `sampling` draw pictures
-from it. ALIA: `edits` edits pictures and keeps their provenance, `filtering` drops failed and useless edits. Both write
-through `resumable`: one picture for each (row, version), whatever interrupts it.
+Real-Fake: `training` and `distribution_matching` fine-tune a generator, `conditioning` and `sampling` draw images
+from it. ALIA: `edits` edits images and keeps their provenance, `filtering` drops failed and useless edits. Both write
+through `resumable`: one image for each (row, version), whatever interrupts it.
 """
 
 from hf_pgg.generation.conditioning import Conditioner
@@ -27,7 +27,7 @@ from hf_pgg.generation.training import (
     GeneratorConfig,
     GeneratorTrainer,
     LatentEncoder,
-    PromptedPictures,
+    PromptedImages,
     add_lora,
 )
 
@@ -48,7 +48,7 @@ __all__ = [
     "PartStore",
     "PixelSampler",
     "PixelSpace",
-    "PromptedPictures",
+    "PromptedImages",
     "Prompts",
     "Report",
     "Request",

@@ -1,4 +1,4 @@
-"""Conditioning of Real-Fake: the text's states, the last of which is replaced by the picture's CLIP feature.
+"""Conditioning of Real-Fake: the text's states, the last of which is replaced by the image's CLIP feature.
 
 Stock pipelines of diffusers take the result as `prompt_embeds`: nothing of theirs is changed.
 """
@@ -18,7 +18,7 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioner:
-    """Prompts and pictures to the states (B, tokens, width) that a latent diffusion model attends to.
+    """Prompts and images to the states (B, tokens, width) that a latent diffusion model attends to.
 
     Stable Diffusion 1.x: 77 states of width 768, as wide as the feature of CLIP ViT-L/14. The feature is the
     projected one, before any normalisation.
@@ -57,18 +57,18 @@ class Conditioner:
         return self
 
     @torch.no_grad()
-    def __call__(self, prompts: Sequence[str], pictures: Sequence[np.ndarray] | None = None) -> torch.Tensor:
-        """(B, tokens, width) states of B prompts; the last state is the picture's feature where pictures are given.
+    def __call__(self, prompts: Sequence[str], images: Sequence[np.ndarray] | None = None) -> torch.Tensor:
+        """(B, tokens, width) states of B prompts; the last state is the image's feature where images are given.
 
         Args:
-            pictures: B arrays (H, W, 3) uint8. Of the negative branch none are given: its last state is the text's.
+            images: B arrays (H, W, 3) uint8. Of the negative branch none are given: its last state is the text's.
         """
         states = self._text_states(prompts)
-        if self.image_encoder is None or pictures is None:
+        if self.image_encoder is None or images is None:
             return states
-        if len(pictures) != len(prompts):
-            raise ValueError(f"{len(pictures)} pictures for {len(prompts)} prompts")
-        pixels = self.image_processor(images=list(pictures), return_tensors="pt").pixel_values
+        if len(images) != len(prompts):
+            raise ValueError(f"{len(images)} images for {len(prompts)} prompts")
+        pixels = self.image_processor(images=list(images), return_tensors="pt").pixel_values
         pixels = pixels.to(self.image_encoder.device, self.image_encoder.dtype)
         states[:, -1] = self.image_encoder(pixel_values=pixels).image_embeds.to(states)
         return states

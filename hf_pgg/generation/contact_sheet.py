@@ -9,25 +9,24 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
+from hf_pgg.data.images import resize, to_rgb
+from hf_pgg.data.provenance import IMAGE
 from hf_pgg.generation.prompts import single_label
 from hf_pgg.generation.resumable import Generation
-from hf_pgg.pictures import to_rgb
-from hf_pgg.provenance import IMAGE
-from hf_pgg.synthesis.base import resize
 
 
 def contact_sheet(rows: Sequence[Mapping[str, Any]], columns: int = 8, side: int = 128) -> np.ndarray:
-    """Pictures (column `image`) side by side, each fitted into a square of `side` pixels on grey: (H, W, 3) uint8."""
+    """Images (column `image`) side by side, each fitted into a square of `side` pixels on grey: (H, W, 3) uint8."""
     columns = min(columns, len(rows))
     lines = -(-len(rows) // columns)
     sheet = np.full((lines * side, columns * side, 3), 128, np.uint8)
     for place, row in enumerate(rows):
-        picture = to_rgb(row[IMAGE])
-        scale = side / max(picture.shape[:2])
-        height, width = (max(round(length * scale), 1) for length in picture.shape[:2])
+        image = to_rgb(row[IMAGE])
+        scale = side / max(image.shape[:2])
+        height, width = (max(round(length * scale), 1) for length in image.shape[:2])
         top, left = ((side - length) // 2 for length in (height, width))
         top, left = top + place // columns * side, left + place % columns * side
-        sheet[top : top + height, left : left + width] = resize(picture, (height, width))
+        sheet[top : top + height, left : left + width] = resize(image, (height, width))
     return sheet
 
 
@@ -45,7 +44,7 @@ def write_class_sheets(
     folder: str | Path,
     per_class: int = 32,
 ) -> list[Path]:
-    """One PNG a class in `contact_sheets` of `folder`, of pictures evenly spaced over the class's rows.
+    """One PNG a class in `contact_sheets` of `folder`, of images evenly spaced over the class's rows.
 
     Args:
         read: Row numbers to rows with a column `image`.

@@ -1,11 +1,11 @@
-"""Edited pictures with provenance: pipelines of diffusers as the editors of [`hf_pgg.Edit`], batched and resumable.
+"""Edited images with provenance: pipelines of diffusers as the editors of [`hf_pgg.Edit`], batched and resumable.
 
 After ALIA (Dunlap et al., "Diversify Your Vision Datasets with Automatic Diffusion-based Augmentation", NeurIPS 2023):
 image-to-image, instructions or inpainting under prompts of other domains. What an inpainting left alone is known
 exactly; of the others it is what Otsu's threshold of the difference calls unedited.
 
 An edit is made at a size that the pipeline takes and brought back to the source's, so that source, edit and masks lie
-on one another pixel by pixel; whatever geometry training applies, it applies to picture and masks together.
+on one another pixel by pixel; whatever geometry training applies, it applies to image and masks together.
 """
 
 from __future__ import annotations
@@ -17,13 +17,13 @@ from typing import Any
 
 import numpy as np
 
+from hf_pgg.data.images import decode_mask, encode_mask, encode_png, resize, to_rgb
+from hf_pgg.data.labels import class_label
+from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, provenance_features, sources_of
 from hf_pgg.generation.pipelines import run_pipeline
 from hf_pgg.generation.resumable import Generation
 from hf_pgg.generation.sampling import Request, check_strength, described
-from hf_pgg.pictures import decode_mask, encode_mask, encode_png, to_rgb
-from hf_pgg.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, class_label, provenance_features, sources_of
-from hf_pgg.synthesis.base import resize
-from hf_pgg.synthesis.editing import Editor, unedited_mask
+from hf_pgg.synthesis.edit import Editor, unedited_mask
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -33,10 +33,10 @@ class DiffusionEditor(ABC):
     Args:
         pipeline: Of diffusers.
         model, revision (`str`): What it was loaded from; stored with the edits.
-        image_column (`str`): The pictures to edit.
+        image_column (`str`): The images to edit.
         size (`int`): Shorter side at which the pipeline works, in pixels; both sides are rounded to what it takes.
         num_inference_steps (`int`), guidance_scale (`float`), negative_prompt (`str`): Of its call.
-        radius, min_difference: Of Otsu's mask, see [`hf_pgg.synthesis.editing.unedited_mask`].
+        radius, min_difference: Of Otsu's mask, see [`hf_pgg.synthesis.edit.unedited_mask`].
     """
 
     pipeline: Any
@@ -60,8 +60,8 @@ class DiffusionEditor(ABC):
     def own_parameters(self) -> dict[str, Any]:
         """Those of this kind of pipeline, stored as columns."""
 
-    def arguments(self, pictures: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
-        """Of the pipeline's call, beside prompts and steps; pictures are (B, H, W, 3) float32 in [0, 1]."""
+    def arguments(self, images: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
+        """Of the pipeline's call, beside prompts and steps; images are (B, H, W, 3) float32 in [0, 1]."""
         return self.own_parameters
 
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
@@ -73,23 +73,23 @@ class DiffusionEditor(ABC):
         edits: dict[int, np.ndarray] = {}
         for shape, places in by_shape.items():
             asked = [requests[place] for place in places]
-            pictures = np.stack([resize(sources[place], shape) for place in places]).astype(np.float32) / 255
+            images = np.stack([resize(sources[place], shape) for place in places]).astype(np.float32) / 255
             made = run_pipeline(
                 self.pipeline,
                 [request.seed for request in asked],
                 prompt=[request.prompt for request in asked],
                 negative_prompt=[self.negative_prompt] * len(asked),
-                image=pictures,
+                image=images,
                 num_inference_steps=self.num_inference_steps,
                 guidance_scale=self.guidance_scale,
-                **self.arguments(pictures, asked),
+                **self.arguments(images, asked),
             )
             for place, edit in zip(places, made, strict=True):
                 edits[place] = resize(edit, sources[place].shape[:2])
         return [edits[place] for place in range(len(requests))]
 
     def working_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """(height, width) for a picture of a shape: shorter side `size`, both multiples of what the UNet halves."""
+        """(height, width) for an image of a shape: shorter side `size`, both multiples of what the UNet halves."""
         halvings = len(self.pipeline.unet.config.block_out_channels) - 1
         multiple = self.pipeline.vae_scale_factor * 2**halvings
         scale = self.size / min(shape[:2])
@@ -101,26 +101,24 @@ class DiffusionEditor(ABC):
         return unedited_mask(source, edit, radius=self.radius, min_difference=self.min_difference)
 
     def under(self, prompt: str) -> Editor:
-        """This pipeline under one prompt as the `editor` of [`hf_pgg.Edit`], a picture at a time.
+        """This pipeline under one prompt as the `editor` of [`hf_pgg.Edit`], an image at a time.
 
         `Edit(editor=..., random=True, takes_row=True)`: an inpainting reads the row's masks.
         """
 
-        def edit(
-            picture: np.ndarray, rng: np.random.Generator, row: Mapping[str, Any]
-        ) -> tuple[np.ndarray, np.ndarray]:
-            asked = Request({**row, self.image_column: picture}, prompt, int(rng.integers(2**63)))
+        def edit(image: np.ndarray, rng: np.random.Generator, row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+            asked = Request({**row, self.image_column: image}, prompt, int(rng.integers(2**63)))
             edited = self([asked])[0]
             if not edited.any():
                 raise ValueError(f"the safety filter struck the edit '{prompt}'")
-            return edited, self.unedited(picture, edited)
+            return edited, self.unedited(image, edited)
 
         return edit
 
 
 @dataclass(frozen=True, kw_only=True)
 class ImageEditor(DiffusionEditor):
-    """Image-to-image (`StableDiffusionImg2ImgPipeline` and its kin): the prompt describes the whole picture.
+    """Image-to-image (`StableDiffusionImg2ImgPipeline` and its kin): the prompt describes the whole image.
 
     Args:
         strength (`float`): How much of the way to noise; ALIA: 0.6 for birds, 0.5 for camera traps.
@@ -171,8 +169,8 @@ class InpaintingEditor(DiffusionEditor):
     def own_parameters(self) -> dict[str, Any]:
         return {"strength": self.strength}
 
-    def arguments(self, pictures: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
-        height, width = pictures.shape[1:3]
+    def arguments(self, images: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
+        height, width = images.shape[1:3]
         repaint = [1 - resize(self.target(request.row), (height, width)) for request in requests]
         masks = np.rint(np.stack(repaint)).astype(np.float32)
         return {"mask_image": masks, "height": height, "width": width, **self.own_parameters}
@@ -203,9 +201,9 @@ class InpaintingEditor(DiffusionEditor):
 
 @dataclass(frozen=True, kw_only=True)
 class EditGeneration(Generation):
-    """`versions` edits of each row, in the columns of the contract of `hf_pgg.provenance`.
+    """`versions` edits of each row, in the columns of the contract of `hf_pgg.data.provenance`.
 
-    Each label's mask is its mask in the source, or the whole picture where there is none, less what was edited.
+    Each label's mask is its mask in the source, or the whole image where there is none, less what was edited.
 
     Args:
         sampler ([`DiffusionEditor`]): Makes the edits and knows what they left alone.
@@ -216,12 +214,12 @@ class EditGeneration(Generation):
     def sample_features(self) -> dict[str, Any]:
         return dict(provenance_features(class_label(self.source.features, self.label_column)))
 
-    def sample_columns(self, request: Request, picture: np.ndarray) -> dict[str, Any]:
+    def sample_columns(self, request: Request, image: np.ndarray) -> dict[str, Any]:
         source = to_rgb(request.row[self.sampler.image_column])
         labels, weights, masks = sources_of(request.row, source.shape[:2], self.label_column)
-        unedited = self.sampler.unedited(source, picture)
+        unedited = self.sampler.unedited(source, image)
         return {
-            IMAGE: encode_png(picture),
+            IMAGE: encode_png(image),
             LABELS: labels,
             LABEL_WEIGHTS: weights,
             PROVENANCE: [encode_mask(mask * unedited) for mask in masks],

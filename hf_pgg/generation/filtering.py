@@ -1,7 +1,7 @@
 """Filtering of edits after ALIA: what a model finds too easy or takes for another class, and what CLIP does not see.
 
 A base model, trained on the real rows, sets a threshold for each class: its mean probability of the class over the
-class's real pictures (as in confident learning, Northcutt et al., 2021). An edit answered with at least the threshold
+class's real images (as in confident learning, Northcutt et al., 2021). An edit answered with at least the threshold
 of the answer's class is dropped: the right answer says that nothing new is to be learned of it ("too easy"), a wrong
 one that the edit has lost its label ("failed"). What the model doubts is kept.
 """
@@ -16,25 +16,25 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from hf_pgg.pictures import to_rgb
-from hf_pgg.provenance import IMAGE
+from hf_pgg.data.images import to_rgb
+from hf_pgg.data.provenance import IMAGE
 
 KEPT, TOO_EASY, FAILED = "kept", "too easy", "failed"
 
 
 def class_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(classes,) mean probability of each class over the real pictures of the class.
+    """(classes,) mean probability of each class over the real images of the class.
 
     Args:
-        probabilities (`np.ndarray`): (N, classes) of real pictures that the model was not trained on, if possible.
+        probabilities (`np.ndarray`): (N, classes) of real images that the model was not trained on, if possible.
         labels (`np.ndarray`): (N,) int.
 
     Raises:
-        ValueError: If a class has no picture.
+        ValueError: If a class has no image.
     """
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     if (counts == 0).any():
-        raise ValueError(f"no real picture has label {np.flatnonzero(counts == 0).tolist()}: no threshold for it")
+        raise ValueError(f"no real image has label {np.flatnonzero(counts == 0).tolist()}: no threshold for it")
     own = probabilities[np.arange(len(labels)), labels]
     return np.bincount(labels, own, minlength=len(counts)) / counts
 
@@ -73,8 +73,8 @@ def classify(model: Any, processor: Any, rows: Dataset, image_column: str = IMAG
     """(N, classes) float32 probabilities of a `transformers` image classifier."""
     found = []
     for start in tqdm(range(0, len(rows), batch_size), desc="confidence", unit="batch"):
-        pictures = [to_rgb(picture) for picture in rows[start : start + batch_size][image_column]]
-        pixels = processor(images=pictures, return_tensors="pt").pixel_values.to(model.device, model.dtype)
+        images = [to_rgb(image) for image in rows[start : start + batch_size][image_column]]
+        pixels = processor(images=images, return_tensors="pt").pixel_values.to(model.device, model.dtype)
         found.append(model.eval()(pixel_values=pixels).logits.float().softmax(1).cpu().numpy())
     return np.concatenate(found)
 
@@ -89,11 +89,11 @@ def clip_agrees(
     image_column: str = IMAGE,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """(N,) bool: whether CLIP finds a picture closest to one of the positive prompts.
+    """(N,) bool: whether CLIP finds an image closest to one of the positive prompts.
 
     Args:
         model, processor: `CLIPModel` and `CLIPProcessor`.
-        positive: What the pictures are meant to show, such as "a photo of a bird".
+        positive: What the images are meant to show, such as "a photo of a bird".
         negative: What failed ones look like, such as "a photo of a landscape", "an abstract pattern".
 
     Raises:
@@ -103,8 +103,8 @@ def clip_agrees(
         raise ValueError("the CLIP filter compares prompts: give at least one positive and one negative prompt")
     agrees = []
     for start in tqdm(range(0, len(rows), batch_size), desc="CLIP filter", unit="batch"):
-        pictures = [to_rgb(picture) for picture in rows[start : start + batch_size][image_column]]
-        batch = processor(text=[*positive, *negative], images=pictures, return_tensors="pt", padding=True)
+        images = [to_rgb(image) for image in rows[start : start + batch_size][image_column]]
+        batch = processor(text=[*positive, *negative], images=images, return_tensors="pt", padding=True)
         logits = model.eval()(**batch.to(model.device)).logits_per_image
         agrees.append((logits.argmax(1) < len(positive)).cpu().numpy())
     return np.concatenate(agrees)

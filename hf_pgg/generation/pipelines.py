@@ -27,7 +27,7 @@ def diffusers_library() -> ModuleType:
         import diffusers
         import peft  # noqa: F401  # diffusers loads LoRA weights through it
     except ImportError as error:
-        raise ImportError("pictures are generated with diffusers: `pip install hf-pgg[generation]`") from error
+        raise ImportError("images are generated with diffusers: `pip install hf-pgg[generation]`") from error
     return diffusers
 
 
@@ -66,7 +66,7 @@ def load_pipeline(
             f"{name} cannot be loaded: {error}.{found} Weights are read from safetensors files alone, a pickle can run"
             " any code; convert pickled weights with `pipeline.save_pretrained(folder)` where they are trusted."
         ) from error
-    pipeline.set_progress_bar_config(disable=True)  # one bar counts pictures; not one a batch
+    pipeline.set_progress_bar_config(disable=True)  # one bar counts images; not one a batch
     return pipeline
 
 
@@ -105,25 +105,25 @@ def revision_of(name: str, revision: str | None = None) -> str:
 
 
 def run_pipeline(pipeline: Any, seeds: Sequence[int], **arguments: Any) -> list[np.ndarray]:
-    """Calls a pipeline on a batch, each picture with noise of its own: it depends on its seed, not on its neighbours.
+    """Calls a pipeline on a batch, each image with noise of its own: it depends on its seed, not on its neighbours.
 
     Args:
-        seeds: One a picture; the generators are on the CPU, so that a seed is the same picture's on any device.
+        seeds: One an image; the generators are on the CPU, so that a seed is the same image's on any device.
         arguments: Of the pipeline's call.
 
     Returns:
-        (H, W, 3) uint8 a picture; black where the pipeline's safety filter has struck.
+        (H, W, 3) uint8 an image; black where the pipeline's safety filter has struck.
 
     Raises:
-        ValueError: If pictures hold NaN.
+        ValueError: If images hold NaN.
     """
     generators = [torch.Generator().manual_seed(seed) for seed in seeds]
     output = pipeline(generator=generators, output_type="np", **arguments)
-    images = np.asarray(output.images)
-    if not np.isfinite(images).all():
+    values = np.asarray(output.images)
+    if not np.isfinite(values).all():
         raise ValueError(
             f"{type(pipeline).__name__} returned NaN in {pipeline.dtype}: run it in bfloat16 or float32 instead"
         )
-    pictures = list(np.rint(np.clip(images, 0, 1) * 255).astype(np.uint8))
-    flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(pictures)
-    return [np.zeros_like(picture) if struck else picture for picture, struck in zip(pictures, flagged, strict=True)]
+    images = list(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8))
+    flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(images)
+    return [np.zeros_like(image) if struck else image for image, struck in zip(images, flagged, strict=True)]

@@ -2,8 +2,8 @@
 
 At a low resolution no pretrained generator is needed: [`PixelSpace`] says how rows become what a UNet of diffusers
 denoises, [`GeneratorTrainer`] trains it, [`PixelSampler`] answers [`Generation`]. Where the rows have a mask of the
-object, it is one more channel, denoised with the picture: the generator then emits the object's mask with each
-picture, and [`MaskedGeneration`] stores it as provenance.
+object, it is one more channel, denoised with the image: the generator then emits the object's mask with each
+image, and [`MaskedGeneration`] stores it as provenance.
 """
 
 from __future__ import annotations
@@ -17,11 +17,12 @@ import torch
 from datasets import ClassLabel, Dataset
 from torch.nn import functional
 
+from hf_pgg.data.images import decode_mask, encode_mask, encode_png, to_rgb
+from hf_pgg.data.labels import class_label
+from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, provenance_features
 from hf_pgg.generation.pipelines import diffusers_library
 from hf_pgg.generation.resumable import Generation
 from hf_pgg.generation.sampling import Request, check_strength, middle_square
-from hf_pgg.pictures import decode_mask, encode_mask, encode_png, to_rgb
-from hf_pgg.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, class_label, provenance_features
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -29,17 +30,17 @@ class PixelSpace:
     """Rows as a pixel diffusion model sees them.
 
     Args:
-        conditions (`dict[str, int]`): `ClassLabel` columns that pictures are drawn under, and their numbers of classes.
+        conditions (`dict[str, int]`): `ClassLabel` columns that images are drawn under, and their numbers of classes.
             The condition is one-hot for each, so that what is learned of a class is shared by all attributes: a pair
             that training never shows can be asked for.
-        size (`int`): Side of the pictures, in pixels; the middle square is resized to it.
+        size (`int`): Side of the images, in pixels; the middle square is resized to it.
         patch (`int`, *optional*, defaults to 1): Side of the squares of pixels that are folded into channels: the
             UNet works at `size` / `patch`.
-        image_column (`str`): The pictures.
-        mask_column (`str`, *optional*): Mask of the object, (H, W), which is denoised with the picture; or the
+        image_column (`str`): The images.
+        mask_column (`str`, *optional*): Mask of the object, (H, W), which is denoised with the image; or the
             contract's provenance of rows with one label.
-        grey (`bool`, *optional*, defaults to `False`): Pictures of one channel.
-        dropout (`float`, *optional*, defaults to 0.1): Share of the training pictures without condition, for
+        grey (`bool`, *optional*, defaults to `False`): Images of one channel.
+        dropout (`float`, *optional*, defaults to 0.1): Share of the training images without condition, for
             classifier-free guidance (Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022).
 
     Raises:
@@ -56,7 +57,7 @@ class PixelSpace:
 
     def __post_init__(self) -> None:
         if not self.conditions:
-            raise ValueError("conditions is empty: name the ClassLabel columns that pictures are drawn under")
+            raise ValueError("conditions is empty: name the ClassLabel columns that images are drawn under")
         if self.size % self.patch:
             raise ValueError(f"patch {self.patch} does not divide size {self.size}")
 
@@ -75,7 +76,7 @@ class PixelSpace:
 
     @property
     def channels(self) -> int:
-        """Of a picture with its mask."""
+        """Of an image with its mask."""
         return (1 if self.grey else 3) + (self.mask_column is not None)
 
     def unet(self, widths: Sequence[int] = (32, 64), layers: int = 1) -> Any:
@@ -93,7 +94,7 @@ class PixelSpace:
         if widths[0] < folded:
             raise ValueError(
                 f"a first width of {widths[0]} cannot carry the noise of {folded} channels ({self.channels} of a"
-                f" picture, patch {self.patch}): take wider layers or a smaller patch"
+                f" image, patch {self.patch}): take wider layers or a smaller patch"
             )
         return diffusers_library().UNet2DConditionModel(
             sample_size=self.size // self.patch,
@@ -115,17 +116,17 @@ class PixelSpace:
         return {"pixel_values": torch.from_numpy(pixels).float() / 127.5 - 1, "condition": self.condition(rows)}
 
     def pixels(self, row: Mapping[str, Any]) -> np.ndarray:
-        """A row's picture and mask, (size, size, channels) uint8."""
-        picture = middle_square(to_rgb(row[self.image_column]), self.size)
+        """A row's image and mask, (size, size, channels) uint8."""
+        image = middle_square(to_rgb(row[self.image_column]), self.size)
         if self.grey:
-            picture = np.rint(picture.mean(2, keepdims=True)).astype(np.uint8)
+            image = np.rint(image.mean(2, keepdims=True)).astype(np.uint8)
         if self.mask_column is None:
-            return picture
+            return image
         stored = row[self.mask_column]
         mask = decode_mask(stored[0] if isinstance(stored, list) else stored)
         if mask.max() <= 1:  # of zeros and ones
             mask = mask * 255
-        return np.concatenate([picture, middle_square(mask[..., None].astype(np.uint8), self.size)], axis=2)
+        return np.concatenate([image, middle_square(mask[..., None].astype(np.uint8), self.size)], axis=2)
 
     def condition(self, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """(B, all classes) float32, one-hot for each condition."""
@@ -150,26 +151,26 @@ class PixelSpace:
         return {"encoder_hidden_states": None, "class_labels": condition}
 
     def decode(self, samples: torch.Tensor) -> list[np.ndarray]:
-        """What was denoised to pictures (size, size, 3) uint8, with the mask as a fourth channel if there is one."""
+        """What was denoised to images (size, size, 3) uint8, with the mask as a fourth channel if there is one."""
         pixels = (functional.pixel_shuffle(samples, self.patch).clamp(-1, 1) + 1) * 127.5
-        pictures = pixels.round().byte().permute(0, 2, 3, 1).cpu().numpy()
+        images = pixels.round().byte().permute(0, 2, 3, 1).cpu().numpy()
         if self.grey:
-            pictures = np.concatenate([pictures[..., :1].repeat(3, axis=3), pictures[..., 1:]], axis=3)
-        return list(pictures)
+            images = np.concatenate([images[..., :1].repeat(3, axis=3), images[..., 1:]], axis=3)
+        return list(images)
 
 
 @dataclass(frozen=True, kw_only=True)
 class PixelSampler:
-    """Draws pictures of a pixel diffusion model under the conditions of their rows; a [`Sampler`].
+    """Draws images of a pixel diffusion model under the conditions of their rows; a [`Sampler`].
 
-    With a `strength` below 1 it starts from the row's own picture, noised, as Real-Fake does.
+    With a `strength` below 1 it starts from the row's own image, noised, as Real-Fake does.
 
     Args:
         unet: Trained, in evaluation mode.
         space ([`PixelSpace`]): What it was trained in.
         scheduler: Of diffusers, for sampling.
-        model, revision (`str`): What tells the weights from others; stored with the pictures.
-        strength (`float`): How much of the way to noise the row's own picture goes; 1 starts from noise alone.
+        model, revision (`str`): What tells the weights from others; stored with the images.
+        strength (`float`): How much of the way to noise the row's own image goes; 1 starts from noise alone.
         num_inference_steps (`int`): Of which `strength` are run.
         guidance_scale (`float`): Of classifier-free guidance; 1 is none.
 
@@ -202,7 +203,7 @@ class PixelSampler:
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
         device = self.unet.device
         shape = (self.unet.config.in_channels, *[self.space.size // self.space.patch] * 2)
-        # on the CPU and one a picture: it is the same on any device, whatever its neighbours
+        # on the CPU and one an image: it is the same on any device, whatever its neighbours
         generators = [torch.Generator().manual_seed(request.seed) for request in requests]
         noise = torch.stack([torch.randn(shape, generator=generator) for generator in generators]).to(device)
         self.scheduler.set_timesteps(self.num_inference_steps, device=device)
@@ -231,16 +232,16 @@ class PixelSampler:
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedGeneration(Generation):
-    """[`Generation`] by a sampler whose pictures hold the object's mask as a fourth channel: stored as provenance."""
+    """[`Generation`] by a sampler whose images hold the object's mask as a fourth channel: stored as provenance."""
 
     def sample_features(self) -> dict[str, Any]:
         label = class_label(self.source.features, self.label_column)
         return {**super().sample_features(), **provenance_features(label)}
 
-    def sample_columns(self, request: Request, picture: np.ndarray) -> dict[str, Any]:
+    def sample_columns(self, request: Request, image: np.ndarray) -> dict[str, Any]:
         return {
-            IMAGE: encode_png(picture[..., :3]),
-            PROVENANCE: [encode_mask(picture[..., 3].astype(np.float32) / 255)],
+            IMAGE: encode_png(image[..., :3]),
+            PROVENANCE: [encode_mask(image[..., 3].astype(np.float32) / 255)],
             LABELS: [int(request.row[self.label_column])],
             LABEL_WEIGHTS: [1.0],
         }

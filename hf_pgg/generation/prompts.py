@@ -1,4 +1,4 @@
-"""Prompts: templates with placeholders, checked against the data before the first picture."""
+"""Prompts: templates with placeholders, checked against the data before the first image."""
 
 from __future__ import annotations
 
@@ -12,8 +12,9 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Features
 
-from hf_pgg.pictures import undecoded
-from hf_pgg.provenance import LABELS, class_label
+from hf_pgg.data.images import undecoded
+from hf_pgg.data.labels import class_label
+from hf_pgg.data.provenance import LABELS
 
 CLASS = "class"
 
@@ -29,7 +30,7 @@ class Prompts:
         templates (`tuple[str, ...]`): Version v of a row takes the one v places after the row's own, so that versions
             of a row differ and every template is used equally often.
         needs_class (`bool`, *optional*, defaults to `True`): Refuse a template without `{class}`, which asks for the
-            same picture whatever the label; instructions to an editor need none.
+            same image whatever the label; instructions to an editor need none.
         label_column (`str`): Its name in the dataset.
 
     Raises:
@@ -46,7 +47,7 @@ class Prompts:
         for template in self.templates:
             names = placeholders(template)
             if self.needs_class and CLASS not in names:
-                raise ValueError(f"prompt '{template}' has no {{class}}: every label would get the same picture")
+                raise ValueError(f"prompt '{template}' has no {{class}}: every label would get the same image")
 
     @classmethod
     def from_file(cls, path: str | Path, **fields: Any) -> Prompts:
@@ -97,7 +98,7 @@ class Prompts:
         missing = sorted(set(range(label.num_classes)) - set(values[self.label_column]))
         if missing:
             names = ", ".join(label.int2str(index) for index in missing)
-            raise ValueError(f"no picture has label {names}: give each class a row, or take it out of the ClassLabel")
+            raise ValueError(f"no image has label {names}: give each class a row, or take it out of the ClassLabel")
         return hashlib.sha256(repr((self.templates, label.names, values)).encode()).hexdigest()[:16]
 
     def fill(self, row: Mapping[str, Any], features: Features) -> list[str]:

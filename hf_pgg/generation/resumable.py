@@ -1,4 +1,4 @@
-"""Generated pictures as a data set: exactly one for each (row, version), each with a seed of its own, resumable."""
+"""Generated images as a data set: exactly one for each (row, version), each with a seed of its own, resumable."""
 
 from __future__ import annotations
 
@@ -12,41 +12,41 @@ from datasets import Dataset, Features, Image, Value
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
+from hf_pgg.data.images import encode_png, to_rgb
+from hf_pgg.data.loading import read_row
+from hf_pgg.data.provenance import IMAGE
 from hf_pgg.generation.prompts import Prompts, single_label
 from hf_pgg.generation.sampling import Request, Sampler
-from hf_pgg.generation.store import PartStore, bytes_per_picture
-from hf_pgg.pictures import encode_png, to_rgb
-from hf_pgg.provenance import IMAGE
-from hf_pgg.synthesis.base import read_row
+from hf_pgg.generation.store import PartStore, bytes_per_image
 
 logger = logging.get_logger(__name__)
 
 
 @dataclass(frozen=True)
 class Report:
-    """What a process has generated: pictures, and how often a black one had to be drawn again."""
+    """What a process has generated: images, and how often a black one had to be drawn again."""
 
-    pictures: int
+    images: int
     redrawn: int
 
 
 @dataclass(frozen=True, kw_only=True)
 class Generation:
-    """What is to be generated: `versions` pictures of each row of `source`.
+    """What is to be generated: `versions` images of each row of `source`.
 
     Args:
         source (`Dataset`): Real rows.
-        sampler ([`Sampler`]): Makes the pictures.
+        sampler ([`Sampler`]): Makes the images.
         prompts ([`Prompts`]): One for each (row, version).
         folder (`str`): Where they are written; see [`PartStore`].
-        versions (`int`, *optional*, defaults to 1): Pictures of each row: n times as many as real ones.
-        seed (`int`, *optional*, defaults to 0): A picture's own seed is drawn from it, the row and the version.
+        versions (`int`, *optional*, defaults to 1): Images of each row: n times as many as real ones.
+        seed (`int`, *optional*, defaults to 0): An image's own seed is drawn from it, the row and the version.
         keep_columns (`tuple[str, ...]`): Columns of the source that are kept, such as a bias attribute.
-        image_column (`str`): The real pictures, by which the source is told from another and the disk use estimated.
-        batch_size (`int`): Pictures a call of the sampler; no picture depends on it.
+        image_column (`str`): The real images, by which the source is told from another and the disk use estimated.
+        batch_size (`int`): Images a call of the sampler; no image depends on it.
         part_size (`int`): See [`PartStore`].
-        max_attempts (`int`): Seeds that are tried before a picture that stays black is given up.
-        disk_size (`int`, *optional*): Side at which the disk use is estimated; by default that of the real pictures.
+        max_attempts (`int`): Seeds that are tried before an image that stays black is given up.
+        disk_size (`int`, *optional*): Side at which the disk use is estimated; by default that of the real images.
 
     Raises:
         ValueError: If the source is empty, a number is not positive, or the prompts do not fit the source.
@@ -96,7 +96,7 @@ class Generation:
         return PartStore(self.folder, self.features(), total, settings, self.part_size)
 
     def features(self) -> Features:
-        """Of the generated rows: picture, label and kept columns, what the picture is of, and every parameter."""
+        """Of the generated rows: image, label and kept columns, what the image is of, and every parameter."""
         kinds = {str: "string", bool: "bool", int: "int64", float: "float64"}
         return Features(
             {
@@ -113,15 +113,15 @@ class Generation:
         )
 
     def sample_features(self) -> dict[str, Any]:
-        """The picture and the columns that it brings along, name to feature."""
+        """The image and the columns that it brings along, name to feature."""
         return {IMAGE: Image()}
 
-    def sample_columns(self, request: Request, picture: np.ndarray) -> dict[str, Any]:
+    def sample_columns(self, request: Request, image: np.ndarray) -> dict[str, Any]:
         """The values of `sample_features`."""
-        return {IMAGE: encode_png(picture)}
+        return {IMAGE: encode_png(image)}
 
     def request(self, number: int, attempt: int) -> Request:
-        """What is asked for at an attempt (from 1) at the picture of a number: version by version, row by row."""
+        """What is asked for at an attempt (from 1) at the image of a number: version by version, row by row."""
         version, index = divmod(number, len(self.source))
         row = read_row(self.source, index)
         # the template is the row's, whatever its version; the seed is the attempt's own
@@ -136,19 +136,19 @@ class Generation:
 
         Raises:
             OSError: If the disk cannot hold what is missing.
-            RuntimeError: If pictures stay black at every attempt, naming them, after all parts without such pictures
+            RuntimeError: If images stay black at every attempt, naming them, after all parts without such images
                 are written.
         """
         store = self.store()
         store.open()
-        statement = store.require_space(bytes_per_picture(self.source, self.image_column, self.disk_size))
+        statement = store.require_space(bytes_per_image(self.source, self.image_column, self.disk_size))
         if process_index == 0:
             logger.warning(statement)
         given_up: list[int] = []
-        pictures, redrawn = 0, 0
+        images, redrawn = 0, 0
         parts = list(store.missing_parts(process_index, num_processes))
         todo = sum(len(store.rows_of(part)) for part in parts)
-        with tqdm(total=todo, desc="pictures", unit="picture", disable=process_index != 0) as bar:
+        with tqdm(total=todo, desc="images", unit="image", disable=process_index != 0) as bar:
             for part in parts:
                 rows: dict[int, dict[str, Any]] = {}
                 numbers = store.rows_of(part)
@@ -160,18 +160,16 @@ class Generation:
                     given_up += [number for number, row in made.items() if not row]
                 if len(rows) == len(numbers):
                     store.write(part, [rows[number] for number in numbers])
-                    pictures += len(rows)
+                    images += len(rows)
         if redrawn:
-            logger.warning(
-                f"{redrawn} black pictures, of a safety filter or refused, were drawn again with other seeds"
-            )
+            logger.warning(f"{redrawn} black images, of a safety filter or refused, were drawn again with other seeds")
         if given_up:
             names = ", ".join("row {1} version {0}".format(*divmod(n, len(self.source))) for n in given_up[:20])
             raise RuntimeError(
-                f"{len(given_up)} pictures stayed black at {self.max_attempts} seeds each ({names}): a safety filter"
+                f"{len(given_up)} images stayed black at {self.max_attempts} seeds each ({names}): a safety filter"
                 " strikes them. Allow more `max_attempts`, or change the prompts."
             )
-        return Report(pictures, redrawn)
+        return Report(images, redrawn)
 
     def _batch(self, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Number to row; an empty one where every attempt was black."""
@@ -181,13 +179,13 @@ class Generation:
             if not open_numbers:
                 break
             requests = [self.request(number, attempt) for number in open_numbers]
-            pictures = self.sampler(requests)
-            for number, request, picture in zip(open_numbers, requests, pictures, strict=True):
-                if picture.any():
-                    made[number] = self._row(number, attempt, request, picture)
+            images = self.sampler(requests)
+            for number, request, image in zip(open_numbers, requests, images, strict=True):
+                if image.any():
+                    made[number] = self._row(number, attempt, request, image)
         return made
 
-    def _row(self, number: int, attempt: int, request: Request, picture: np.ndarray) -> dict[str, Any]:
+    def _row(self, number: int, attempt: int, request: Request, image: np.ndarray) -> dict[str, Any]:
         version, index = divmod(number, len(self.source))
         kept = (self.label_column, *self.keep_columns)
         return {
@@ -198,12 +196,12 @@ class Generation:
             "seed": request.seed,
             "attempts": attempt,
             **self.sampler.parameters,
-            **self.sample_columns(request, picture),
+            **self.sample_columns(request, image),
         }
 
 
 def source_digest(source: Dataset, image_column: str, samples: int = 16) -> str:
-    """Tells a source from another one by its length and some of its pictures, wherever it is stored."""
+    """Tells a source from another one by its length and some of its images, wherever it is stored."""
     digest = hashlib.sha256(str(len(source)).encode())
     for index in np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int):
         digest.update(to_rgb(read_row(source, int(index))[image_column]).tobytes())

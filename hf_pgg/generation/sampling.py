@@ -1,4 +1,4 @@
-"""What makes pictures of requests: Real-Fake's sampling, from the row's own real picture, and FFR's, from text alone.
+"""What makes images of requests: Real-Fake's sampling, from the row's own real image, and FFR's, from text alone.
 
 [`Generation`](hf_pgg.generation.resumable) is the loop that asks; any other [`Sampler`] may answer it.
 """
@@ -11,18 +11,17 @@ from typing import Any, Protocol
 
 import numpy as np
 
+from hf_pgg.data.images import resize, to_rgb
+from hf_pgg.data.provenance import IMAGE
 from hf_pgg.generation.conditioning import Conditioner
 from hf_pgg.generation.pipelines import run_pipeline
-from hf_pgg.pictures import to_rgb
-from hf_pgg.provenance import IMAGE
-from hf_pgg.synthesis.base import resize
 
 NEGATIVE_PROMPT = "distorted, unrealistic, blurry, out of frame, cropped, deformed"  # of Real-Fake
 
 
 @dataclass(frozen=True)
 class Request:
-    """One picture to make: of a source row, with a prompt and a seed."""
+    """One image to make: of a source row, with a prompt and a seed."""
 
     row: Mapping[str, Any]
     prompt: str
@@ -30,9 +29,9 @@ class Request:
 
 
 class Sampler(Protocol):
-    """What makes pictures (H, W, 3) uint8 of requests, one each; black ones count as struck by a safety filter.
+    """What makes images (H, W, 3) uint8 of requests, one each; black ones count as struck by a safety filter.
 
-    A picture depends on its own request alone. `parameters` (str, int, float or bool) are stored with every picture.
+    An image depends on its own request alone. `parameters` (str, int, float or bool) are stored with every image.
     """
 
     @property
@@ -43,16 +42,16 @@ class Sampler(Protocol):
 
 @dataclass(frozen=True, kw_only=True)
 class PairedSampler:
-    """Real-Fake's sampling: image-to-image from the row's own real picture, under its prompt and its CLIP feature.
+    """Real-Fake's sampling: image-to-image from the row's own real image, under its prompt and its CLIP feature.
 
     Args:
         pipeline: `StableDiffusionImg2ImgPipeline`, or another whose call takes `prompt_embeds` and `image`.
-        conditioner ([`Conditioner`]): Of prompts and pictures.
-        model, revision (`str`): What the pipeline was loaded from; stored with the pictures.
+        conditioner ([`Conditioner`]): Of prompts and images.
+        model, revision (`str`): What the pipeline was loaded from; stored with the images.
         lora, lora_revision (`str`), lora_scale (`float`): The same of its LoRA weights; empty without.
         clip_model, clip_revision (`str`): The same of the conditioner's CLIP; empty without.
-        image_column (`str`): The real pictures; their middle square is taken.
-        size (`int`): Side of the pictures, in pixels.
+        image_column (`str`): The real images; their middle square is taken.
+        size (`int`): Side of the images, in pixels.
         strength (`float`): How much of the way to noise the latent goes; 0.75 as published.
         num_inference_steps (`int`): Of which `strength` are run.
         guidance_scale (`float`): Of classifier-free guidance; 1 is none.
@@ -88,15 +87,15 @@ class PairedSampler:
         return {**described(self, names), "image_feature": self.conditioner.image_encoder is not None}
 
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        pictures = [middle_square(to_rgb(request.row[self.image_column]), self.size) for request in requests]
+        images = [middle_square(to_rgb(request.row[self.image_column]), self.size) for request in requests]
         guided = self.guidance_scale > 1
         negative = self.conditioner([self.negative_prompt] * len(requests)) if guided else None
         return run_pipeline(
             self.pipeline,
             [request.seed for request in requests],
-            prompt_embeds=self.conditioner([request.prompt for request in requests], pictures),
+            prompt_embeds=self.conditioner([request.prompt for request in requests], images),
             negative_prompt_embeds=negative,
-            image=np.stack(pictures).astype(np.float32) / 255,
+            image=np.stack(images).astype(np.float32) / 255,
             strength=self.strength,
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
@@ -110,10 +109,10 @@ class TextSampler:
     Args:
         pipeline: `StableDiffusionPipeline` or its kin.
         model, revision (`str`), lora, lora_revision (`str`), lora_scale (`float`): See [`PairedSampler`].
-        size (`int`): Side of the pictures, in pixels.
+        size (`int`): Side of the images, in pixels.
         num_inference_steps (`int`), guidance_scale (`float`), negative_prompt (`str`): As published: 7.5, and 25 steps
             for faces, 50 for animals.
-        refuse_grey (`bool`): Have a picture without any colour drawn again, as published.
+        refuse_grey (`bool`): Have an image without any colour drawn again, as published.
     """
 
     pipeline: Any
@@ -134,7 +133,7 @@ class TextSampler:
         return described(self, [*names, "guidance_scale", "negative_prompt", "refuse_grey"])
 
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        pictures = run_pipeline(
+        images = run_pipeline(
             self.pipeline,
             [request.seed for request in requests],
             prompt=[request.prompt for request in requests],
@@ -144,12 +143,12 @@ class TextSampler:
             num_inference_steps=self.num_inference_steps,
             guidance_scale=self.guidance_scale,
         )
-        return [np.zeros_like(picture) if self.refuse_grey and is_grey(picture) else picture for picture in pictures]
+        return [np.zeros_like(image) if self.refuse_grey and is_grey(image) else image for image in images]
 
 
-def is_grey(picture: np.ndarray) -> bool:
-    """Whether a picture (H, W, 3) uint8 has no colour: channels within 2 of each other everywhere."""
-    return int(np.ptp(picture.astype(np.int16), axis=2).max()) <= 2
+def is_grey(image: np.ndarray) -> bool:
+    """Whether an image (H, W, 3) uint8 has no colour: channels within 2 of each other everywhere."""
+    return int(np.ptp(image.astype(np.int16), axis=2).max()) <= 2
 
 
 def described(sampler: Any, names: Sequence[str]) -> dict[str, Any]:
@@ -170,8 +169,8 @@ def check_strength(strength: float, num_inference_steps: int) -> None:
         )
 
 
-def middle_square(picture: np.ndarray, size: int) -> np.ndarray:
+def middle_square(image: np.ndarray, size: int) -> np.ndarray:
     """(H, W, 3) to its middle square, resized to (size, size, 3)."""
-    side = min(picture.shape[:2])
-    top, left = ((length - side) // 2 for length in picture.shape[:2])
-    return resize(picture[top : top + side, left : left + side], (size, size))
+    side = min(image.shape[:2])
+    top, left = ((length - side) // 2 for length in image.shape[:2])
+    return resize(image[top : top + side, left : left + side], (size, size))

@@ -20,7 +20,7 @@ import yaml
 from datasets import Dataset, Features
 from pyarrow.parquet import read_table
 
-from hf_pgg.pictures import encode_png, open_picture
+from hf_pgg.data.images import encode_png, open_image
 
 SETTINGS = "generation.yaml"  # no kind of file that `load_dataset` takes for data
 _UNFINISHED, _FINISHED = ".parts", "data"  # it passes over the first and finds the second
@@ -119,7 +119,7 @@ class PartStore:
             unfinished.rename(finished)
 
     def read(self, numbers: Iterable[int]) -> list[dict[str, Any]]:
-        """Rows of a published folder by their numbers; pictures as `{"bytes", "path"}`."""
+        """Rows of a published folder by their numbers; images as `{"bytes", "path"}`."""
         by_part: dict[int, list[int]] = {}
         for number in numbers:
             by_part.setdefault(number // self.part_size, []).append(number % self.part_size)
@@ -139,11 +139,11 @@ class PartStore:
         needed = round(missing * bytes_per_row)
         free = shutil.disk_usage(self.folder).free
         statement = (
-            f"{missing} of {self.total} pictures to generate, {_gigabytes(needed)} on the disk; {_gigabytes(free)} are"
+            f"{missing} of {self.total} images to generate, {_gigabytes(needed)} on the disk; {_gigabytes(free)} are"
             f" free in {self.folder}"
         )
         if needed > free:
-            raise OSError(f"not enough disk: {statement}. Generate fewer or smaller pictures, or take another folder.")
+            raise OSError(f"not enough disk: {statement}. Generate fewer or smaller images, or take another folder.")
         return statement
 
     def _path(self, part: int, folder: str) -> Path:
@@ -153,18 +153,18 @@ class PartStore:
         return any(self._path(part, folder).exists() for folder in (_UNFINISHED, _FINISHED))
 
 
-def bytes_per_picture(pictures: Dataset, image_column: str, size: int | None = None, samples: int = 16) -> float:
-    """An estimate of what a generated row takes: the mean PNG of some real pictures at its size, and a fifth more.
+def bytes_per_image(images: Dataset, image_column: str, size: int | None = None, samples: int = 16) -> float:
+    """An estimate of what a generated row takes: the mean PNG of some real images at its size, and a fifth more.
 
     Args:
-        size (`int`, *optional*): Side of the generated square pictures; by default they are as large as the real ones.
+        size (`int`, *optional*): Side of the generated square images; by default they are as large as the real ones.
     """
-    indices = np.linspace(0, len(pictures) - 1, min(samples, len(pictures))).astype(int)
+    indices = np.linspace(0, len(images) - 1, min(samples, len(images))).astype(int)
     lengths = []
     for index in indices:
-        picture = open_picture(pictures[int(index)][image_column]).convert("RGB")
-        picture = picture if size is None else picture.resize((size, size))
-        lengths.append(len(encode_png(np.asarray(picture))["bytes"]))
+        image = open_image(images[int(index)][image_column]).convert("RGB")
+        image = image if size is None else image.resize((size, size))
+        lengths.append(len(encode_png(np.asarray(image))["bytes"]))
     return 1.2 * float(np.mean(lengths))
 
 

@@ -1,4 +1,4 @@
-"""Rows of every (label, bias) group to generate pictures of: From-Fake-to-Real's balanced synthetic data."""
+"""Rows of every (label, bias) group to generate images of: From-Fake-to-Real's balanced synthetic data."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from datasets import ClassLabel, Dataset, concatenate_datasets
 def under_every_value(rows: Dataset, column: str) -> Dataset:
     """The rows once for each value of a `ClassLabel` column, which is set to it: every label under every bias.
 
-    A prompt that names the column, or a model that is conditioned on it, then makes pictures of groups that the rows
-    hardly show; `hf_pgg.debias.take_per_group` takes as many of each as `subgroup_counts` says.
+    A prompt that names the column, or a model that is conditioned on it, then makes images of groups that the rows
+    hardly show; `hf_pgg.data.groups.take_per_group` takes as many of each as `subgroup_counts` says.
 
     Raises:
         ValueError: If there is no such column or it is not a `ClassLabel`.

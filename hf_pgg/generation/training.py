@@ -19,7 +19,8 @@ from safetensors.torch import load_file
 from torch import nn
 from transformers import TrainingArguments
 
-from hf_pgg.checkpoints import AtomicCheckpoints
+from hf_pgg.data.images import to_rgb
+from hf_pgg.data.provenance import IMAGE
 from hf_pgg.generation.conditioning import Conditioner
 from hf_pgg.generation.distribution_matching import (
     REDUCTIONS,
@@ -30,8 +31,7 @@ from hf_pgg.generation.distribution_matching import (
 from hf_pgg.generation.pipelines import LORA_WEIGHTS, diffusers_library
 from hf_pgg.generation.prompts import Prompts
 from hf_pgg.generation.sampling import middle_square
-from hf_pgg.pictures import to_rgb
-from hf_pgg.provenance import IMAGE
+from hf_pgg.training.checkpoints import AtomicCheckpoints
 
 Encode = Callable[[Mapping[str, Any]], tuple[torch.Tensor, dict[str, torch.Tensor]]]
 
@@ -221,17 +221,17 @@ def load_unet(unet: Any, folder: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class PromptedPictures:
+class PromptedImages:
     """Rows to a batch, without any draw: see [`LatentEncoder`].
 
     `pixel_values` (B, 3, size, size) float32 in [-1, 1], `labels` (B,) int64, `prompts` (every template filled, B lists
-    of strings), and `pictures` (B arrays (size, size, 3) uint8) for the CLIP feature.
+    of strings), and `images` (B arrays (size, size, 3) uint8) for the CLIP feature.
 
     Args:
         prompts ([`Prompts`]): Their templates.
         features (`Features`): Of the rows.
         size (`int`): The middle square is resized to it.
-        image_column (`str`): The pictures.
+        image_column (`str`): The images.
     """
 
     prompts: Prompts
@@ -240,23 +240,23 @@ class PromptedPictures:
     image_column: str = IMAGE
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-        pictures = [middle_square(to_rgb(row[self.image_column]), self.size) for row in rows]
+        images = [middle_square(to_rgb(row[self.image_column]), self.size) for row in rows]
         return {
-            "pixel_values": torch.from_numpy(np.stack(pictures)).permute(0, 3, 1, 2).float() / 127.5 - 1,
+            "pixel_values": torch.from_numpy(np.stack(images)).permute(0, 3, 1, 2).float() / 127.5 - 1,
             "labels": torch.tensor([int(row[self.prompts.label_column]) for row in rows]),
             "prompts": [self.prompts.fill(row, self.features) for row in rows],
-            "pictures": pictures,
+            "images": images,
         }
 
 
 @dataclass(frozen=True)
 class LatentEncoder:
-    """A batch of [`PromptedPictures`] to scaled latents of a frozen VAE and the states that the UNet attends to.
+    """A batch of [`PromptedImages`] to scaled latents of a frozen VAE and the states that the UNet attends to.
 
     Args:
         vae: `AutoencoderKL`.
-        conditioner ([`Conditioner`]): Of prompts, one of each row's drawn, and pictures.
-        flip (`float`): Probability of a horizontal flip; the CLIP feature is that of the picture as it is.
+        conditioner ([`Conditioner`]): Of prompts, one of each row's drawn, and images.
+        flip (`float`): Probability of a horizontal flip; the CLIP feature is that of the image as it is.
     """
 
     vae: Any
@@ -268,5 +268,5 @@ class LatentEncoder:
         mirrored = torch.rand(len(pixels), 1, 1, 1, device=pixels.device) < self.flip
         latents = self.vae.encode(torch.where(mirrored, pixels.flip(-1), pixels)).latent_dist.sample()
         prompts = [filled[int(torch.randint(len(filled), ()))] for filled in batch["prompts"]]
-        states = self.conditioner(prompts, batch["pictures"])
+        states = self.conditioner(prompts, batch["figures"])
         return latents * self.vae.config.scaling_factor, {"encoder_hidden_states": states}

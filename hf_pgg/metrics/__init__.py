@@ -53,4 +53,4 @@ def video_map_path() -> str:
 
 
 def _module(name: str) -> str:
-    return str(Path(__file__).with_name(name))
+    return str(Path(__file__).parent / "modules" / name)

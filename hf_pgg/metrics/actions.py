@@ -26,7 +26,16 @@ from typing import Any, Literal, get_args
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_pgg.tubes import ClipError, PixelConvention, Tube, box_iou, checked_boxes, checked_scores, tube_iou, tube_nms
+from hf_pgg.metrics.tubes import (
+    ClipError,
+    PixelConvention,
+    Tube,
+    box_iou,
+    checked_boxes,
+    checked_scores,
+    tube_iou,
+    tube_nms,
+)
 
 Interpolation = Literal["trapezoid", "every-point"]
 Matching = Literal["best-unmatched", "best"]
@@ -171,7 +180,9 @@ class _ActionMAP:
             missing = np.flatnonzero(np.diff(tube.frames) > 1)
             if len(missing):
                 problem = f"{kind} tube {i} has no box in frame {tube.frames[missing[0]] + 1}"
-                raise ClipError(clip, "frames", problem, "Fill the gap (`hf_pgg.tubes.fill_gaps`) or give two tubes.")
+                raise ClipError(
+                    clip, "frames", problem, "Fill the gap (`hf_pgg.metrics.tubes.fill_gaps`) or give two tubes."
+                )
 
     def _check(self, clip: str, labels: np.ndarray, boxes: np.ndarray, own_clip: str) -> None:
         if own_clip not in ("", clip):
@@ -222,7 +233,7 @@ class FrameMAP(_ActionMAP):
         num_classes (`int`): Labels are 0 to `num_classes` - 1.
         thresholds (*optional*, defaults to `(0.5,)`): IoUs from which a box is right.
         interpolation, matching, pixel_convention (`str`, *optional*): See the table above, [`average_precision`],
-            [`match`], [`~hf_pgg.tubes.box_iou`].
+            [`match`], [`~hf_pgg.metrics.tubes.box_iou`].
     """
 
     name = "frame_mAP"
@@ -255,10 +266,10 @@ class VideoMAP(_ActionMAP):
     Args:
         num_classes (`int`): Labels are 0 to `num_classes` - 1.
         thresholds (*optional*, defaults to `(0.2, 0.5, 0.75)`): IoUs of tubes from which a tube is right.
-        nms_threshold (`float` or `None`, *optional*, defaults to 0.3): See [`~hf_pgg.tubes.tube_nms`]; `None` for none.
+        nms_threshold (`float` or `None`, *optional*, defaults to 0.3): See [`~hf_pgg.metrics.tubes.tube_nms`]; `None` for none.
             Where people act together it also removes right tubes.
         interpolation, matching, pixel_convention (`str`, *optional*): See the table above, [`average_precision`],
-            [`match`], [`~hf_pgg.tubes.box_iou`].
+            [`match`], [`~hf_pgg.metrics.tubes.box_iou`].
     """
 
     name = "video_mAP"

@@ -25,7 +25,7 @@ from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hf_pgg.tubes import box_iou as overlap
+from hf_pgg.metrics.tubes import box_iou as overlap
 
 SIZE = 224  # side of the square map on which the reference evaluates
 _LEVELS_AT_ONCE = 64  # bounds the memory: a map of noise has 10,000 runs a level
@@ -203,7 +203,7 @@ def find_contours(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray
 def _touching(starts: np.ndarray, ends: np.ndarray, width: int, diagonal: bool) -> tuple[np.ndarray, np.ndarray]:
     """Pairs (upper, lower) of intervals that touch across two rows, at a side or also at a corner.
 
-    The intervals [start, end) are sorted positions in a flattened picture of `width` columns.
+    The intervals [start, end) are sorted positions in a flattened image of `width` columns.
     """
     first = np.searchsorted(ends, starts + (width - diagonal), side="right")
     count = np.searchsorted(starts, ends + (width + diagonal), side="left") - first
@@ -251,28 +251,28 @@ def box_iou(boxes: ArrayLike, others: ArrayLike) -> np.ndarray:
     return overlap(boxes[:, None], others[None], "inclusive")
 
 
-def picture_boxes(boxes: ArrayLike, picture_size: Sequence[float], box_format: str = "xywh") -> np.ndarray:
-    """Boxes of a picture as (N, 4) corners `[x0, y0, x1, y1]` that the evaluator takes.
+def image_boxes(boxes: ArrayLike, original_size: Sequence[float], box_format: str = "xywh") -> np.ndarray:
+    """Boxes of an image as (N, 4) corners `[x0, y0, x1, y1]` that the evaluator takes.
 
-    Corners from `[x, y, width, height]` are (x, y, x + width, y + height). Corners at the picture's very edge are moved
+    Corners from `[x, y, width, height]` are (x, y, x + width, y + height). Corners at the image's very edge are moved
     to its last pixel, as in the reference's metadata.
 
     Args:
-        boxes: (N, 4), or (4,) for one box, in pixels of the picture.
-        picture_size: (width, height) in pixels.
+        boxes: (N, 4), or (4,) for one box, in pixels of the image.
+        original_size: (width, height) in pixels.
         box_format: "xywh" or "xyxy".
 
     Raises:
-        ValueError: If there is no box, or one is inverted, holds NaN or leaves the picture.
+        ValueError: If there is no box, or one is inverted, holds NaN or leaves the image.
     """
     if box_format not in ("xywh", "xyxy"):
         raise ValueError(f"box_format is 'xywh' or 'xyxy', not {box_format!r}")
-    size = np.asarray(picture_size, np.float64)
+    size = np.asarray(original_size, np.float64)
     if size.shape != (2,) or not (size >= 1).all():
-        raise ValueError(f"picture_size is (width, height) in pixels, not {picture_size!r}")
+        raise ValueError(f"original_size is (width, height) in pixels, not {original_size!r}")
     corners = np.atleast_2d(np.array(boxes, np.float64))
     if corners.size == 0:
-        raise ValueError("the picture has no box: localization is undefined there, leave the picture out")
+        raise ValueError("the image has no box: localization is undefined there, leave the image out")
     if corners.ndim != 2 or corners.shape[1] != 4:
         raise ValueError(f"boxes are (N, 4), not {corners.shape}")
     if box_format == "xywh":
@@ -283,15 +283,15 @@ def picture_boxes(boxes: ArrayLike, picture_size: Sequence[float], box_format: s
         if not ((box[:2] >= 0) & (box[:2] < size) & (box[2:] <= size)).all():
             hint = "; are these corners? Then set box_format='xyxy'" if box_format == "xywh" else ""
             raise ValueError(
-                f"box {given} as '{box_format}' leaves the picture of {size[0]:g}x{size[1]:g} (width x height){hint}"
+                f"box {given} as '{box_format}' leaves the image of {size[0]:g}x{size[1]:g} (width x height){hint}"
             )
     return np.minimum(corners, np.tile(size - 1, 2))
 
 
-def resize_boxes(corners: ArrayLike, picture_size: Sequence[float], map_size: Sequence[float]) -> np.ndarray:
-    """(N, 4) corners scaled from a picture of (width, height) to a map of (width, height) and truncated to int."""
+def resize_boxes(corners: ArrayLike, original_size: Sequence[float], map_size: Sequence[float]) -> np.ndarray:
+    """(N, 4) corners scaled from an image of (width, height) to a map of (width, height) and truncated to int."""
     corners = _checked_corners(corners).astype(np.float64)
-    return (corners * np.tile(np.asarray(map_size), 2) / np.tile(np.asarray(picture_size), 2)).astype(int)
+    return (corners * np.tile(np.asarray(map_size), 2) / np.tile(np.asarray(original_size), 2)).astype(int)
 
 
 def _checked_corners(boxes: ArrayLike) -> np.ndarray:

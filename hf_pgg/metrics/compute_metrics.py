@@ -3,14 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
+from evaluate import CombinedEvaluations, EvaluationModule
 
 from hf_pgg.metrics.groups import pair_groups
-
-if TYPE_CHECKING:
-    from evaluate import CombinedEvaluations, EvaluationModule
 
 
 def compute_metrics_of(

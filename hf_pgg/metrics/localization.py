@@ -20,8 +20,8 @@ from hf_pgg.metrics.boxes import (
     box_iou,
     boxes_at_thresholds,
     check_thresholds,
+    image_boxes,
     normalize_map,
-    picture_boxes,
     resize_boxes,
 )
 
@@ -73,7 +73,7 @@ class BoxAccuracy(_MapMetric):
     """MaxBoxAcc, MaxBoxAccV2, GT-known and top-1 localization, over score maps and ground-truth boxes.
 
     A map is cut at each threshold (see [`boxes_at_thresholds`]). It is right there, for an IoU delta, if a box reaches
-    that IoU with any of the picture's boxes: the largest contour's box (MaxBoxAcc), or any contour's (MaxBoxAccV2).
+    that IoU with any of the image's boxes: the largest contour's box (MaxBoxAcc), or any contour's (MaxBoxAccV2).
 
         metric = BoxAccuracy()
         for score_map, row in ...:
@@ -106,26 +106,26 @@ class BoxAccuracy(_MapMetric):
         self,
         score_map: ArrayLike,
         boxes: ArrayLike,
-        picture_size: Sequence[float],
+        original_size: Sequence[float],
         box_format: str = "xywh",
         correct: bool | None = None,
     ) -> None:
-        """Counts one picture.
+        """Counts one image.
 
         Args:
-            score_map: (H, W) of any size and scale, over the whole picture. One that is constant or holds NaN is
+            score_map: (H, W) of any size and scale, over the whole image. One that is constant or holds NaN is
                 evaluated as zeros, with the box [0, 0, 0, 0], and counted in `num_flat_maps`.
-            boxes: (N, 4), or (4,), in pixels of the picture.
-            picture_size: (width, height) of the picture in pixels.
+            boxes: (N, 4), or (4,), in pixels of the image.
+            original_size: (width, height) of the image in pixels.
             box_format: "xywh" or "xyxy".
-            correct: Whether the top-1 class is right, for `top1_localization`: for all pictures or none.
+            correct: Whether the top-1 class is right, for `top1_localization`: for all images or none.
 
         Raises:
-            ValueError: Where [`normalize_map`] or [`picture_boxes`] does, or if `correct` is given for some pictures.
+            ValueError: Where [`normalize_map`] or [`image_boxes`] does, or if `correct` is given for some images.
         """
         if self.num_maps and (correct is not None) != (self.num_classified > 0):
-            raise ValueError("correct is given for some pictures and not for others")
-        truth = resize_boxes(picture_boxes(boxes, picture_size, box_format), picture_size, (self.size, self.size))
+            raise ValueError("correct is given for some images and not for others")
+        truth = resize_boxes(image_boxes(boxes, original_size, box_format), original_size, (self.size, self.size))
         normalized = normalize_map(score_map, self.size)
         found = boxes_at_thresholds(normalized, self.thresholds)
         best = np.zeros(len(found.largest))
@@ -147,7 +147,7 @@ class BoxAccuracy(_MapMetric):
             ValueError: If the other has other settings, or `correct` was given to one of the two alone.
         """
         if self.num_maps and other.num_maps and (self.num_classified > 0) != (other.num_classified > 0):
-            raise ValueError("correct is given for some pictures and not for others")
+            raise ValueError("correct is given for some images and not for others")
         return super().merge(other)
 
     def curves(self) -> dict[str, np.ndarray]:
@@ -232,10 +232,10 @@ class PixelAveragePrecision(_MapMetric):
         self.other_pixels = np.zeros_like(self.object_pixels)
 
     def update(self, score_map: ArrayLike, mask: ArrayLike, ignore: ArrayLike | None = None) -> None:
-        """Counts the pixels of one picture.
+        """Counts the pixels of one image.
 
         Args:
-            score_map: (H, W) of any size and scale, over the whole picture; brought to [0, 1] by [`normalize_map`].
+            score_map: (H, W) of any size and scale, over the whole image; brought to [0, 1] by [`normalize_map`].
             mask: (H, W), or (K, H, W) for K instances, which are joined; of any size, resized to the nearest. Bool, or
                 of the two values 0 and 1, or 0 and 255. It may be empty.
             ignore: Like `mask`: pixels that do not count, except those of the object.

@@ -1,4 +1,4 @@
-"""Actors on other scenes: each frame's actor pasted on a frame of another clip, or on a picture of a scene.
+"""Actors on other scenes: each frame's actor pasted on a frame of another clip, or on an image of a scene.
 
 The clips' form of compositing and of the exchange of backgrounds: the model sees the action where its usual scene is
 not. The masks of the actor, one a frame, are the provenance. Kin: J. Kimata et al., "ObjectMix: Data Augmentation by
@@ -15,12 +15,13 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from hf_pgg.pictures import decode_mask, open_picture, to_rgb
-from hf_pgg.provenance import IMAGE, PROVENANCE
-from hf_pgg.synthesis.base import Sample, read_row, resize
+from hf_pgg.data.images import decode_mask, open_image, resize, to_rgb
+from hf_pgg.data.loading import read_row
+from hf_pgg.data.provenance import IMAGE, PROVENANCE
+from hf_pgg.data.video_file import Size
+from hf_pgg.synthesis.background_exchange import fill_target
+from hf_pgg.synthesis.base import Sample
 from hf_pgg.synthesis.clips import ClipSynthesizer, SampledClip, refuse_decoding, resize_frames
-from hf_pgg.synthesis.exchange import fill_target
-from hf_pgg.video import Size
 
 
 def paste_actor(frames: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
@@ -33,7 +34,7 @@ def read_masks(value: Any, clip: SampledClip) -> np.ndarray:
     """A clip's masks at its sampled frames, (T, H, W) float32 in [0, 1], brought to the size of these frames.
 
     Args:
-        value: A list of masks, one a frame, or one picture in which they are stacked from top to bottom. Zero is
+        value: A list of masks, one a frame, or one image in which they are stacked from top to bottom. Zero is
             background, the highest value the actor.
 
     Raises:
@@ -42,7 +43,7 @@ def read_masks(value: Any, clip: SampledClip) -> np.ndarray:
     if not isinstance(value, (list, tuple)):
         masks = decode_mask(value, clip.length)[clip.indices]
     elif len(value) == clip.length:
-        masks = np.stack([np.array(open_picture(value[index]).convert("L")) for index in clip.indices.tolist()])
+        masks = np.stack([np.array(open_image(value[index]).convert("L")) for index in clip.indices.tolist()])
     else:
         raise ValueError(f"{len(value)} masks for a clip of {clip.length} frames")
     if masks.shape[1:] != clip.stored_size:
@@ -53,13 +54,13 @@ def read_masks(value: Any, clip: SampledClip) -> np.ndarray:
     return resize_frames(masks.astype(np.float32) / max(int(masks.max()), 1), clip.size)
 
 
-def crop_to_aspect(picture: np.ndarray, size: Size, rng: np.random.Generator) -> np.ndarray:
-    """The largest window of a picture (H, W, 3) with the aspect of `size`, at a random place, resized to it."""
-    scale = min(picture.shape[0] / size[0], picture.shape[1] / size[1])
+def crop_to_aspect(image: np.ndarray, size: Size, rng: np.random.Generator) -> np.ndarray:
+    """The largest window of an image (H, W, 3) with the aspect of `size`, at a random place, resized to it."""
+    scale = min(image.shape[0] / size[0], image.shape[1] / size[1])
     height, width = (max(round(side * scale), 1) for side in size)
-    top = int(rng.integers(picture.shape[0] - height + 1))
-    left = int(rng.integers(picture.shape[1] - width + 1))
-    return resize(picture[top : top + height, left : left + width], size)
+    top = int(rng.integers(image.shape[0] - height + 1))
+    left = int(rng.integers(image.shape[1] - width + 1))
+    return resize(image[top : top + height, left : left + width], size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +71,7 @@ class ActorComposite(ClipSynthesizer):
 
     Args:
         backgrounds (`Dataset`): Clips (the method's `video_column`), or still scenes (column `image`).
-        mask_column (`str`, *optional*): The actor's masks, one a frame: `List(Image())`, or one picture with the masks
+        mask_column (`str`, *optional*): The actor's masks, one a frame: `List(Image())`, or one image with the masks
             stacked from top to bottom. By default the row's provenance. Backgrounds may have it too.
         background_column (`str`, *optional*): `ClassLabel` of `backgrounds`, kept in the output as `background`.
         flip (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip of the actor's clip.
@@ -93,7 +94,7 @@ class ActorComposite(ClipSynthesizer):
         if len(self.backgrounds) == 0 or not {self.video_column, IMAGE} & set(columns):
             raise ValueError(
                 f"`backgrounds` has {len(self.backgrounds)} rows and the columns {columns}: it needs clips in"
-                f" '{self.video_column}' or pictures in '{IMAGE}'"
+                f" '{self.video_column}' or images in '{IMAGE}'"
             )
         refuse_decoding(self.backgrounds, self.video_column, "backgrounds")
         if self.background_column is not None and not isinstance(

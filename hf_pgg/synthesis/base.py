@@ -17,31 +17,23 @@ from typing import Any, ClassVar, TypeVar
 import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, IterableDataset
-from PIL import UnidentifiedImageError
-from torchvision.transforms.v2 import functional as F
 
-from hf_pgg.pictures import encode_mask, encode_png, open_picture
-from hf_pgg.provenance import (
-    IMAGE,
-    LABEL_WEIGHTS,
-    LABELS,
-    PROVENANCE,
-    ProvenanceError,
-    class_label,
-    provenance_features,
-)
+from hf_pgg.data.images import encode_mask, encode_png
+from hf_pgg.data.labels import class_label
+from hf_pgg.data.loading import read_column, read_row
+from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError, provenance_features
 
 Self = TypeVar("Self", bound="RowTransform")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One synthesized sample: picture (H, W, 3) uint8, K labels, K weights, K masks (H, W) float in [0, 1] or None.
+    """One synthesized sample: image (H, W, 3) uint8, K labels, K weights, K masks (H, W) float in [0, 1] or None.
 
-    Of a clip, the picture is (T, H, W, 3) and the masks are (T, H, W).
+    Of a clip, the image is (T, H, W, 3) and the masks are (T, H, W).
     """
 
-    picture: np.ndarray
+    image: np.ndarray
     labels: Sequence[int]
     weights: Sequence[float]
     masks: Sequence[np.ndarray] | None
@@ -102,7 +94,7 @@ class RowTransform(ABC):
                 "an IterableDataset has no lasting row index (it restarts in every shard): store an id in a column"
                 " and name it in `row_id_column`"
             )
-        map_kwargs.setdefault("batch_size", 32)  # pictures: the default of 1000 rows would be held in memory at once
+        map_kwargs.setdefault("batch_size", 32)  # images: the default of 1000 rows would be held in memory at once
         return dataset.map(
             self, batched=True, with_indices=True, features=self.features(dataset.features), **map_kwargs
         )
@@ -123,7 +115,7 @@ class RowTransform(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class RowSynthesizer(RowTransform, ABC):
-    """A synthesis method, of pictures ([`Synthesizer`]) or clips (`ClipSynthesizer`).
+    """A synthesis method, of images ([`Synthesizer`]) or clips (`ClipSynthesizer`).
 
     Args:
         seed, epoch, row_id_column: See [`RowTransform`].
@@ -137,11 +129,11 @@ class RowSynthesizer(RowTransform, ABC):
     @property
     @abstractmethod
     def input_column(self) -> str:
-        """The column of the pictures or clips."""
+        """The column of the images or clips."""
 
     @abstractmethod
-    def encode(self, picture: np.ndarray) -> Any:
-        """A sample's picture or clip as the value of its output column."""
+    def encode(self, image: np.ndarray) -> Any:
+        """A sample's image or clip as the value of its output column."""
 
     @abstractmethod
     def contract_features(self, label: ClassLabel) -> Features:
@@ -162,7 +154,7 @@ class RowSynthesizer(RowTransform, ABC):
         """A batch of rows (columns of lists) to the columns of the contract.
 
         Raises:
-            ProvenanceError: If a picture cannot be read, naming the row.
+            ProvenanceError: If an image cannot be read, naming the row.
             ValueError: If a column is missing, or there is neither an index nor a `row_id_column`.
         """
         columns = {name: read_column(batch, name, indices) for name in batch}
@@ -188,7 +180,7 @@ class RowSynthesizer(RowTransform, ABC):
                     str(error.args[0] if error.args else error),
                     f"{type(self).__name__} failed",
                 ) from error
-            out[self.output_column].append(self.encode(sample.picture))
+            out[self.output_column].append(self.encode(sample.image))
             out[LABELS].append([int(label) for label in sample.labels])
             out[LABEL_WEIGHTS].append([float(np.float32(weight)) for weight in sample.weights])  # as stored
             out[PROVENANCE].append(None if sample.masks is None else [encode_mask(mask) for mask in sample.masks])
@@ -203,7 +195,7 @@ class RowSynthesizer(RowTransform, ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class Synthesizer(RowSynthesizer, ABC):
-    """A synthesis method of pictures, as a `datasets.map` transform.
+    """A synthesis method of images, as a `datasets.map` transform.
 
     Args:
         seed, epoch, row_id_column, label_column: See [`RowSynthesizer`].
@@ -218,8 +210,8 @@ class Synthesizer(RowSynthesizer, ABC):
     def input_column(self) -> str:
         return self.image_column
 
-    def encode(self, picture: np.ndarray) -> Any:
-        return encode_png(picture)
+    def encode(self, image: np.ndarray) -> Any:
+        return encode_png(image)
 
     def contract_features(self, label: ClassLabel) -> Features:
         return provenance_features(label)
@@ -237,7 +229,7 @@ class PairSynthesizer(Synthesizer, ABC):
 
     def __post_init__(self) -> None:
         if len(self.source) < 2:
-            raise ValueError(f"{type(self).__name__} mixes two pictures: its source has {len(self.source)} row(s)")
+            raise ValueError(f"{type(self).__name__} mixes two images: its source has {len(self.source)} row(s)")
 
     def partner(self, rng: np.random.Generator) -> dict[str, Any]:
         """A row of the pool, drawn uniformly."""
@@ -269,50 +261,3 @@ class FreshDraws:
             self.synthesizer = self.synthesizer.at_epoch(int(self._epoch))
         fresh = self.synthesizer(batch)
         return {**{name: list(batch[name]) for name in batch if name not in fresh}, **fresh}
-
-
-# ---------------------------------------------------------------------------------------------- reading
-
-
-def read_column(batch: Mapping[str, Sequence[Any]], name: str, indices: Sequence[int] | None = None) -> Sequence[Any]:
-    """One column of a batch; a picture that cannot be decoded is named by its row instead of failing anonymously."""
-    try:
-        return batch[name]
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raw = batch.pa_table[name].to_pylist() if hasattr(batch, "pa_table") else []
-        for i, value in enumerate(raw):
-            try:
-                for picture in value if isinstance(value, list) else [value]:
-                    open_picture(picture)
-            except (ValueError, OSError):
-                row = i if indices is None else indices[i]
-                raise ProvenanceError(
-                    row, name, f"the picture cannot be decoded ({error})", "Remove the row."
-                ) from error
-        raise
-
-
-def read_row(dataset: Dataset, index: int) -> dict[str, Any]:
-    """One row of a source pool.
-
-    Raises:
-        ProvenanceError: If one of its pictures cannot be decoded.
-    """
-    try:
-        return dataset[index]
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ProvenanceError(index, "source", f"a picture cannot be decoded ({error})", "Remove the row.") from error
-
-
-# ---------------------------------------------------------------------------------------------- arrays
-
-
-def resize(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W[, C]) array to `shape` = (height, width), antialiased bilinear; the dtype is kept."""
-    if array.shape[:2] == tuple(shape):
-        return array
-    channels_first = torch.from_numpy(np.ascontiguousarray(array if array.ndim == 3 else array[..., None])).permute(
-        2, 0, 1
-    )
-    resized = F.resize(channels_first, list(shape), antialias=True).permute(1, 2, 0).numpy()
-    return resized if array.ndim == 3 else resized[..., 0]

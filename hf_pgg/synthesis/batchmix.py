@@ -13,10 +13,11 @@ from typing import Any
 import numpy as np
 from datasets import ClassLabel, Dataset, Features
 
-from hf_pgg.frame_sampling import FrameSampler
-from hf_pgg.keypoints import KEYPOINT_FEATURE, KEYPOINTS, sample_row
-from hf_pgg.provenance import IMAGE, ProvenanceError, provenance_features
-from hf_pgg.synthesis.base import RowSynthesizer, Sample, read_row
+from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.loading import read_row
+from hf_pgg.data.provenance import IMAGE, ProvenanceError, provenance_features
+from hf_pgg.skeletons.rows import KEYPOINT_FEATURE, KEYPOINTS, sample_row
+from hf_pgg.synthesis.base import RowSynthesizer, Sample
 
 
 def join_persons(clips: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
@@ -67,8 +68,8 @@ class BatchMix(RowSynthesizer):
     def input_column(self) -> str:
         return self.keypoints_column
 
-    def encode(self, picture: np.ndarray) -> Any:
-        return [[None if np.isnan(frame).any() else frame.tolist() for frame in person] for person in picture]
+    def encode(self, image: np.ndarray) -> Any:
+        return [[None if np.isnan(frame).any() else frame.tolist() for frame in person] for person in image]
 
     def contract_features(self, label: ClassLabel) -> Features:
         contract = {name: feature for name, feature in provenance_features(label).items() if name != IMAGE}

@@ -17,11 +17,13 @@ from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List
 from PIL import Image as PILImage
 from torchvision.transforms.v2 import functional as F
 
-from hf_pgg.frame_sampling import FrameSampler
-from hf_pgg.pictures import encode_png
-from hf_pgg.provenance import PROVENANCE, VIDEO, ProvenanceError, provenance_features, sources_of
-from hf_pgg.synthesis.base import RowSynthesizer, read_row
-from hf_pgg.video import Size, encode_clip, open_clip
+from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.images import encode_png
+from hf_pgg.data.loading import read_row
+from hf_pgg.data.provenance import PROVENANCE, VIDEO, ProvenanceError, provenance_features, sources_of
+from hf_pgg.data.video import encode_clip, open_clip
+from hf_pgg.data.video_file import Size
+from hf_pgg.synthesis.base import RowSynthesizer
 
 Sources = tuple[list[int], list[float], list[np.ndarray]]
 
@@ -76,10 +78,10 @@ class ClipSynthesizer(RowSynthesizer, ABC):
     def input_column(self) -> str:
         return self.video_column
 
-    def encode(self, picture: np.ndarray) -> Any:
+    def encode(self, image: np.ndarray) -> Any:
         if self.storage == "mp4":
-            return encode_clip(picture)
-        return [(encode_png if self.storage == "png" else _encode_jpeg)(frame) for frame in picture]
+            return encode_clip(image)
+        return [(encode_png if self.storage == "png" else _encode_jpeg)(frame) for frame in image]
 
     def contract_features(self, label: ClassLabel) -> Features:
         return provenance_features(label, video=Video(decode=False) if self.storage == "mp4" else List(Image()))

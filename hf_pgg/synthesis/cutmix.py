@@ -1,4 +1,4 @@
-"""CutMix: a rectangle of one picture replaced by the same rectangle of another.
+"""CutMix: a rectangle of one image replaced by the same rectangle of another.
 
 S. Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with Localizable Features", ICCV 2019.
 """
@@ -11,15 +11,15 @@ from typing import Any
 
 import numpy as np
 
-from hf_pgg.pictures import to_rgb
-from hf_pgg.provenance import sources_of
-from hf_pgg.synthesis.base import PairSynthesizer, Sample, resize
+from hf_pgg.data.images import resize, to_rgb
+from hf_pgg.data.provenance import sources_of
+from hf_pgg.synthesis.base import PairSynthesizer, Sample
 
 Box = tuple[int, int, int, int]
 
 
 def cutmix_box(height: int, width: int, lam: float, center_y: int, center_x: int) -> Box:
-    """Rows y0..y1 and columns x0..x1 (exclusive) of a box of share 1 - lam of the picture, clipped at its border."""
+    """Rows y0..y1 and columns x0..x1 (exclusive) of a box of share 1 - lam of the image, clipped at its border."""
     cut = np.sqrt(1.0 - lam)
     half_height, half_width = int(height * cut) // 2, int(width * cut) // 2
     return (
@@ -30,15 +30,15 @@ def cutmix_box(height: int, width: int, lam: float, center_y: int, center_x: int
     )
 
 
-def paste_box(picture: np.ndarray, other: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """`picture` (H, W, 3) with the box taken from `other` (of the box's size or of the picture's).
+def paste_box(image: np.ndarray, other: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
+    """`image` (H, W, 3) with the box taken from `other` (of the box's size or of the image's).
 
     Returns:
-        The mixed picture, and the float mask (H, W) of what stems from `other`.
+        The mixed image, and the float mask (H, W) of what stems from `other`.
     """
     y0, y1, x0, x1 = box
-    mixed, mask = picture.copy(), np.zeros(picture.shape[:2], np.float32)
-    mixed[y0:y1, x0:x1] = other[y0:y1, x0:x1] if other.shape == picture.shape else other
+    mixed, mask = image.copy(), np.zeros(image.shape[:2], np.float32)
+    mixed[y0:y1, x0:x1] = other[y0:y1, x0:x1] if other.shape == image.shape else other
     mask[y0:y1, x0:x1] = 1
     return mixed, mask
 
@@ -48,7 +48,7 @@ def mix_sources(
     other_sources: tuple[list[int], list[float], list[np.ndarray]],
     mask: np.ndarray,
 ) -> tuple[list[int], list[float], list[np.ndarray]]:
-    """Labels, weights and masks of a mix in which `mask` says what stems from the other picture.
+    """Labels, weights and masks of a mix in which `mask` says what stems from the other image.
 
     Weights are the exact shares of the pixels (the paper's lambda, corrected for clipping); a source that already
     has an object mask keeps its part of it.
@@ -65,7 +65,7 @@ def mix_sources(
 
 @dataclass(frozen=True, kw_only=True)
 class CutMix(PairSynthesizer):
-    """CutMix with a partner from `source`, which is resized to the row's picture.
+    """CutMix with a partner from `source`, which is resized to the row's image.
 
     Args:
         alpha (`float`, *optional*, defaults to 1.0): lambda, the share that stays, is drawn from Beta(alpha, alpha).
@@ -74,13 +74,13 @@ class CutMix(PairSynthesizer):
     alpha: float = 1.0
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        picture = to_rgb(row[self.image_column])
-        height, width = picture.shape[:2]
+        image = to_rgb(row[self.image_column])
+        height, width = image.shape[:2]
         lam = rng.beta(self.alpha, self.alpha)
         box = cutmix_box(height, width, lam, int(rng.integers(height)), int(rng.integers(width)))
         partner = self.partner(rng)
         other = to_rgb(partner[self.image_column])
         theirs = sources_of(partner, other.shape[:2], self.label_column)
-        mixed, mask = paste_box(picture, resize(other, (height, width)), box)
+        mixed, mask = paste_box(image, resize(other, (height, width)), box)
         theirs = (theirs[0], theirs[1], [resize(m, (height, width)) for m in theirs[2]])
         return Sample(mixed, *mix_sources(sources_of(row, (height, width), self.label_column), theirs, mask))

@@ -1,4 +1,4 @@
-"""PuzzleMix: two pictures mixed block by block, so that the salient blocks of both survive.
+"""PuzzleMix: two images mixed block by block, so that the salient blocks of both survive.
 
 J.-H. Kim et al., "Puzzle Mix: Exploiting Saliency and Local Statistics for Optimal Mixup", ICML 2020, arXiv 2009.06962.
 On a grid of n x n blocks, the mask z in {0, 1/2, 1} (the row's share of a block, 1 - z its partner's) minimises
@@ -7,7 +7,7 @@ On a grid of n x n blocks, the mask z in {0, 1/2, 1} (the row's share of a block
            + beta / 16n sum_(b, c)  (z_b - z_c)^2 + gamma D_bc(z_b, z_c)
 
 with s and s' the block saliencies (each sums to 1), p the binomial distribution of two draws at lambda, (b, c) the
-neighbours, and D the colour difference across their border. Then each picture's blocks are permuted, so that its
+neighbours, and D the colour difference across their border. Then each image's blocks are permuted, so that its
 salient ones come to lie where z keeps them. Provenance is z in the coordinates of the mix.
 
 Deviations from the authors' code: saliency comes from a model that stays as it is, not from the one in training; each
@@ -22,7 +22,7 @@ import copy
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -31,16 +31,14 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch import nn
 
-from hf_pgg.pictures import to_rgb
-from hf_pgg.provenance import sources_of
-from hf_pgg.synthesis.base import PairSynthesizer, Sample, resize
+from hf_pgg.data.images import resize, to_rgb
+from hf_pgg.data.preprocessing import InputSpec
+from hf_pgg.data.provenance import sources_of
+from hf_pgg.synthesis.base import PairSynthesizer, Sample
 from hf_pgg.synthesis.cutmix import mix_sources
 
-if TYPE_CHECKING:  # the collator imports this package
-    from hf_pgg.collator import InputSpec
-
 Saliency = Callable[[np.ndarray, int], np.ndarray]
-"""saliency(picture (H, W, 3) uint8, label) -> (H, W), finite and not negative; its scale does not matter."""
+"""saliency(image (H, W, 3) uint8, label) -> (H, W), finite and not negative; its scale does not matter."""
 
 _PATCH = 4  # pixels: borders are compared by the mean colours of patches of this side, halved until they tile a block
 _PRIOR_FLOOR = 1e-8  # keeps log p finite for lambda 0 and 1
@@ -53,7 +51,7 @@ _PRIOR_FLOOR = 1e-8  # keeps log p finite for lambda 0 and 1
 class InputGradientSaliency:
     """The saliency of PuzzleMix: the root mean square over channels of d cross entropy / d input.
 
-    The picture is squashed to the model's input size, so that no part of it is cropped away. Where the cross entropy
+    The image is squashed to the model's input size, so that no part of it is cropped away. Where the cross entropy
     has no gradient left, the saliency is 0 everywhere and counts as uniform.
 
     Args:
@@ -68,16 +66,16 @@ class InputGradientSaliency:
     def __post_init__(self) -> None:
         object.__setattr__(self, "model", copy.deepcopy(self.model).eval().requires_grad_(False))
 
-    def __call__(self, picture: np.ndarray, label: int) -> np.ndarray:
+    def __call__(self, image: np.ndarray, label: int) -> np.ndarray:
         """(H, W, 3) uint8 and a class to (H, W) float64."""
         weight = next(self.model.parameters())
-        fitted = self.spec.squash(torch.from_numpy(picture).permute(2, 0, 1))
+        fitted = self.spec.squash(torch.from_numpy(image).permute(2, 0, 1))
         pixels = self.spec.normalize(fitted)[None].to(weight.device, weight.dtype).requires_grad_()
         with torch.enable_grad():
             logits = self.model(pixel_values=pixels).logits.float()
             loss = nn.functional.cross_entropy(logits, torch.tensor([label], device=logits.device))
         gradient = torch.autograd.grad(loss, pixels)[0][0].double()  # squares of small gradients underflow in float32
-        return resize(gradient.square().mean(0).sqrt().cpu().numpy(), picture.shape[:2])
+        return resize(gradient.square().mean(0).sqrt().cpu().numpy(), image.shape[:2])
 
 
 # ---------------------------------------------------------------------------------------------- blocks
@@ -110,7 +108,7 @@ def permute_blocks(array: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def mask_costs(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     saliencies: Sequence[np.ndarray],
     lam: float,
     *,
@@ -124,7 +122,7 @@ def mask_costs(
     of (z_b - z_c)^2.
 
     Args:
-        pictures: The row's and its partner's, (H, W, 3) uint8, of sides divisible by n.
+        images: The row's and its partner's, (H, W, 3) uint8, of sides divisible by n.
         saliencies: Theirs, (n, n), of sum 1.
         lam (`float`): Expected share of the row, in [0, 1].
 
@@ -133,11 +131,11 @@ def mask_costs(
     """
     n = len(saliencies[0])
     smoothness = beta / (16 * n)
-    take = np.stack([saliencies[1], saliencies[0]])  # what taking a block from one picture loses of the other
-    patches = [_patch_means(picture, n) for picture in pictures]
+    take = np.stack([saliencies[1], saliencies[0]])  # what taking a block from one image loses of the other
+    patches = [_patch_means(image, n) for image in images]
     weights = []
     for costs, sides in ((take, patches), (take.swapaxes(1, 2), [side.swapaxes(0, 1) for side in patches])):
-        # [i, j]: block b from picture i, the next one, c, from picture j
+        # [i, j]: block b from image i, the next one, c, from image j
         difference = np.array([[_border_difference(first, second, n) for second in sides] for first in sides])
         costs[:, :-1] += smoothness * gamma * difference.mean(1)
         costs[:, 1:] += smoothness * gamma * difference.mean(0)
@@ -149,11 +147,11 @@ def mask_costs(
     return unary, weights[0], weights[1].T
 
 
-def _patch_means(picture: np.ndarray, n: int) -> np.ndarray:
+def _patch_means(image: np.ndarray, n: int) -> np.ndarray:
     """Mean colours, in [0, 1], of patches that tile every block."""
-    height, width = picture.shape[:2]
+    height, width = image.shape[:2]
     tall, wide = math.gcd(height // n, _PATCH), math.gcd(width // n, _PATCH)
-    return picture.astype(np.float32).reshape(height // tall, tall, width // wide, wide, 3).mean(1).mean(2) / 255
+    return image.astype(np.float32).reshape(height // tall, tall, width // wide, wide, 3).mean(1).mean(2) / 255
 
 
 def _border_difference(first: np.ndarray, second: np.ndarray, n: int) -> np.ndarray:
@@ -214,14 +212,14 @@ def solve_mask(unary: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.nda
 
 
 def transport(saliency: np.ndarray, kept: np.ndarray, cost: float = 0.8) -> np.ndarray:
-    """The order of a picture's blocks that keeps the most saliency for the least movement, by linear assignment.
+    """The order of an image's blocks that keeps the most saliency for the least movement, by linear assignment.
 
     It maximises the sum over places i of kept_i saliency_order[i] - cost distance(i, order[i])^2 / (n - 1)^2.
 
     Args:
         saliency (`np.ndarray`): (n, n), of sum 1.
-        kept (`np.ndarray`): (n, n) bool, where the mask shows the picture.
-        cost (`float`): Of moving a block by the side of the picture.
+        kept (`np.ndarray`): (n, n) bool, where the mask shows the image.
+        cost (`float`): Of moving a block by the side of the image.
 
     Returns:
         order (n * n,) int, a permutation: which block comes to lie at each place. The identity for uniform saliency.
@@ -233,7 +231,7 @@ def transport(saliency: np.ndarray, kept: np.ndarray, cost: float = 0.8) -> np.n
 
 
 def puzzlemix(
-    pictures: Sequence[np.ndarray],
+    images: Sequence[np.ndarray],
     saliencies: Sequence[np.ndarray],
     lam: float,
     n: int,
@@ -243,10 +241,10 @@ def puzzlemix(
     eta: float = 0.2,
     transport_cost: float = 0.8,
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Mixes two pictures on n x n blocks.
+    """Mixes two images on n x n blocks.
 
     Args:
-        pictures: The row's and its partner's, (H, W, 3) uint8, of sides divisible by n.
+        images: The row's and its partner's, (H, W, 3) uint8, of sides divisible by n.
         saliencies: Theirs, (H, W), not negative.
         lam (`float`): Expected share of the row, in [0, 1].
 
@@ -254,9 +252,9 @@ def puzzlemix(
         The mix (H, W, 3) uint8; z (n, n), the row's share of each block; the two orders of blocks (see [`transport`]).
     """
     shares = [block_saliency(saliency, n) for saliency in saliencies]
-    z = solve_mask(*mask_costs(pictures, shares, lam, beta=beta, gamma=gamma, eta=eta))
+    z = solve_mask(*mask_costs(images, shares, lam, beta=beta, gamma=gamma, eta=eta))
     orders = transport(shares[0], z > 0, transport_cost), transport(shares[1], z < 1, transport_cost)
-    ours, theirs = (permute_blocks(picture, order) for picture, order in zip(pictures, orders, strict=True))
+    ours, theirs = (permute_blocks(image, order) for image, order in zip(images, orders, strict=True))
     share = expand_blocks(z, ours.shape[:2])[..., None]
     return np.rint(share * ours + (1 - share) * theirs).astype(np.uint8), z, orders
 
@@ -265,12 +263,12 @@ def puzzlemix(
 class PuzzleMix(PairSynthesizer):
     """PuzzleMix with a partner from `source`.
 
-    The row's picture is resized to the nearest sides that are multiples of n, its partner to the same. A source with
+    The row's image is resized to the nearest sides that are multiples of n, its partner to the same. A source with
     several labels is as salient as the weighted mean over them; one with an object mask keeps its part, moved along.
     torch runs in one thread meanwhile: `num_proc` spreads the rows.
 
     Args:
-        saliency (`Callable`): `(picture (H, W, 3) uint8, label) -> (H, W)`, picklable and deterministic:
+        saliency (`Callable`): `(image (H, W, 3) uint8, label) -> (H, W)`, picklable and deterministic:
             [`InputGradientSaliency`], or your own.
         blocks (`tuple[int, ...]`, *optional*, defaults to (2, 4, 8, 16)): n is drawn from these.
         alpha (`float`, *optional*, defaults to 1.0): lambda, the expected share that stays, is drawn from
@@ -300,31 +298,29 @@ class PuzzleMix(PairSynthesizer):
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         n, lam, partner = int(rng.choice(self.blocks)), float(rng.beta(self.alpha, self.alpha)), self.partner(rng)
-        pictures = [to_rgb(part[self.image_column]) for part in (row, partner)]
-        height, width = (max(round(side / n), 1) * n for side in pictures[0].shape[:2])
+        images = [to_rgb(part[self.image_column]) for part in (row, partner)]
+        height, width = (max(round(side / n), 1) * n for side in images[0].shape[:2])
         sources = []
         for i, part in enumerate((row, partner)):
-            labels, weights, masks = sources_of(part, pictures[i].shape[:2], self.label_column)
+            labels, weights, masks = sources_of(part, images[i].shape[:2], self.label_column)
             sources.append((labels, weights, [resize(mask, (height, width)) for mask in masks]))
-            pictures[i] = resize(pictures[i], (height, width))
-        saliencies = [
-            self._saliency_of(picture, *source[:2]) for picture, source in zip(pictures, sources, strict=True)
-        ]
+            images[i] = resize(images[i], (height, width))
+        saliencies = [self._saliency_of(image, *source[:2]) for image, source in zip(images, sources, strict=True)]
         options = {name: getattr(self, name) for name in ("beta", "gamma", "eta", "transport_cost")}
-        mixed, z, orders = puzzlemix(pictures, saliencies, lam, n, **options)
+        mixed, z, orders = puzzlemix(images, saliencies, lam, n, **options)
         ours, theirs = (
             (labels, weights, [permute_blocks(mask, order) for mask in masks])
             for (labels, weights, masks), order in zip(sources, orders, strict=True)
         )
         return Sample(mixed, *mix_sources(ours, theirs, expand_blocks(1 - z, (height, width))))
 
-    def _saliency_of(self, picture: np.ndarray, labels: Sequence[int], weights: Sequence[float]) -> np.ndarray:
-        total = np.zeros(picture.shape[:2])
+    def _saliency_of(self, image: np.ndarray, labels: Sequence[int], weights: Sequence[float]) -> np.ndarray:
+        total = np.zeros(image.shape[:2])
         for label, weight in zip(labels, weights, strict=True):
-            saliency = np.asarray(self.saliency(picture.copy(), label))
+            saliency = np.asarray(self.saliency(image.copy(), label))
             if saliency.shape != total.shape or not np.isfinite(saliency).all() or saliency.min() < 0:
                 raise ValueError(
-                    f"`saliency` must return finite numbers >= 0 of shape {total.shape}, the picture's; it returned"
+                    f"`saliency` must return finite numbers >= 0 of shape {total.shape}, the image's; it returned"
                     f" shape {saliency.shape}, from {saliency.min():.3g} to {saliency.max():.3g}"
                 )
             total += weight * saliency

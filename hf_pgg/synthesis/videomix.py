@@ -4,7 +4,7 @@ VideoMix: S. Yun et al., "VideoMix: Rethinking Data Augmentation for Video Class
 of one clip replaces that of another; labels are mixed by the share of voxels. Here the share counts what was replaced
 after clipping at the border, and each row draws its own cuboid, so that it does not depend on its batch.
 
-Tiles: the pictures' form of the mixing of whole clips that R. Hachiuma et al. train a weakly supervised localizer with
+Tiles: the images' form of the mixing of whole clips that R. Hachiuma et al. train a weakly supervised localizer with
 ("Unified Keypoint-based Action Recognition Framework via Structured Keypoint Pooling", CVPR 2023): they join the
 skeletons of several clips under a mixed label; here the clips themselves stand side by side.
 """
@@ -13,13 +13,12 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from itertools import pairwise
 from typing import Any, Literal
 
 import numpy as np
 
 from hf_pgg.synthesis.base import Sample
-from hf_pgg.synthesis.clips import PairClipSynthesizer, resize_frames
+from hf_pgg.synthesis.clips import PairClipSynthesizer
 from hf_pgg.synthesis.cutmix import mix_sources
 
 Cuboid = tuple[slice, slice, slice]
@@ -58,17 +57,6 @@ def paste_cuboid(clip: np.ndarray, other: np.ndarray, cuboid: Cuboid) -> tuple[n
     return mixed, mask
 
 
-def tile_places(height: int, width: int, grid: tuple[int, int]) -> list[tuple[slice, slice]]:
-    """Rows and columns of each tile of a `grid` (rows, columns), from left to right and top to bottom."""
-    rows = np.linspace(0, height, grid[0] + 1).round().astype(int)
-    columns = np.linspace(0, width, grid[1] + 1).round().astype(int)
-    return [
-        (slice(top, bottom), slice(left, right))
-        for top, bottom in pairwise(rows.tolist())
-        for left, right in pairwise(columns.tolist())
-    ]
-
-
 @dataclass(frozen=True, kw_only=True)
 class VideoMix(PairClipSynthesizer):
     """VideoMix with a partner from `source`, which is sampled in the same way and resized to the row's clip.
@@ -95,42 +83,3 @@ class VideoMix(PairClipSynthesizer):
         other, theirs = self.partner(rng, clip.size)
         mixed, mask = paste_cuboid(clip.frames, other, videomix_cuboid(shape, lam, (frame, y, x), self.mode))
         return Sample(mixed, *mix_sources(self.sources(row, clip), theirs, mask))
-
-
-@dataclass(frozen=True, kw_only=True)
-class TileMix(PairClipSynthesizer):
-    """Whole clips side by side in the tiles of a grid: the row's in a random one, partners from `source` in the others.
-
-    Every source's weight is its tile's share of the picture.
-
-    Args:
-        grid (`tuple[int, int]`, *optional*, defaults to (1, 2)): Rows and columns of tiles.
-    """
-
-    grid: tuple[int, int] = (1, 2)
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if min(self.grid) < 1 or self.grid[0] * self.grid[1] < 2:
-            raise ValueError(f"a grid of {self.grid} does not hold two clips")
-
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        clip = self.sample(row, rng)
-        height, width = clip.size
-        places = tile_places(height, width, self.grid)
-        own = int(rng.integers(len(places)))
-        mixed = np.empty_like(clip.frames)
-        labels: list[int] = []
-        weights: list[float] = []
-        masks: list[np.ndarray] = []
-        for i, (rows, columns) in enumerate(places):
-            tile = (rows.stop - rows.start, columns.stop - columns.start)
-            frames, sources = (clip.frames, self.sources(row, clip)) if i == own else self.partner(rng, tile)
-            mixed[:, rows, columns] = resize_frames(frames, tile)
-            labels += sources[0]
-            weights += [weight * tile[0] * tile[1] / (height * width) for weight in sources[1]]
-            for mask in sources[2]:
-                placed = np.zeros(mixed.shape[:3], np.float32)
-                placed[:, rows, columns] = resize_frames(mask, tile)
-                masks.append(placed)
-        return Sample(mixed, labels, weights, masks)

@@ -1,0 +1,1 @@
+"""The command line `hf-pgg`: `main`, and one file for each command."""

@@ -1,0 +1,43 @@
+"""card."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from pathlib import Path
+
+from hf_pgg.reports.model_card import model_card
+
+_CARD = """
+  hf-pgg card out/train_cls/guided           writes README.md beside its results.json
+  hf-pgg card out/train_cls                  the cards of all runs in one comparison's results.json
+  hf-pgg card out/train_cls/guided --output -    prints it"""
+
+
+def _card(args: argparse.Namespace) -> None:
+    path = Path(args.run)
+    path = path / "results.json" if path.is_dir() else path
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: a run's record is the results.json that the recipes write")
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
+    several = isinstance(found, list)
+    for record in found if several else [found]:
+        if not isinstance(record, dict):
+            raise ValueError(f"{path} is not the record of a run: it holds {record!r:.40}")
+        try:
+            card = model_card(record)
+        except KeyError as error:
+            raise ValueError(f"{path} is not the record of a run: {error} is missing") from error
+        if args.output == "-":
+            print(card.content)
+            continue
+        folder = path.parent / record["model"]["name"] if several else path.parent
+        target = Path(args.output) if args.output else folder / "README.md"
+        if target.exists() and not args.overwrite:
+            raise ValueError(f"{target} stands there already: --overwrite replaces it")
+        target.parent.mkdir(parents=True, exist_ok=True)
+        card.save(target)
+        print(f"written: {target}")

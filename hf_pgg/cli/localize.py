@@ -1,0 +1,123 @@
+"""localize."""
+
+from __future__ import annotations
+
+import argparse
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from tqdm.auto import tqdm
+
+from hf_pgg.data.images import open_image, to_rgb
+from hf_pgg.data.loading import image_files
+from hf_pgg.localization.attribution import METHODS
+from hf_pgg.localization.classifier import CheckpointError, load_classifier
+from hf_pgg.localization.images import box_of_map
+from hf_pgg.localization.score_maps import ScoredImage, score_maps, with_smoothing
+from hf_pgg.reports.figures import draw
+
+
+def to_coco(
+    files: Sequence[Path],
+    sizes: Sequence[tuple[int, int]],
+    boxes: Sequence[Sequence[float]],
+    scored: Sequence[ScoredImage],
+    id2label: Mapping[int, str],
+) -> dict[str, Any]:
+    """A COCO data set: `images`, `annotations` with `bbox` [x, y, width, height] and `score`, and `categories`."""
+    return {
+        "images": [
+            {"id": i, "file_name": str(file), "width": size[0], "height": size[1]}
+            for i, (file, size) in enumerate(zip(files, sizes, strict=True))
+        ],
+        "annotations": [
+            {
+                "id": i,
+                "image_id": i,
+                "category_id": result.target,
+                "bbox": [round(value, 2) for value in box],
+                "area": round(box[2] * box[3], 2),
+                "iscrowd": 0,
+                "score": round(float(result.probabilities[result.target]), 6),
+            }
+            for i, (box, result) in enumerate(zip(boxes, scored, strict=True))
+        ],
+        "categories": [{"id": int(i), "name": name} for i, name in sorted(id2label.items())],
+    }
+
+
+def main(arguments: Sequence[str] | None = None, prog: str = "hf-pgg localize") -> None:
+    """Writes boxes, and overlays, for a checkpoint and images; see the module's head."""
+    parser = argparse.ArgumentParser(
+        prog=prog,
+        description="Boxes around what a classifier looks at, as COCO JSON, for images without annotations.",
+        epilog=f"example:\n  {prog} facebook/deit-tiny-patch16-224 photos/ --output boxes.json --overlays boxes/",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="Hub id or local folder of an image classification checkpoint")
+    parser.add_argument("images", nargs="+", help="images, or folders of them")
+    parser.add_argument("--output", default="boxes.json", help="COCO file to write (%(default)s)")
+    parser.add_argument("--overlays", help="folder for images with map and box drawn in")
+    parser.add_argument("--method", default="grad_cam", choices=list(METHODS), help="attribution map (%(default)s)")
+    parser.add_argument(
+        "--smoothing", type=float, default=0.05, help="of gradient maps, share of the side (%(default)s)"
+    )
+    parser.add_argument("--threshold", type=float, default=0.3, help="share of the map's range (%(default)s)")
+    parser.add_argument("--image_size", type=int, help="input size in pixels, other than the checkpoint's")
+    parser.add_argument("--batch_size", type=int, default=16, help="images a forward pass (%(default)s)")
+    parser.add_argument("--revision", default="main", help="revision of the checkpoint on the Hub (%(default)s)")
+    args = parser.parse_args(arguments)
+    if not 0 <= args.threshold < 1:
+        parser.error(f"--threshold {args.threshold} is not in [0, 1)")
+    try:
+        files = image_files(args.images)
+    except ValueError as error:
+        parser.error(str(error))
+
+    try:
+        classifier = load_classifier(args.model, args.revision, args.image_size)
+    except CheckpointError as error:
+        parser.error(str(error))
+    model, spec = classifier.model, classifier.spec
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    method = with_smoothing(args.method, args.smoothing)
+    readable, images = _read(files)
+    scored = score_maps(model.to(device), spec, images, method, batch_size=args.batch_size)
+    results, sizes, boxes = [], [], []
+    for number, result in enumerate(tqdm(scored, total=len(readable), unit="image")):
+        file = readable[number]
+        image = to_rgb(str(file))
+        sizes.append((image.shape[1], image.shape[0]))
+        boxes.append(box_of_map(result.score_map, args.threshold, sizes[-1]))
+        results.append(result)
+        if args.overlays:
+            title = f"{classifier.labels[result.target]} {result.probability:.2f}"
+            Path(args.overlays).mkdir(parents=True, exist_ok=True)
+            overlay = draw(image, result.score_map, boxes[-1], title)
+            overlay.save(Path(args.overlays) / f"{number:05d}_{file.stem}.png")  # names repeat between folders
+    coco = to_coco(readable, sizes, boxes, results, classifier.labels)
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    Path(args.output).write_text(json.dumps(coco, indent=1) + "\n")
+    print(f"{len(boxes)} boxes written to {args.output}" + (f", overlays to {args.overlays}" if args.overlays else ""))
+    if len(readable) < len(files):
+        raise SystemExit(f"{len(files) - len(readable)} of {len(files)} images could not be read")
+
+
+def _read(files: Sequence[Path]) -> tuple[list[Path], Iterator[np.ndarray]]:
+    """The files that can be decoded, and their images one by one; each of the others is named."""
+    readable = []
+    for file in files:
+        try:
+            open_image(str(file))
+            readable.append(file)
+        except (ValueError, OSError) as error:
+            print(f"{file}: not read, {error}")
+    return readable, (to_rgb(str(file)) for file in readable)
+
+
+if __name__ == "__main__":
+    main()

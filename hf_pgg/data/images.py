@@ -1,0 +1,128 @@
+"""Images and masks as arrays: reading every kind that `datasets` holds, and writing 8-bit PNGs."""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import Dataset, Image, List, Video
+from PIL import Image as PILImage
+from PIL import ImageOps
+from torchvision.transforms.v2 import functional as F
+
+
+def open_image(value: Any) -> PILImage.Image:
+    """An image as a PIL image from what `datasets` holds: a PIL image, `{"bytes", "path"}`, a path, or an array.
+
+    The pixels are read, so that a truncated file fails here. The EXIF orientation is applied.
+
+    Raises:
+        ValueError: If there is no image, it cannot be decoded, or an array holds NaN.
+    """
+    if isinstance(value, PILImage.Image):
+        image = value
+    elif isinstance(value, np.ndarray):
+        image = PILImage.fromarray(_array_to_uint8(value))
+    elif isinstance(value, Mapping) and (value.get("bytes") or value.get("path")):
+        image = PILImage.open(io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"])
+    elif isinstance(value, str):
+        image = PILImage.open(value)
+    else:
+        raise ValueError(f"there is no image (found {type(value).__name__})")
+    try:
+        image.load()
+    except (OSError, SyntaxError) as error:  # PIL raises SyntaxError for some broken PNGs
+        raise ValueError(f"the image cannot be decoded ({error})") from error
+    if 0 in image.size:
+        raise ValueError(f"the image has no pixels (size {image.size[0]}x{image.size[1]})")
+    return ImageOps.exif_transpose(image)
+
+
+def _array_to_uint8(array: np.ndarray) -> np.ndarray:
+    """(H, W[, C]) array to uint8; floats are taken as [0, 1], 16-bit integers as [0, 65535], booleans as 0 and 255."""
+    if 0 in array.shape:
+        raise ValueError(f"the image has no pixels (array of shape {array.shape})")
+    if np.issubdtype(array.dtype, np.floating):
+        if not np.isfinite(array).all():
+            raise ValueError("the image holds NaN or infinity")
+        return np.rint(np.clip(array, 0, 1) * 255).astype(np.uint8)
+    if array.dtype == np.uint16:
+        return np.rint(array / 257).astype(np.uint8)
+    return array.astype(np.uint8) * 255 if array.dtype == bool else array.astype(np.uint8)
+
+
+def to_rgb(value: Any) -> np.ndarray:
+    """An image of any kind as (H, W, 3) uint8.
+
+    Grey is repeated, palettes and CMYK are converted, 16-bit grey is scaled to 8 bits, transparency is laid on black.
+    """
+    image = open_image(value)
+    if image.mode in ("I;16", "I;16B", "I;16L", "I"):
+        grey = np.asarray(image).astype(np.float64) / 257
+        image = PILImage.fromarray(np.rint(np.clip(grey, 0, 255)).astype(np.uint8))
+    elif image.mode == "F":
+        image = PILImage.fromarray(_array_to_uint8(np.asarray(image)))
+    elif image.mode in ("RGBA", "LA", "PA") or "transparency" in image.info:
+        rgba = image.convert("RGBA")
+        image = PILImage.alpha_composite(PILImage.new("RGBA", rgba.size, (0, 0, 0, 255)), rgba)
+    return np.array(image.convert("RGB"))
+
+
+def encode_png(array: np.ndarray) -> dict[str, Any]:
+    """(H, W[, 3]) image or mask (uint8, bool, or float in [0, 1]) as the value of an `Image` column."""
+    buffer = io.BytesIO()
+    PILImage.fromarray(_array_to_uint8(array)).save(buffer, format="PNG")
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
+def undecoded(dataset: Dataset) -> Dataset:
+    """The dataset with its images and clips as they are stored, for code that decodes them itself."""
+    for name, feature in dataset.features.items():
+        if isinstance(feature, Image) and feature.decode:
+            dataset = dataset.cast_column(name, Image(decode=False))
+        elif isinstance(feature, List) and isinstance(feature.feature, Image) and feature.feature.decode:
+            dataset = dataset.cast_column(name, List(Image(decode=False)))
+        elif isinstance(feature, Video) and feature.decode:
+            dataset = dataset.cast_column(name, Video(decode=False))
+    return dataset
+
+
+# ---------------------------------------------------------------------------------------------- arrays
+
+
+def resize(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(H, W[, C]) array to `shape` = (height, width), antialiased bilinear; the dtype is kept."""
+    if array.shape[:2] == tuple(shape):
+        return array
+    channels_first = torch.from_numpy(np.ascontiguousarray(array if array.ndim == 3 else array[..., None])).permute(
+        2, 0, 1
+    )
+    resized = F.resize(channels_first, list(shape), antialias=True).permute(1, 2, 0).numpy()
+    return resized if array.ndim == 3 else resized[..., 0]
+
+
+def encode_mask(mask: np.ndarray) -> dict[str, Any]:
+    """A mask (H, W), or (T, H, W) for a clip, as an 8-bit PNG; the T frames are stacked from top to bottom.
+
+    Args:
+        mask (`np.ndarray`): bool, uint8 in [0, 255], or float in [0, 1].
+    """
+    mask = np.asarray(mask)
+    if mask.ndim == 3:
+        mask = mask.reshape(-1, mask.shape[-1])
+    if mask.ndim != 2:
+        raise ValueError(f"a mask is (H, W) or (T, H, W), not {mask.shape}")
+    return encode_png(mask)
+
+
+def decode_mask(value: Any, num_frames: int | None = None) -> np.ndarray:
+    """The uint8 mask (H, W), or (T, H, W) if `num_frames` is given, that `encode_mask` wrote."""
+    mask = np.array(open_image(value).convert("L"))
+    if num_frames is None:
+        return mask
+    if mask.shape[0] % num_frames:
+        raise ValueError(f"a mask of height {mask.shape[0]} does not hold {num_frames} frames")
+    return mask.reshape(num_frames, -1, mask.shape[1])

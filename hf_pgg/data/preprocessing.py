@@ -1,0 +1,85 @@
+"""preprocessing."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torchvision.transforms import v2
+from torchvision.transforms.v2 import functional as F
+
+
+@dataclass(frozen=True)
+class InputSpec:
+    """What a model wants: image size, how it is reached, and the normalisation, read from its image processor.
+
+    size: (height, width) of the model's input.
+    resize_to: (height, width) to squash to, or the length of the shorter side, before the centre crop to `size`.
+    """
+
+    size: tuple[int, int]
+    resize_to: int | tuple[int, int]
+    mean: tuple[float, ...]
+    std: tuple[float, ...]
+    scale: float = 1 / 255
+    interpolation: v2.InterpolationMode = v2.InterpolationMode.BILINEAR
+
+    @classmethod
+    def from_processor(cls, processor: Any, image_size: int | None = None) -> InputSpec:
+        """Reads a `transformers` image processor, timm's wrapper included.
+
+        Args:
+            image_size (`int`, *optional*): Another input size, in pixels; the processor's crop margin scales with it.
+
+        Raises:
+            ValueError: If the processor states no size.
+        """
+        if hasattr(processor, "data_config"):  # TimmWrapperImageProcessor
+            config = processor.data_config
+            height, width = config["input_size"][-2:]
+            margin, squash = config["crop_pct"], config["crop_mode"] == "squash"
+            mean, std, scale = config["mean"], config["std"], 1 / 255
+            interpolation = v2.InterpolationMode(config["interpolation"])
+        else:
+            size = dict(processor.size) if getattr(processor, "size", None) else {}
+            crop = dict(processor.crop_size) if getattr(processor, "do_center_crop", None) else {}
+            shorter = size.get("shortest_edge")
+            height = crop.get("height", size.get("height", shorter))
+            width = crop.get("width", size.get("width", shorter))
+            if height is None or width is None:
+                raise ValueError(f"{type(processor).__name__} states no input size (size={size}): pass `image_size`")
+            squash = shorter is None
+            margin = min(height, width) / shorter if shorter else 1.0
+            if getattr(processor, "crop_pct", None) and shorter and shorter < 384:  # ConvNeXt crops small inputs itself
+                margin = processor.crop_pct
+            normalize = getattr(processor, "do_normalize", True)
+            mean = processor.image_mean if normalize else (0.0, 0.0, 0.0)
+            std = processor.image_std if normalize else (1.0, 1.0, 1.0)
+            scale = processor.rescale_factor if getattr(processor, "do_rescale", True) else 1.0
+            names = {0: "nearest", 2: "bilinear", 3: "bicubic"}
+            interpolation = v2.InterpolationMode(names.get(getattr(processor, "resample", 2), "bilinear"))
+        if image_size is not None:
+            height = width = image_size
+        resize_to = (height, width) if squash else int(min(height, width) / margin)
+        return cls((height, width), resize_to, tuple(mean), tuple(std), scale, interpolation)
+
+    def fit(self, image: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """Image (C, H, W) and masks (K, H, W) brought to `size` by one geometry; unchanged where they fit already."""
+        if tuple(image.shape[-2:]) == self.size:
+            return image, masks
+        resize_to = list(self.resize_to) if isinstance(self.resize_to, tuple) else [self.resize_to]
+        image = F.resize(image, resize_to, interpolation=self.interpolation, antialias=True)
+        image = F.center_crop(image, list(self.size))
+        if masks.shape[0]:
+            masks = F.center_crop(F.resize(masks, resize_to, antialias=True), list(self.size))
+        return image, masks
+
+    def squash(self, images: torch.Tensor) -> torch.Tensor:
+        """(..., C, H, W) brought to `size` without a crop, so that no part of an image is lost."""
+        return F.resize(images, list(self.size), interpolation=self.interpolation, antialias=True)
+
+    def normalize(self, images: torch.Tensor) -> torch.Tensor:
+        """uint8 (..., C, H, W) to the model's float32 input."""
+        mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
+        return images.float().mul_(self.scale).sub_(mean).div_(std)  # in place: a batch is large

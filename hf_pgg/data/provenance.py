@@ -1,0 +1,132 @@
+"""The contract: which pixels of a training sample come from which label's target object.
+
+A sample keeps its provenance beside it in an ordinary `datasets.Dataset`:
+
+| column          | feature                    | meaning                                                        |
+| --------------- | -------------------------- | -------------------------------------------------------------- |
+| `image`         | `Image()`                  | the synthetic sample; a clip is in `video` instead             |
+| `labels`        | `List(ClassLabel)`, K      | the label of each source                                       |
+| `label_weights` | `List(Value("float32"))`, K| share of each label in the training target, sums to 1          |
+| `provenance`    | `List(Image(mode="L"))`, K | 255 where the pixel comes from that label's target, 0 where not |
+
+`video` is `Video(decode=False)` or `List(Image())`; each of its masks holds the T frames' masks, stacked from top to
+bottom. `provenance = None` means that nothing is known, hence *no guidance*: neither "all target" nor "all background".
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Features, Image, List, Value
+
+from hf_pgg.data.images import decode_mask
+
+IMAGE = "image"
+VIDEO = "video"
+LABELS = "labels"
+LABEL_WEIGHTS = "label_weights"
+PROVENANCE = "provenance"
+CONTRACT_COLUMNS = (IMAGE, LABELS, LABEL_WEIGHTS, PROVENANCE)
+
+PADDING_LABEL = -100
+
+
+class ProvenanceError(ValueError):
+    """A row does not keep the contract. The message names the row, the column and the remedy."""
+
+    def __init__(self, row: object, column: str, problem: str, remedy: str):
+        super().__init__(f"row {row}, column '{column}': {problem.rstrip('.')}. {remedy}")
+
+
+# ---------------------------------------------------------------------------------------------- features
+
+
+def provenance_features(label: ClassLabel, *, video: Any = None, **extra: Any) -> Features:
+    """The `Features` of a dataset that keeps the contract.
+
+    Args:
+        label (`ClassLabel`): The classes.
+        video (*optional*): `Video(decode=False)` or `List(Image())`: the feature of the clips that stand in place of
+            the images.
+        extra: Further columns, name to feature.
+    """
+    return Features(
+        {
+            **({IMAGE: Image()} if video is None else {VIDEO: video}),
+            LABELS: List(label),
+            LABEL_WEIGHTS: List(Value("float32")),
+            PROVENANCE: List(Image(mode="L")),
+            **extra,
+        }
+    )
+
+
+# ---------------------------------------------------------------------------------------------- one row
+
+
+def sources_of(
+    row: Mapping[str, Any], shape: tuple[int, ...], label_column: str = "label"
+) -> tuple[list[int], list[float], list[np.ndarray]]:
+    """Labels, weights and float masks in [0, 1] of a row's sources, of `shape` (H, W), or (T, H, W) for a clip.
+
+    A row with a single label and no provenance is one source whose target is the whole image: what a mixing
+    method such as CutMix assumes.
+    """
+    if row.get(LABELS) is None:
+        if row.get(label_column) is None:
+            raise KeyError(f"the row has neither '{LABELS}' nor '{label_column}'; its columns are {sorted(row)}")
+        return [int(row[label_column])], [1.0], [np.ones(shape, np.float32)]
+    labels, weights = list(row[LABELS]), list(row[LABEL_WEIGHTS])
+    if row.get(PROVENANCE) is None:
+        return labels, weights, [np.ones(shape, np.float32) for _ in labels]
+    num_frames = shape[0] if len(shape) == 3 else None
+    return labels, weights, [decode_mask(mask, num_frames).astype(np.float32) / 255 for mask in row[PROVENANCE]]
+
+
+# ---------------------------------------------------------------------------------------------- a batch
+
+
+def pad_sources(
+    labels: Sequence[Sequence[int]], label_weights: Sequence[Sequence[float]]
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Labels (B, K) int64, padded with -100, and weights (B, K) float32, padded with 0; K is the rows' largest."""
+    places = max(map(len, labels))
+    padded = torch.full((len(labels), places), PADDING_LABEL, dtype=torch.int64)
+    weights = torch.zeros(len(labels), places)
+    for i, (row_labels, row_weights) in enumerate(zip(labels, label_weights, strict=True)):
+        padded[i, : len(row_labels)] = torch.tensor(row_labels)
+        weights[i, : len(row_weights)] = torch.tensor(row_weights)
+    return padded, weights
+
+
+def merge_sources(
+    labels: torch.Tensor, label_weights: torch.Tensor, provenance: torch.Tensor
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Merges sources that share a label, so that the labels of a sample are distinct.
+
+    I_c = min(1, sum of the masks with label c). Without this, mixing two images of one class would suppress that
+    class's gradient everywhere.
+
+    Args:
+        labels (`torch.Tensor`): (B, K) int64, padded with -100.
+        label_weights (`torch.Tensor`): (B, K) float.
+        provenance (`torch.Tensor`): (B, K, ...) float in [0, 1].
+
+    Returns:
+        The same three; a repeated label's later places become padding (-100, 0, 0).
+    """
+    same = (labels[:, :, None] == labels[:, None, :]) & (labels >= 0)[:, :, None]
+    first = (labels >= 0) & ~same.tril(-1).any(-1)
+    if first.all():
+        return labels, label_weights, provenance
+    weights = torch.einsum("bkj,bj->bk", same.to(label_weights.dtype), label_weights)
+    masks = torch.einsum("bkj,bj...->bk...", same.to(provenance.dtype), provenance).clamp(max=1)
+    keep = first.view(first.shape + (1,) * (provenance.ndim - 2))
+    return (
+        labels.masked_fill(~first, PADDING_LABEL),
+        weights.masked_fill(~first, 0),
+        masks.masked_fill(~keep, 0),
+    )

@@ -1,0 +1,115 @@
+"""validation."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_pgg.data.images import decode_mask
+from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError
+from hf_pgg.data.video import _sample_shape
+
+_WEIGHT_TOLERANCE = 1e-3  # float32 weights of many sources do not sum to 1 exactly
+_OVERLAP_TOLERANCE = 2  # of 255: complementary soft masks are rounded separately
+
+
+def validate_row(
+    row: Mapping[str, Any],
+    name: object,
+    num_classes: int,
+    *,
+    image_column: str = IMAGE,
+    video_column: str | None = None,
+    label_column: str = "label",
+    allow_overlap: bool = False,
+) -> None:
+    """Checks one row against the contract.
+
+    Args:
+        row: The row; images and masks decoded or as `{"bytes", "path"}`.
+        name: How the error names the row (its index or id).
+        num_classes (`int`): Number of classes of the model.
+        video_column (`str`, *optional*): The column of the clips, where the samples are clips.
+        allow_overlap (`bool`, *optional*, defaults to `False`): Whether masks of different sources may sum over 1,
+            as after a declared dilation.
+
+    Raises:
+        ProvenanceError: Naming the row, the column and the remedy.
+    """
+    try:
+        num_frames, height, width = _sample_shape(row, image_column, video_column)
+    except (ValueError, OSError) as error:
+        raise ProvenanceError(name, video_column or image_column, str(error), "Replace or remove the row.") from error
+    size = (width, num_frames * height)
+    validate_sources(row, name, num_classes, size, label_column=label_column, allow_overlap=allow_overlap)
+
+
+def validate_sources(
+    row: Mapping[str, Any],
+    name: object,
+    num_classes: int,
+    size: tuple[int, int],
+    *,
+    label_column: str = "label",
+    allow_overlap: bool = False,
+) -> None:
+    """Checks labels, weights and masks of a row whose sample is known: the part of [`validate_row`] for any modality.
+
+    Args:
+        size: (width, height) in pixels of a mask as it is stored.
+    """
+    plain = row.get(LABELS) is None
+    labels = [row.get(label_column)] if plain else row[LABELS]
+    column = label_column if plain else LABELS
+    if not labels or any(label is None for label in labels):
+        raise ProvenanceError(name, column, "there is no label", f"Give every row '{label_column}' or '{LABELS}'.")
+    for label in map(int, labels):
+        if not 0 <= label < num_classes:
+            raise ProvenanceError(
+                name, column, f"label {label} is outside 0..{num_classes - 1}", "Set `num_labels` of the model."
+            )
+    if not plain:
+        _validate_weights(row.get(LABEL_WEIGHTS), len(labels), name)
+    if row.get(PROVENANCE) is not None:
+        _validate_masks(row[PROVENANCE], len(labels), size, name, allow_overlap)
+
+
+def _validate_weights(weights: Sequence[float] | None, count: int, name: object) -> None:
+    if weights is None or len(weights) != count:
+        found = "missing" if weights is None else f"of length {len(weights)}"
+        raise ProvenanceError(name, LABEL_WEIGHTS, f"{found}, with {count} labels", "Give one weight a label.")
+    if not np.isfinite(weights).all() or min(weights) < 0 or abs(sum(weights) - 1) > _WEIGHT_TOLERANCE:
+        raise ProvenanceError(
+            name,
+            LABEL_WEIGHTS,
+            f"{list(weights)} sums to {sum(weights):.4g}, not 1",
+            "Divide the weights by their sum.",
+        )
+
+
+def _validate_masks(masks: Sequence[Any], count: int, size: tuple[int, int], name: object, allow_overlap: bool) -> None:
+    if len(masks) != count:
+        raise ProvenanceError(name, PROVENANCE, f"{len(masks)} masks, {count} labels", "Give one mask a label.")
+    total = np.zeros(size[::-1], np.int64)
+    for mask in masks:
+        try:
+            decoded = decode_mask(mask)
+        except (ValueError, OSError) as error:
+            raise ProvenanceError(name, PROVENANCE, str(error), "Encode it with `encode_mask`.") from error
+        if decoded.shape != total.shape:
+            raise ProvenanceError(
+                name,
+                PROVENANCE,
+                f"mask of {decoded.shape[1]}x{decoded.shape[0]} for an image of {size[0]}x{size[1]}",
+                "Resize the mask with its image.",
+            )
+        total += decoded
+    if not allow_overlap and total.max() > 255 + _OVERLAP_TOLERANCE:
+        raise ProvenanceError(
+            name,
+            PROVENANCE,
+            f"the masks sum to {total.max() / 255:.2f} at some pixel",
+            "A pixel comes from one source: make the masks disjoint, or set `allow_overlap=True`, as for dilated ones.",
+        )

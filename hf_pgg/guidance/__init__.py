@@ -1,0 +1,1 @@
+"""Input gradient guidance: forms of the loss, engines that differentiate it, one guided forward pass. Needs torch alone."""

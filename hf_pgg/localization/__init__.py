@@ -1,0 +1,1 @@
+"""From a classifier to places: attribution maps, boxes on images, tubes in clips."""

@@ -1,0 +1,200 @@
+"""Spatio-temporal action localization from clip labels: maps of a clip to boxes on its frames, and to tubes.
+
+The maps come from `hf_pgg.localization.attribution` on the frames that the model sees; boxes on the frames between are interpolated,
+those before the first and after the last hold still. `hf_pgg.metrics.tubes` cuts tubes in time.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from torch import nn
+
+from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.preprocessing import InputSpec
+from hf_pgg.data.video import open_clip
+from hf_pgg.data.video_file import Size
+from hf_pgg.localization.attribution import Method
+from hf_pgg.localization.images import boxes_of_map
+from hf_pgg.localization.score_maps import score_maps
+from hf_pgg.metrics.actions import FrameDetections, FrameMAP, VideoMAP
+from hf_pgg.metrics.tubes import ClipError, Tube, fill_gaps
+
+
+@dataclass(frozen=True)
+class DetectedAction:
+    """What is found in one clip.
+
+    probabilities: (classes,) float32. maps: (T, H, W), of the predicted class. indices: (T,), the frames of the maps.
+    length, size: the clip's number of frames, and their (height, width) in pixels.
+    """
+
+    probabilities: np.ndarray
+    maps: np.ndarray
+    indices: np.ndarray
+    length: int
+    size: Size
+
+    @property
+    def label(self) -> int:
+        """The predicted class."""
+        return int(self.probabilities.argmax())
+
+    def tube(self, threshold: float) -> Tube:
+        """Of the predicted class, see [`tubes_of_maps`]."""
+        return self.tubes([threshold])[0]
+
+    def tubes(self, thresholds: Sequence[float]) -> list[Tube]:
+        """One for each threshold, which is faster than one by one."""
+        score = float(self.probabilities[self.label])
+        return tubes_of_maps(self.maps, thresholds, self.indices, self.length, self.size, self.label, score)
+
+
+def tubes_of_maps(
+    maps: np.ndarray,
+    thresholds: Sequence[float],
+    indices: np.ndarray,
+    length: int,
+    size: Size,
+    label: int,
+    score: float = 1.0,
+) -> list[Tube]:
+    """For each threshold the tube around the largest part of each frame's map above it, over all frames of a clip.
+
+    Args:
+        maps: (T, H, W) of the sampled frames; each is normalised to its own minimum and maximum.
+        thresholds: Each in [0, 1].
+        indices: (T,) ascending frame numbers of the maps; a frame that is repeated counts once.
+        length (`int`): Frames of the clip.
+        size: (height, width) of the clip's frames, in pixels.
+    """
+    indices, first = np.unique(indices, return_index=True)
+    boxes = np.stack([boxes_of_map(maps[i], thresholds, size[::-1]) for i in first], axis=1)
+    tubes = []
+    for found in boxes:
+        tube = fill_gaps(Tube(indices, corners(found), score, label))
+        before, after = tube.frames[0], length - 1 - tube.frames[-1]
+        held = [np.repeat(tube.boxes[:1], before, 0), tube.boxes, np.repeat(tube.boxes[-1:], after, 0)]
+        tubes.append(Tube(np.arange(length), np.concatenate(held), score, label))
+    return tubes
+
+
+def corners(boxes: np.ndarray) -> np.ndarray:
+    """(N, 4) `[x, y, width, height]` to `[x1, y1, x2, y2]` whose last pixels belong to the box."""
+    boxes = np.asarray(boxes, np.float64)
+    return np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2] + boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
+
+
+def clip_boxes(value: Any, length: int, clip: str, column: str) -> np.ndarray:
+    """The annotated boxes of a clip, (T, 4) float64 `[x, y, width, height]`.
+
+    Raises:
+        ClipError: Naming clip and column, if there is not one box for each of the `length` frames, or one is empty.
+    """
+    remedy = "Give a box [x, y, width, height] on every frame."
+    if value is None:
+        raise ClipError(clip, column, "there are no boxes", remedy)
+    missing = [t for t, box in enumerate(value) if box is None or len(box) != 4]
+    if missing:
+        raise ClipError(clip, column, f"frame {missing[0]} has no box of four numbers", remedy)
+    if len(value) != length:
+        raise ClipError(clip, column, f"{len(value)} boxes for {length} frames", remedy)
+    boxes = np.asarray(value, np.float64)
+    bad = np.flatnonzero(~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)))
+    if bad.size:
+        found = ", ".join(f"{number:g}" for number in boxes[bad[0]])
+        raise ClipError(clip, column, f"frame {bad[0]} has the box [{found}], which is empty or inverted", remedy)
+    return boxes
+
+
+def detect_actions(
+    model: nn.Module,
+    spec: InputSpec,
+    dataset: Dataset,
+    method: Method,
+    *,
+    sampler: FrameSampler,
+    video_column: str = "video",
+    batch_size: int = 8,
+) -> Iterator[DetectedAction]:
+    """The action of each clip, in order.
+
+    Args:
+        model, spec, method: See [`score_maps`]; the model takes (B, T, C, H, W).
+        sampler ([`FrameSampler`]): Which frames the model sees.
+    """
+    read: list[tuple[np.ndarray, int, Size]] = []
+
+    def clips() -> Iterator[np.ndarray]:
+        for row in dataset:
+            frames, indices, length = _read(row[video_column], sampler)
+            read.append((indices, length, (frames.shape[1], frames.shape[2])))
+            yield frames
+
+    scored = score_maps(model, spec, clips(), method, batch_size=batch_size)
+    for number, result in enumerate(scored):
+        yield DetectedAction(result.probabilities, result.score_map, *read[number])
+
+
+def _read(value: Any, sampler: FrameSampler) -> tuple[np.ndarray, np.ndarray, int]:
+    with open_clip(value) as clip:
+        indices = sampler.indices(len(clip), np.random.default_rng(0))
+        return clip.read(indices), indices, len(clip)
+
+
+def evaluate_actions(
+    actions: Iterable[DetectedAction],
+    dataset: Dataset,
+    thresholds: Sequence[float],
+    *,
+    label_column: str = "label",
+    box_column: str = "bboxes",
+) -> dict[float, dict[str, float]]:
+    """Clip accuracy, frame-mAP at 0.5 and video-mAP, of one actor a clip, for each threshold of the maps.
+
+    The boxes are those of the predicted class's map, and stand for every class with that class's probability.
+
+    Args:
+        actions: Of [`detect_actions`] on `dataset`.
+        dataset (`Dataset`): Clips with a label and a box `[x, y, width, height]` on every frame.
+
+    Returns:
+        For each threshold, `accuracy` in [0, 1], and in percent what [`FrameMAP`] and [`VideoMAP`] return.
+
+    Raises:
+        ClipError: If a clip has no box, an empty or an inverted one on some frame.
+    """
+    num_classes, right = dataset.features[label_column].num_classes, 0
+    frame_maps = {threshold: FrameMAP(num_classes, thresholds=(0.5,)) for threshold in thresholds}
+    video_maps = {threshold: VideoMAP(num_classes) for threshold in thresholds}
+    annotations = dataset.select_columns([label_column, box_column])
+    for number, (row, action) in enumerate(zip(annotations, actions, strict=True)):
+        clip, frames = f"row {number}", np.arange(action.length)
+        boxes = clip_boxes(row[box_column], action.length, clip, box_column)
+        truth = Tube(frames, corners(boxes), 1.0, row[label_column], clip)
+        right += int(action.label == row[label_column])
+        scores = action.probabilities.astype(np.float64)
+        for threshold, tube in zip(thresholds, action.tubes(thresholds), strict=True):
+            found = tube.boxes
+            tubes = [Tube(frames, found, float(score), label) for label, score in enumerate(scores)]
+            video_maps[threshold].update(clip, [truth], tubes)
+            detections = FrameDetections(
+                np.tile(frames, num_classes),
+                np.tile(found, (num_classes, 1)),
+                np.repeat(scores, action.length),
+                np.repeat(np.arange(num_classes), action.length),
+                clip,
+            )
+            frame_maps[threshold].update(clip, [truth], detections)
+    return {
+        threshold: {
+            "accuracy": right / len(dataset),
+            **frame_maps[threshold].compute(),
+            **video_maps[threshold].compute(),
+        }
+        for threshold in thresholds
+    }

@@ -1,0 +1,261 @@
+"""When an action happens: clips joined in time, a classifier slid over them, and tubes cut where its scores fall.
+
+Trimmed clips such as JHMDB's hold their action from end to end and cannot tell a localizer in time from none. Between
+clips of other classes they can. The classifier knows whole clips: windows as long as one are scored, a frame's scores
+are the mean of the windows over it, and [`~hf_pgg.metrics.tubes.label_by_viterbi`] says which frames show a class.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import ArrayLike
+from torch import nn
+
+from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.preprocessing import InputSpec
+from hf_pgg.data.video import open_clip
+from hf_pgg.data.video_file import Size
+from hf_pgg.localization.attribution import Method
+from hf_pgg.localization.clips import clip_boxes, corners, tubes_of_maps
+from hf_pgg.localization.score_maps import score_maps
+from hf_pgg.metrics.actions import VideoMAP
+from hf_pgg.metrics.tubes import Tube, label_by_viterbi, trim
+
+# ---------------------------------------------------------------------------------------------- joining
+
+
+@dataclass(frozen=True, eq=False)
+class JoinedClip:
+    """Clips one after the other.
+
+    frames: (N, H, W, 3) uint8. truth: of each clip its tube, in frames of the whole. acting: which of them is asked
+    for; no other is of its class.
+    """
+
+    frames: np.ndarray
+    truth: Sequence[Tube]
+    acting: int
+    name: str
+
+
+def join_plan(labels: Sequence[int], seed: int = 0) -> list[tuple[int, int, int]]:
+    """For every clip i, which clips are joined, in order of time: one of another class, i, and one of another class.
+
+    The neighbours of clip i are drawn from `default_rng([seed, i])`; they may be of one class.
+
+    Raises:
+        ValueError: If all clips are of one class.
+    """
+    classes = np.asarray(labels)
+    if len(np.unique(classes)) < 2:
+        raise ValueError(f"the {len(classes)} clips are of one class: a joined clip needs others around the acting one")
+    plan = []
+    for i, label in enumerate(classes):
+        before, after = np.random.default_rng([seed, i]).choice(np.flatnonzero(classes != label), 2).tolist()
+        plan.append((before, i, after))
+    return plan
+
+
+def join_clips(
+    dataset: Dataset,
+    plan: Iterable[tuple[int, int, int]],
+    *,
+    video_column: str = "video",
+    label_column: str = "label",
+    box_column: str = "bboxes",
+) -> Iterator[JoinedClip]:
+    """The joined clips of a plan, one by one; clips around the acting one are brought to its size, with their boxes.
+
+    Args:
+        dataset (`Dataset`): Clips with a label and a box `[x, y, width, height]` on every frame.
+
+    Raises:
+        ClipError: If a clip has no box, an empty or an inverted one on some frame.
+        VideoError: If a clip cannot be read.
+    """
+    for rows in plan:
+        size: Size | None = None
+        parts, truth, start = {}, {}, 0
+        for position in (1, 0, 2):  # the acting clip sets the size
+            row = dataset[rows[position]]
+            with open_clip(row[video_column]) as clip:
+                parts[position] = clip.read(np.arange(len(clip)), size)
+                stored = clip.stored_size
+            size = size or stored
+            boxes = clip_boxes(row[box_column], len(parts[position]), f"row {rows[position]}", box_column)
+            truth[position] = (boxes * np.tile(np.divide(size, stored)[::-1], 2), row[label_column])
+        tubes = []
+        for position in range(3):
+            boxes, label = truth[position]
+            tubes.append(Tube(start + np.arange(len(boxes)), corners(boxes), 1.0, label))
+            start += len(boxes)
+        yield JoinedClip(np.concatenate([parts[position] for position in range(3)]), tubes, 1, f"row {rows[1]}")
+
+
+# ---------------------------------------------------------------------------------------------- scores
+
+
+def window_starts(length: int, window: int, stride: int) -> np.ndarray:
+    """First frames of windows `stride` apart, (W,) int64 ascending; the last window ends with the clip.
+
+    Raises:
+        ValueError: If the window does not fit in the clip, or frames between two windows would have no score.
+    """
+    if not 1 <= stride <= window <= length:
+        raise ValueError(
+            f"windows of {window} frames, {stride} apart, in a clip of {length}: take 1 <= stride <= window <= length"
+        )
+    return np.unique(np.append(np.arange(0, length - window + 1, stride), length - window))
+
+
+def frame_scores(scores: ArrayLike, starts: ArrayLike, window: int, length: int) -> np.ndarray:
+    """Scores of frames, (N, classes) float64: the mean over the windows that a frame lies in.
+
+    Args:
+        scores: (W, classes), one row a window. starts: (W,), see [`window_starts`].
+    """
+    values, firsts = np.asarray(scores, np.float64), np.asarray(starts)
+    frames = np.arange(length)
+    covers = (frames[:, None] >= firsts) & (frames[:, None] < firsts + window)  # (N, W)
+    return covers @ values / covers.sum(1, keepdims=True)
+
+
+def contrast(curve: ArrayLike) -> np.ndarray:
+    """A class's scores over a clip's frames (N,), from 0 at their least to 1 at their greatest; 1 if they are constant.
+
+    A softmax over many classes seldom exceeds one half: what counts is when a class scores more than at other times.
+    """
+    values = np.asarray(curve, np.float64)
+    low, high = values.min(), values.max()
+    return (values - low) / (high - low) if high > low else np.ones_like(values)
+
+
+@dataclass(frozen=True, eq=False)
+class ScannedClip:
+    """What a classifier says along one joined clip.
+
+    scores: (N, classes), see [`frame_scores`]. maps: (M, H, W), means of the maps of each window's predicted class, on
+    the frames `indices` (M,). size: (height, width) of the frames, in pixels. truth, acting, name: see [`JoinedClip`].
+    """
+
+    scores: np.ndarray
+    maps: np.ndarray
+    indices: np.ndarray
+    size: Size
+    truth: Sequence[Tube]
+    acting: int
+    name: str
+
+    def frame_boxes(self, thresholds: Sequence[float]) -> dict[float, np.ndarray]:
+        """(N, 4) boxes of all frames at each threshold; see [`~hf_pgg.localization.clips.tubes_of_maps`]."""
+        tubes = tubes_of_maps(self.maps, thresholds, self.indices, len(self.scores), self.size, 0)
+        return {threshold: tube.boxes for threshold, tube in zip(thresholds, tubes, strict=True)}
+
+    def when(self, switch_cost: float) -> np.ndarray:
+        """(classes, N) bool, the frames that show each class: [`~hf_pgg.metrics.tubes.label_by_viterbi`] on its [`contrast`].
+
+        At a high `switch_cost` a class is found from end to end or not at all.
+        """
+        return np.stack([label_by_viterbi(contrast(curve), switch_cost) for curve in self.scores.T])
+
+    def tubes(self, boxes: np.ndarray, when: np.ndarray) -> list[Tube]:
+        """The stretches of each class, of [`frame_boxes`] and [`when`], with its mean score there."""
+        frames = np.arange(len(self.scores))
+        return [
+            stretch
+            for label, (curve, keep) in enumerate(zip(self.scores.T, when, strict=True))
+            for stretch in trim(Tube(frames, boxes, 1.0, label, self.name), curve, keep)
+        ]
+
+    def untrimmed(self, boxes: np.ndarray) -> list[Tube]:
+        """Each class from end to end, with its greatest score: what trimming is compared with."""
+        frames = np.arange(len(self.scores))
+        return [Tube(frames, boxes, float(score), label, self.name) for label, score in enumerate(self.scores.max(0))]
+
+
+def scan_clips(
+    model: nn.Module,
+    spec: InputSpec,
+    clips: Iterable[JoinedClip],
+    method: Method,
+    *,
+    window: int,
+    stride: int,
+    sampler: FrameSampler,
+    batch_size: int = 8,
+) -> Iterator[ScannedClip]:
+    """Slides a classifier over each clip.
+
+    Args:
+        model, spec, method: See [`~hf_pgg.localization.score_maps.score_maps`]; the model takes (B, T, C, H, W).
+        window, stride (`int`): Frames; best as long as the clips that the model was trained on.
+        sampler ([`FrameSampler`]): Which frames of a window the model sees, as in training.
+    """
+    for clip in clips:
+        length = len(clip.frames)
+        starts = window_starts(length, window, stride)
+        sampled = [start + sampler.indices(window, np.random.default_rng(0)) for start in starts]
+        windows = (clip.frames[indices] for indices in sampled)
+        scored = list(score_maps(model, spec, windows, method, batch_size=batch_size))
+        indices, place = np.unique(np.concatenate(sampled), return_inverse=True)
+        maps = np.zeros((len(indices), *scored[0].score_map.shape[1:]))
+        np.add.at(maps, place, np.concatenate([result.score_map for result in scored]))
+        scores = frame_scores([result.probabilities for result in scored], starts, window, length)
+        size = (clip.frames.shape[1], clip.frames.shape[2])
+        maps /= np.bincount(place)[:, None, None]
+        yield ScannedClip(scores, maps, indices, size, clip.truth, clip.acting, clip.name)
+
+
+# ---------------------------------------------------------------------------------------------- measures
+
+
+def temporal_iou(a: Tube, b: Tube) -> float:
+    """Shared frames over frames of either."""
+    shared = len(np.intersect1d(a.frames, b.frames, assume_unique=True))
+    return shared / (len(a.frames) + len(b.frames) - shared)
+
+
+def evaluate_scans(
+    scans: Iterable[ScannedClip], num_classes: int, settings: Sequence[tuple[float, float]]
+) -> dict[tuple[float, float], dict[str, float]]:
+    """How well actions are found in time, for each (threshold of the maps, switch cost).
+
+    Returns:
+        For each setting, in [0, 1] the mean over clips of the acting clip's IoU in time, its class taken as known:
+        `temporal_iou` with that class's best-scored stretch (0 where it has none), `temporal_iou_untrimmed` with the
+        whole joined clip. In percent, over the tubes of all three clips: `video_mAP@0.2` and `video_mAP@0.5`
+        ([`~hf_pgg.metrics.VideoMAP`]), and `..._untrimmed`, of tubes from end to end.
+
+    Raises:
+        ValueError: If there is no clip.
+    """
+    thresholds = (0.2, 0.5)
+    metrics = {setting: [VideoMAP(num_classes, thresholds) for _ in range(2)] for setting in settings}
+    ious: dict[tuple[float, float], list[tuple[float, float]]] = {setting: [] for setting in settings}
+    for scan in scans:
+        acting = scan.truth[scan.acting]
+        boxes = scan.frame_boxes(list(dict.fromkeys(threshold for threshold, _ in settings)))
+        when = {cost: scan.when(cost) for cost in {cost for _, cost in settings}}
+        for setting in settings:
+            whole = scan.untrimmed(boxes[setting[0]])
+            trimmed = scan.tubes(boxes[setting[0]], when[setting[1]])
+            for metric, tubes in zip(metrics[setting], (trimmed, whole), strict=True):
+                metric.update(scan.name, scan.truth, tubes)
+            own = [tube for tube in trimmed if tube.label == acting.label]
+            best = temporal_iou(max(own, key=lambda tube: tube.score), acting) if own else 0.0
+            ious[setting].append((best, temporal_iou(whole[0], acting)))
+    results = {}
+    for setting in settings:
+        if not ious[setting]:
+            raise ValueError("there is no joined clip to evaluate")
+        trimmed_iou, whole_iou = np.mean(ious[setting], axis=0).tolist()
+        results[setting] = {"temporal_iou": trimmed_iou, "temporal_iou_untrimmed": whole_iou}
+        for metric, suffix in zip(metrics[setting], ("", "_untrimmed"), strict=True):
+            figures = metric.compute()
+            for threshold in thresholds:
+                results[setting][f"video_mAP@{threshold}{suffix}"] = figures[f"video_mAP@{threshold}"]
+    return results

@@ -1,0 +1,1 @@
+"""`evaluate` modules over the metrics, one folder each, as the Hub wants them."""

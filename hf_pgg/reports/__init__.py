@@ -1,0 +1,1 @@
+"""What a run leaves behind: its record, its model card, its figures, and the comparison of several runs."""

@@ -1,0 +1,259 @@
+"""The record of a run: everything that its model card states, as a dictionary that `results.json` holds.
+
+    task          "image-classification" or "video-classification"
+    model         {name, base_model, repo}: the Hub's name of the pushed model, or None
+    data          {name, repo, revision, fingerprint, train_rows, test_rows, classes, arguments}
+    synthesis     {method, version, ...}: every setting of the synthesis method, see `synthesis_settings`
+    method        {name, alpha, form, mode, seed, steps, ...}
+    results       {metric: value} of the test split
+    groups        {columns, rows: [{name, accuracy, count, low, high}]}
+    localization  {map, threshold, selection, test}: how boxes are cut from maps, and what was tried
+    comparison    [{method, seeds, metric: mean over the seeds, spread: {metric: standard deviation}}]
+    images      [{file, title}] beside the card
+    draft         True where it was written while training, see `hf_pgg.training.hub.draft_card`
+    environment   what `environment()` returns        collapsed_at, nonfinite_steps
+
+No token gets into it: see `without_secrets`.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
+from functools import cache
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import ClassLabel, Dataset
+from huggingface_hub import get_token
+from huggingface_hub.errors import HFValidationError
+from huggingface_hub.utils import validate_repo_id
+
+from hf_pgg.data.provenance import LABELS
+
+_PACKAGES = ("hf_pgg", "torch", "torchvision", "transformers", "datasets", "accelerate", "timm", "numpy")
+_TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
+_SECRET_OPTION = re.compile(r"-{1,2}\w*(token(?!iz)|password|secret|api_key)\w*", re.IGNORECASE)
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+# ---------------------------------------------------------------------------------------------- where it ran
+
+
+def environment() -> dict[str, Any]:
+    """Command, git revision, versions, hardware: what one needs to run it again."""
+    cuda = torch.cuda.is_available()
+    return {
+        "command": shlex.join(without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "git_revision": _git_revision(),
+        "versions": dict(_versions()),
+        "device": torch.cuda.get_device_name() if cuda else f"CPU ({_processor()})",
+        "devices": torch.cuda.device_count() if cuda else 1,
+        "threads": torch.get_num_threads(),
+        "platform": platform.platform(terse=True),
+    }
+
+
+def without_secrets(words: Sequence[str]) -> list[str]:
+    """The words of a command, with tokens and the values of options that are named after secrets replaced by `***`."""
+    own, hidden, hide = get_token(), [], False
+    for word in words:
+        option, equals, _ = word.partition("=")
+        if hide and not word.startswith("--"):
+            word = "***"
+        hide = bool(_SECRET_OPTION.fullmatch(option)) and not equals
+        if equals and _SECRET_OPTION.fullmatch(option):
+            word = f"{option}=***"
+        word = _TOKEN.sub("***", word)
+        hidden.append(word.replace(own, "***") if own else word)
+    return hidden
+
+
+@cache
+def _versions() -> tuple[tuple[str, str], ...]:
+    found = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            found[package] = "not installed"
+    return tuple(found.items())
+
+
+@cache
+def _git_revision() -> str | None:
+    """The revision of the script's repository, with `+changes` where files differ from it; None outside of one."""
+    folder = Path(sys.argv[0]).resolve().parent
+    try:
+        run = subprocess.run(
+            ["git", "describe", "--always", "--dirty=+changes"], cwd=folder, capture_output=True, text=True, check=True
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return run.stdout.strip()
+
+
+@cache
+def _processor() -> str:
+    """The processor's own name where Linux tells it, else the architecture."""
+    known = Path("/proc/cpuinfo")
+    names = re.findall(r"model name\s*:\s*(.+)", known.read_text()) if known.is_file() else []
+    return f"{names[0]}, {platform.machine()}" if names else platform.machine()
+
+
+# ---------------------------------------------------------------------------------------------- what it was made of
+
+
+def hub_id(name: str | None) -> str | None:
+    """The name if it can be that of a repository on the Hub, and is no file or folder here."""
+    if name is None or Path(name).exists() or Path(name).is_absolute():
+        return None
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return None
+    return name
+
+
+def hub_source(dataset: Any) -> tuple[str | None, str | None]:
+    """(repository, commit) that a data set was loaded from, or two None.
+
+    `load_dataset` keeps what came from the Hub in `NAMESPACE___NAME/CONFIG/VERSION/COMMIT/`, which holds offline too.
+    """
+    for file in getattr(dataset, "cache_files", []):
+        *_, repo, _, _, commit, _ = ("", "", "", "", *Path(file["filename"]).parts)
+        if _COMMIT.fullmatch(commit):
+            return repo.replace("___", "/"), commit
+    return None, None
+
+
+def synthesis_settings(method: Any) -> dict[str, Any]:
+    """A synthesis method's name, version and every setting; a pool of rows by its size and fingerprint."""
+    settings: dict[str, Any] = {"method": type(method).__name__}
+    for field in fields(method):
+        value = getattr(method, field.name)
+        if field.name.startswith("_") or value is None:
+            continue
+        if isinstance(value, Dataset):
+            value = f"{len(value)} rows (fingerprint {value._fingerprint})"
+        elif not isinstance(value, str | int | float | tuple | list):
+            value = getattr(value, "__qualname__", type(value).__name__)
+        settings[field.name] = json.loads(json.dumps(value))  # tuples as lists: as it will be read
+    return settings
+
+
+# ---------------------------------------------------------------------------------------------- what came out
+
+
+def run_record(
+    trainer: Any,
+    results: Mapping[str, float],
+    *,
+    method: str | None = None,
+    base_model: str | None = None,
+    data_name: str | None = None,
+    data_revision: str | None = None,
+    test_rows: int | None = None,
+    synthesis: str | None = None,
+    arguments: Mapping[str, Any] | None = None,
+    train_seconds: float | None = None,
+    **parts: Any,
+) -> dict[str, Any]:
+    """What `results.json` and the model card hold of one run.
+
+    Args:
+        trainer ([`hf_pgg.PGGTrainer`]): After training.
+        results: Metric to value, on the test rows.
+        method (`str`, *optional*): Its name in comparisons.
+        base_model (`str`, *optional*): Hub id or folder of the checkpoint that was fine-tuned; None from scratch.
+        data_name (`str`, *optional*): Hub id, folder, or words; by default where the training rows were loaded from.
+        data_revision (`str`, *optional*): Commit of the data set on the Hub, see [`hub_source`].
+        test_rows (`int`, *optional*): Number of rows that `results` are of.
+        synthesis (`str`, *optional*): In words.
+        arguments (*optional*): Of the data, as the script read them.
+        train_seconds (`float`, *optional*): Wall time of the training.
+        parts: Further parts of the record: `synthesis_settings` (kept as `synthesis`), `groups`, `localization`.
+    """
+    args, train, steps = trainer.args, trainer.train_dataset, trainer.state.global_step
+    repo, revision = hub_source(train)
+    video = bool(args.video_column)
+    record = {
+        "task": "video-classification" if video else "image-classification",
+        "model": {
+            "name": Path(args.output_dir).name,
+            "base_model": base_model,
+            "base_repo": hub_id(base_model),
+            "repo": trainer.hub_model_id if args.push_to_hub else None,
+        },
+        "data": {
+            "name": data_name or repo,
+            "repo": hub_id(data_name) or repo,
+            "revision": data_revision or revision,
+            "fingerprint": getattr(train, "_fingerprint", None),
+            "train_rows": len(train) if hasattr(train, "__len__") else None,
+            "test_rows": test_rows,
+            "classes": _class_names(trainer),
+            "arguments": dict(arguments or {}),
+        },
+        "method": {
+            "name": method,
+            "alpha": args.alpha,
+            "form": args.guidance_form,
+            "mode": "exact" if trainer.guidance.exact else "finite_difference",
+            "fraction": args.guidance_fraction,
+            "labels": args.guidance_labels,
+            "synthesis": synthesis,
+            "seed": args.seed,
+            "steps": steps,
+            "epochs": round(trainer.state.epoch or 0, 2),
+            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+            "learning_rate": args.learning_rate,
+            "image_size": trainer.data_collator.spec.size[0],
+            "num_frames": args.num_frames if video else None,
+            "train_seconds": train_seconds,
+            "seconds_per_step": None if train_seconds is None else train_seconds / max(steps, 1),
+        },
+        "results": dict(results),
+        "comparison": [],
+        "figures": [],
+        "collapsed_at": trainer.collapsed_at,
+        "nonfinite_steps": trainer.nonfinite_steps,
+        "environment": environment(),
+    }
+    settings = parts.pop("synthesis_settings", None)
+    return {**record, **parts, **({"synthesis": settings} if settings else {})}
+
+
+def _class_names(trainer: Any) -> list[str]:
+    """From the training rows, else as the model has them."""
+    features = getattr(trainer.train_dataset, "features", None) or {}
+    feature = features[LABELS].feature if LABELS in features else features.get(trainer.args.label_column)
+    return feature.names if isinstance(feature, ClassLabel) else list(trainer.model.config.id2label.values())
+
+
+def compared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The rows of a comparison: of each method the mean of every metric over its seeds, and their spread."""
+    rows = []
+    for name in dict.fromkeys(record["method"]["name"] for record in records):
+        runs = [record for record in records if record["method"]["name"] == name]
+        row: dict[str, Any] = {"method": name, "seeds": [run["method"]["seed"] for run in runs]}
+        values = {
+            metric: [run["results"][metric] for run in runs]
+            for metric in runs[0]["results"]
+            if all(metric in run["results"] for run in runs)
+        }
+        row |= {metric: float(np.mean(found)) for metric, found in values.items()}
+        if len(runs) > 1:
+            row["spread"] = {metric: float(np.std(found, ddof=1)) for metric, found in values.items()}
+            row["collapsed"] = sum(run["collapsed_at"] is not None for run in runs)
+        rows.append(row)
+    return rows

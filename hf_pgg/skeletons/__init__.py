@@ -1,0 +1,1 @@
+"""Skeletons: rows of keypoints, and a classifier of them."""

@@ -1,0 +1,198 @@
+"""Keypoints of the persons in a clip: how rows hold them, their unit, and their batches.
+
+The contract is that of `hf_pgg.data.provenance`, with `keypoints` in place of the image: `List(List(List(float32)))` of
+shape (P, F, E), persons x frames x features, where a frame in which a person is not seen is None. Each of the K masks
+of `provenance` is 255 where a feature comes from that label's clip; it holds the P persons' masks (F, E), stacked from
+top to bottom.
+
+A person's E features in a frame are J points of C numbers each, point by point: x and y in pixels, then what else is
+known of the point, such as a confidence.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+import torch
+from datasets import List, Value
+
+from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.provenance import (
+    LABEL_WEIGHTS,
+    LABELS,
+    PROVENANCE,
+    ProvenanceError,
+    merge_sources,
+    pad_sources,
+    sources_of,
+)
+from hf_pgg.data.validation import validate_sources
+
+KEYPOINTS = "keypoints"
+KEYPOINT_FEATURE = List(List(List(Value("float32"))))
+
+
+def read_keypoints(value: Sequence[Sequence[Sequence[float] | None]] | np.ndarray | None) -> np.ndarray:
+    """The persons of a `keypoints` column as (P, F, E) float32, NaN in the frames in which a person is not seen.
+
+    Raises:
+        ValueError: If there is no person, nobody is ever seen, the persons have different numbers of frames or
+            features, or a number is NaN or infinite.
+    """
+    if value is None or len(value) == 0:
+        raise ValueError("there is no person")
+    lengths = [len(person) for person in value]
+    widths = [len(frame) for person in value for frame in person if frame is not None]
+    if not widths:
+        raise ValueError("no person is seen in any frame")
+    if len(set(lengths)) > 1:
+        raise ValueError(f"the persons have {lengths} frames: give each as many, None where a person is not seen")
+    if len(set(widths)) > 1:
+        raise ValueError(f"the frames have {sorted(set(widths))} features: give every person and frame as many")
+    keypoints = np.full((len(value), lengths[0], widths[0]), np.nan, np.float32)
+    for p, person in enumerate(value):
+        for f, frame in enumerate(person):
+            if frame is None:
+                continue
+            keypoints[p, f] = frame
+            if not np.isfinite(keypoints[p, f]).all():
+                raise ValueError(
+                    f"person {p}, frame {f} holds NaN or infinity: mend the keypoints, or give None where a person is"
+                    " not seen"
+                )
+    return keypoints
+
+
+def sample_row(
+    row: Mapping[str, Any],
+    rng: np.random.Generator,
+    sampler: FrameSampler | None = None,
+    input_column: str = KEYPOINTS,
+    label_column: str = "label",
+) -> tuple[np.ndarray, list[int], list[float], list[np.ndarray]]:
+    """Keypoints (P, T, E) of the sampled frames, labels, weights, and masks (P, T, E) float32 in [0, 1] of a row.
+
+    As for images, a row with one label and no provenance is one source whose target is everything.
+
+    Raises:
+        ValueError: If the keypoints cannot be used (see [`read_keypoints`]), the clip is too short for the sampler, or
+            masks do not fit the keypoints.
+    """
+    keypoints = read_keypoints(row.get(input_column))
+    labels, weights, masks = sources_of(row, keypoints.shape, label_column)
+    for mask in masks:
+        if mask.shape != keypoints.shape:
+            raise ValueError(f"column '{PROVENANCE}': a mask of {mask.shape} for keypoints of {keypoints.shape}")
+    if sampler is None:
+        return keypoints, labels, weights, masks
+    indices = sampler.indices(keypoints.shape[1], rng)
+    return keypoints[:, indices], labels, weights, [mask[:, indices] for mask in masks]
+
+
+def normalize_tracks(keypoints: np.ndarray, num_channels: int = 2) -> np.ndarray:
+    """Each person's x and y less their mean over the clip, over their root mean square distance from it.
+
+    So neither where a person stands nor how large counts, but how the person moves does, and a person's features do not
+    depend on the others. Further channels are left as they are.
+
+    Args:
+        keypoints: (P, F, E), NaN in frames in which a person is not seen.
+        num_channels (`int`): C of the E = J * C features.
+
+    Returns:
+        (P, F, E) float32, 0 in frames in which a person is not seen.
+    """
+    points = keypoints.reshape(*keypoints.shape[:2], -1, num_channels).astype(np.float32)
+    for person in points:
+        seen = ~np.isnan(person).any((1, 2))
+        places = person[seen][..., :2]
+        if len(places):
+            centred = places - places.mean((0, 1))
+            spread = np.sqrt(np.square(centred).sum(-1).mean())
+            person[seen, :, :2] = centred / max(spread, np.finfo(np.float32).tiny)
+        person[~seen] = 0
+    return points.reshape(keypoints.shape)
+
+
+@dataclass(frozen=True)
+class SkeletonCollator:
+    """Rows of skeletons to the batch that [`~hf_pgg.PGGTrainer`] and [`~hf_pgg.skeletons.model.SkeletonClassifier`] read.
+
+    | key             | shape           | dtype                                                        |
+    | --------------- | --------------- | ------------------------------------------------------------ |
+    | `keypoints`     | (B, P, F, E)    | float32, see [`normalize_tracks`]; 0 for absent persons      |
+    | `present`       | (B, P, F)       | bool: the person is seen in the frame                        |
+    | `labels`        | (B, K)          | int64, distinct in a row, padded with -100                   |
+    | `label_weights` | (B, K)          | float32, sum to 1                                            |
+    | `provenance`    | (B, K, P, F, E) | float32 in [0, 1]; only where some row of the batch has it   |
+    | `guided`        | (B,)            | bool: the row has provenance                                 |
+
+    Args:
+        num_channels (`int`, *optional*, defaults to 2): C of the E = J * C features.
+        sampler ([`FrameSampler`], *optional*): Which frames are taken; by default all, for clips of one length.
+            `"window"` draws from torch's generator.
+        flip (`float`, *optional*, defaults to 0.0): Probability that a clip is mirrored, for training only; not for
+            ordered keypoints, whose left and right would have to change places.
+        input_column, label_column (`str`): Names in the datasets.
+        extra_columns: Integer columns (groups) passed on as (B,) int64.
+    """
+
+    num_channels: int = 2
+    sampler: FrameSampler | None = None
+    flip: float = 0.0
+    input_column: str = KEYPOINTS
+    label_column: str = "label"
+    extra_columns: tuple[str, ...] = ()
+
+    def without_augmentation(self) -> SkeletonCollator:
+        """The same collator for evaluation."""
+        return replace(self, flip=0.0)
+
+    def validate_row(self, row: Mapping[str, Any], name: object, num_classes: int) -> None:
+        """Checks a row before the first step.
+
+        Raises:
+            ProvenanceError: Naming the row, the column and the remedy.
+        """
+        persons, frames, features = self._sample(row, name)[0].shape
+        validate_sources(row, name, num_classes, (features, persons * frames), label_column=self.label_column)
+
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        samples = [self._sample(row, f"{i} of the batch") for i, row in enumerate(rows)]
+        tracks, row_labels, row_weights, row_masks = zip(*samples, strict=True)
+        shapes = {found.shape[1:] for found in tracks}
+        if len(shapes) > 1:
+            raise ValueError(f"the clips of a batch have {sorted(shapes)} frames and features: set `sampler`")
+        shape = (max(map(len, tracks)), *shapes.pop())
+        guided = torch.tensor([row.get(PROVENANCE) is not None for row in rows])
+
+        keypoints, present = torch.zeros(len(rows), *shape), torch.zeros(len(rows), *shape[:2], dtype=torch.bool)
+        labels, weights = pad_sources(row_labels, row_weights)
+        provenance = torch.zeros(*labels.shape, *shape)
+        for i, (found, masks) in enumerate(zip(tracks, row_masks, strict=True)):
+            normal = normalize_tracks(found, self.num_channels)
+            if torch.rand(()) < self.flip:
+                normal[..., :: self.num_channels] *= -1
+            keypoints[i, : len(found)] = torch.from_numpy(normal)
+            present[i, : len(found)] = torch.from_numpy(~np.isnan(found).any(-1))
+            provenance[i, : len(masks), : len(found)] = torch.from_numpy(np.stack(masks))
+        labels, weights, provenance = merge_sources(labels, weights, provenance)
+        batch = {KEYPOINTS: keypoints, "present": present, LABELS: labels, LABEL_WEIGHTS: weights, "guided": guided}
+        if guided.any():
+            batch[PROVENANCE] = provenance
+        for name in self.extra_columns:
+            batch[name] = torch.tensor([int(row[name]) for row in rows])
+        return batch
+
+    def _sample(
+        self, row: Mapping[str, Any], name: object
+    ) -> tuple[np.ndarray, list[int], list[float], list[np.ndarray]]:
+        rng = np.random.default_rng(int(torch.randint(2**31, ())))
+        try:
+            return sample_row(row, rng, self.sampler, self.input_column, self.label_column)
+        except (ValueError, KeyError) as error:
+            problem = str(error.args[0] if error.args else error)
+            raise ProvenanceError(name, self.input_column, problem, "Mend or drop the row.") from error

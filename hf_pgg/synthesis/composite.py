@@ -1,0 +1,161 @@
+"""Compositing: a cut-out pasted on a background; its alpha is its provenance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import numpy as np
+from datasets import ClassLabel, Dataset
+from scipy.ndimage import gaussian_filter
+
+from hf_pgg.data.annotations import mask_to_box
+from hf_pgg.data.images import decode_mask, open_image, resize, to_rgb
+from hf_pgg.data.loading import read_row
+from hf_pgg.data.provenance import LABELS, PROVENANCE
+from hf_pgg.synthesis.base import Sample, Synthesizer
+
+
+def crop_to_mask(image: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Image (H, W, 3) and alpha (H, W) cropped to the box of alpha >= 1/2 (of alpha > 0 if it is faint)."""
+    solid = alpha >= 0.5 if (alpha >= 0.5).any() else alpha > 0
+    if not solid.any():
+        raise ValueError("the cut-out is empty: its mask has no target pixel")
+    x, y, width, height = mask_to_box(solid)
+    window = (slice(y, y + height), slice(x, x + width))
+    return image[window], alpha[window]
+
+
+def composite(
+    cutout: np.ndarray, alpha: np.ndarray, background: np.ndarray, top: int, left: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pastes a cut-out; what falls over the border is lost.
+
+    Args:
+        cutout (`np.ndarray`): (h, w, 3) uint8. alpha (`np.ndarray`): (h, w) float in [0, 1].
+        background (`np.ndarray`): (H, W, 3) uint8. top, left (`int`): Place of the cut-out's corner.
+
+    Returns:
+        The image (H, W, 3) uint8 and the placed alpha (H, W) float32.
+    """
+    height, width = background.shape[:2]
+    placed, canvas = np.zeros((height, width), np.float32), background.astype(np.float32)
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = min(top + alpha.shape[0], height), min(left + alpha.shape[1], width)
+    if y0 >= y1 or x0 >= x1:
+        raise ValueError("the cut-out lies outside the background")
+    part = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
+    placed[y0:y1, x0:x1] = alpha[part]
+    weight = placed[y0:y1, x0:x1, None]
+    canvas[y0:y1, x0:x1] = weight * cutout[part] + (1 - weight) * canvas[y0:y1, x0:x1]
+    return np.rint(canvas).astype(np.uint8), placed
+
+
+def square_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
+    """A random square of the full shorter side, resized to `size`."""
+    side = min(image.shape[:2])
+    top, left = (int(rng.integers(length - side + 1)) for length in image.shape[:2])
+    return resize(image[top : top + side, left : left + side], (size, size))
+
+
+@dataclass(frozen=True, kw_only=True)
+class Composite(Synthesizer):
+    """Pastes each row's object on a background image. One source: the provenance is the placed alpha.
+
+    The object is the alpha channel of an RGBA image, or `mask_column`, or the row's own provenance.
+
+    Args:
+        backgrounds (`Dataset`): Pool of background images (column `image`, and `background_column` if it is used).
+        mask_column (`str`, *optional*): Mask of the object (zero is background, the highest value the object).
+        target_value (`int`, *optional*): The object's value, where `mask_column` is a label map.
+        size (`int`, *optional*, defaults to 224): Side of the square output, in pixels.
+        scale (`tuple[float, float]`, *optional*, defaults to (0.5, 0.9)): Bounds of the uniform draw of the object's
+            longer side, relative to `size`.
+        placement (`"random"` or `"center"`): Anywhere inside the image, or in its middle.
+        flip (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip of the object.
+        feather (`float`, *optional*, defaults to 0.7): Standard deviation, in output pixels, of the edge's blur; the
+            blurred alpha is the provenance.
+        background_column (`str`, *optional*): `ClassLabel` of `backgrounds`, kept in the output as `background`.
+        cooccurrence (`tuple` of `tuple[float, ...]`, *optional*): Row c gives the probabilities of the background
+            classes for label c; by default every image of the pool is equally likely.
+    """
+
+    backgrounds: Dataset
+    mask_column: str | None = None
+    target_value: int | None = None
+    size: int = 224
+    scale: tuple[float, float] = (0.5, 0.9)
+    placement: Literal["random", "center"] = "random"
+    flip: float = 0.5
+    feather: float = 0.7
+    background_column: str | None = None
+    cooccurrence: tuple[tuple[float, ...], ...] | None = None
+    _pools: tuple[np.ndarray, ...] = field(default=(), init=False, repr=False, compare=False)
+
+    def __post_init__(self) -> None:
+        if len(self.backgrounds) == 0:
+            raise ValueError("`backgrounds` is empty")
+        if self.cooccurrence is not None:
+            if self.background_column is None:
+                raise ValueError("`cooccurrence` needs `background_column`, the classes of the backgrounds")
+            classes = self._background_classes().num_classes
+            for label, row in enumerate(self.cooccurrence):
+                if len(row) != classes or abs(sum(row) - 1) > 1e-6 or min(row) < 0:
+                    raise ValueError(f"cooccurrence[{label}] = {row} is not {classes} probabilities that sum to 1")
+            of = np.asarray(self.backgrounds[self.background_column])
+            object.__setattr__(self, "_pools", tuple(np.flatnonzero(of == scene) for scene in range(classes)))
+
+    def _background_classes(self) -> ClassLabel:
+        feature = self.backgrounds.features.get(self.background_column)
+        if not isinstance(feature, ClassLabel):
+            raise ValueError(f"column '{self.background_column}' of `backgrounds` is not a ClassLabel")
+        return feature
+
+    def extra_features(self) -> dict[str, Any]:
+        return {} if self.background_column is None else {"background": self._background_classes()}
+
+    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        label = row[LABELS][0] if row.get(LABELS) else row[self.label_column]
+        image, alpha = crop_to_mask(*self._cutout(row))
+        if rng.random() < self.flip:
+            image, alpha = image[:, ::-1], alpha[:, ::-1]
+        longer = rng.uniform(*self.scale) * self.size
+        shape = [max(round(side * longer / max(alpha.shape)), 1) for side in alpha.shape]
+        image, alpha = resize(image, (shape[0], shape[1])), resize(alpha, (shape[0], shape[1]))
+        if self.feather > 0:
+            alpha = gaussian_filter(alpha, self.feather, mode="constant")
+        room = [self.size - side for side in shape]
+        where = (0.5, 0.5) if self.placement == "center" else (rng.random(), rng.random())
+        top, left = (round(part * space) for part, space in zip(where, room, strict=True))
+        scene = read_row(self.backgrounds, self._background_index(label, rng))
+        canvas = square_crop(to_rgb(scene["image"]), self.size, rng)
+        mixed, placed = composite(image, alpha, canvas, top, left)
+        extra = {} if self.background_column is None else {"background": scene[self.background_column]}
+        return Sample(mixed, [label], [1.0], [placed], extra)
+
+    def _background_index(self, label: int, rng: np.random.Generator) -> int:
+        if self.cooccurrence is None:
+            return int(rng.integers(len(self.backgrounds)))
+        pool = self._pools[int(rng.choice(len(self._pools), p=self.cooccurrence[label]))]
+        if len(pool) == 0:
+            raise ValueError(f"no background of a class that label {label} needs")
+        return int(pool[rng.integers(len(pool))])
+
+    def _cutout(self, row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        image = to_rgb(row[self.image_column])
+        if self.mask_column is not None:
+            mask = np.array(open_image(row[self.mask_column]))
+            alpha = (mask == self.target_value) if self.target_value is not None else mask / max(int(mask.max()), 1)
+        elif row.get(PROVENANCE):
+            alpha = decode_mask(row[PROVENANCE][0]) / 255
+        else:
+            cutout = open_image(row[self.image_column])
+            if cutout.mode not in ("RGBA", "LA", "PA"):
+                raise ValueError("no cut-out: give an RGBA image, a `mask_column`, or rows with provenance")
+            rgba = np.array(cutout.convert("RGBA"))
+            # the colours under the alpha are wanted here, not the image laid on black
+            image, alpha = rgba[..., :3], rgba[..., 3] / 255
+        if alpha.shape != image.shape[:2]:
+            raise ValueError(f"mask of shape {alpha.shape} for an image of shape {image.shape[:2]}")
+        return image, alpha.astype(np.float32)

@@ -1,0 +1,79 @@
+"""Edits: any image-to-image function; what it left unchanged is the target's.
+
+As in PGG (arXiv 2604.02946): Otsu's threshold on the difference between source and edit, cleaned by morphology.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from PIL import Image as PILImage
+from scipy.ndimage import binary_dilation, binary_erosion, binary_fill_holes, gaussian_filter
+from skimage.filters import threshold_otsu
+from skimage.morphology import disk
+
+from hf_pgg.data.images import resize, to_rgb
+from hf_pgg.data.provenance import sources_of
+from hf_pgg.synthesis.base import Sample, Synthesizer
+
+Editor = Callable[..., Any]
+
+
+def unedited_mask(source: np.ndarray, edit: np.ndarray, *, radius: int = 2, min_difference: float = 4.0) -> np.ndarray:
+    """Which pixels an edit left alone: bool (H, W), True where unchanged.
+
+    Args:
+        source, edit (`np.ndarray`): (H, W, 3) uint8, aligned.
+        radius (`int`): Of the disk of the opening and closing that clean the mask, in pixels; 0 does neither.
+        min_difference (`float`): Mean absolute difference (of 255) under which an image counts as unedited: Otsu's
+            method always finds two classes, in recompression noise too.
+    """
+    difference = np.abs(source.astype(np.float32) - edit.astype(np.float32)).mean(2)
+    difference = gaussian_filter(difference, 1, mode="nearest")
+    if difference.max() < min_difference:
+        return np.ones(difference.shape, bool)
+    unedited = difference <= max(threshold_otsu(difference), min_difference)
+    if radius > 0:
+        footprint = disk(radius)
+        # closing, then opening; what lies outside the image takes no part
+        closed = binary_erosion(binary_dilation(unedited, footprint), footprint, border_value=1)
+        unedited = binary_dilation(binary_erosion(closed, footprint, border_value=1), footprint)
+    return binary_fill_holes(unedited)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Edit(Synthesizer):
+    """Edits each row's image and keeps as provenance what the edit left alone.
+
+    Args:
+        editor (`Callable`): `image -> image`, (H, W, 3) uint8 array or PIL image out. One that knows what it left
+            alone returns `(image, unedited)`, a mask (H, W) in [0, 1] beside it. It must be picklable and
+            deterministic given its arguments.
+        random (`bool`, *optional*, defaults to `False`): Whether `editor` takes the row's random generator, too.
+        takes_row (`bool`, *optional*, defaults to `False`): Whether its last argument is the row, with its masks.
+        radius (`int`, *optional*, defaults to 2): See [`unedited_mask`].
+        min_difference (`float`, *optional*, defaults to 4.0): See [`unedited_mask`].
+    """
+
+    editor: Editor
+    random: bool = False
+    takes_row: bool = False
+    radius: int = 2
+    min_difference: float = 4.0
+
+    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+        source = to_rgb(row[self.image_column])
+        edited = self.editor(source.copy(), *([rng] if self.random else []), *([row] if self.takes_row else []))
+        edited, kept = edited if isinstance(edited, tuple) else (edited, None)
+        if not isinstance(edited, np.ndarray | PILImage.Image):
+            raise ValueError(f"`editor` returned {type(edited).__name__}, not an array or a PIL image")
+        edit = resize(to_rgb(edited), source.shape[:2])
+        if kept is None:
+            kept = unedited_mask(source, edit, radius=self.radius, min_difference=self.min_difference)
+        elif kept.shape != source.shape[:2]:
+            raise ValueError(f"`editor` returned a mask {kept.shape} for an image {source.shape}")
+        labels, weights, masks = sources_of(row, source.shape[:2], self.label_column)
+        return Sample(edit, labels, weights, [mask * kept for mask in masks])

@@ -1,0 +1,121 @@
+"""The paper's ablations of provenance: masks grown, shrunk, put in the wrong place, or ignored.
+
+A map transform over rows that already have provenance, of whatever method; nothing but the masks changes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, cast, get_args
+
+import numpy as np
+from datasets import Features
+from scipy.ndimage import distance_transform_edt
+
+from hf_pgg.data.images import decode_mask, encode_mask
+from hf_pgg.data.provenance import PROVENANCE, ProvenanceError
+from hf_pgg.data.video import open_clip
+from hf_pgg.synthesis.base import RowTransform
+
+Kind = Literal["dilate", "erode", "random", "whole"]
+
+
+def resize_mask_area(mask: np.ndarray, fraction: float) -> np.ndarray:
+    """Grows (fraction > 0) or shrinks (< 0) a mask (H, W) evenly along its border by `fraction` of its area.
+
+    The mask is cut at 1/2 first; the result is bool, and its area is exact while the image has room for it.
+    """
+    solid = mask >= 0.5
+    wanted = round(solid.sum() * (1 + fraction))
+    if not solid.any() or wanted >= solid.size:
+        return np.full(mask.shape, solid.any())
+    # signed distance: positive outside, negative inside; the `wanted` smallest are the new mask
+    distance = distance_transform_edt(~solid) - distance_transform_edt(solid)
+    grown = np.zeros(solid.size, bool)
+    grown[np.argsort(distance, axis=None, kind="stable")[:wanted]] = True
+    return grown.reshape(mask.shape)
+
+
+def misplaced_mask(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The mask ([T,] H, W) shifted around the borders by a uniform offset, one for all frames.
+
+    Area and shape stay the true ones; the place is random.
+    """
+    height, width = mask.shape[-2:]
+    return np.roll(mask, (int(rng.integers(height)), int(rng.integers(width))), axis=(-2, -1))
+
+
+@dataclass(frozen=True, kw_only=True)
+class MaskAblation(RowTransform):
+    """Replaces each row's masks.
+
+    Args:
+        seed, epoch, row_id_column: See [`RowTransform`](hf_pgg.synthesis.base.RowTransform).
+        kind (`str`): `"dilate"`/`"erode"` by `fraction` of the area, `"random"` (true shape, random place), or
+            `"whole"`: I = 0, the penalty over the whole image (for the form l2 alone: the share outside an empty mask
+            is constant). Dilated or misplaced masks of several sources may overlap: set `allow_overlap` in the config.
+        fraction (`float`, *optional*, defaults to 0.1): For `"dilate"` and `"erode"`.
+        video_column (`str`, *optional*): The rows are clips, in this column: their masks change frame by frame, all by
+            one shift where the kind is `"random"`.
+    """
+
+    kind: Kind
+    fraction: float = 0.1
+    video_column: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.kind not in get_args(Kind):
+            raise ValueError(f"kind '{self.kind}' is none of {', '.join(get_args(Kind))}")
+
+    @classmethod
+    def named(cls, name: str, **options: Any) -> MaskAblation:
+        """From a word of a command line: `"random"`, `"whole"`, `"dilate:0.3"`, `"erode:0.1"`.
+
+        Raises:
+            ValueError: If the kind is unknown or the fraction is no number.
+        """
+        kind, _, fraction = name.partition(":")
+        return cls(kind=cast(Kind, kind), fraction=float(fraction or cls.fraction), **options)
+
+    def __call__(
+        self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
+    ) -> dict[str, list[Any]]:
+        """A batch of rows to their new masks.
+
+        Raises:
+            ProvenanceError: If a mask cannot be read, naming the row.
+        """
+        columns = {name: batch[name] for name in (PROVENANCE, self.row_id_column, self.video_column) if name}
+        replaced: list[Any] = []
+        for i, masks in enumerate(columns[PROVENANCE]):
+            row = {name: values[i] for name, values in columns.items()}
+            name = self._row_id(row, None if indices is None else indices[i])
+            if masks is None:
+                replaced.append(None)
+                continue
+            rng, frames = self.generator(name), None
+            try:
+                if self.video_column is not None:
+                    with open_clip(row[self.video_column]) as clip:
+                        frames = len(clip)
+                masks = [decode_mask(mask, frames).astype(np.float32) / 255 for mask in masks]
+            except (ValueError, OSError) as error:
+                raise ProvenanceError(name, PROVENANCE, str(error), "Mend or drop the row.") from error
+            replaced.append([encode_mask(self._replace(mask, rng)) for mask in masks])
+        return {PROVENANCE: replaced}
+
+    def features(self, features: Features) -> Features:
+        if PROVENANCE not in features:
+            raise ValueError(f"the rows have no masks to replace: no column '{PROVENANCE}' but {sorted(features)}")
+        return features
+
+    def _replace(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+        if self.kind == "random":
+            return misplaced_mask(mask, rng)
+        if self.kind == "whole":
+            return np.zeros_like(mask)
+        fraction = self.fraction if self.kind == "dilate" else -self.fraction
+        if mask.ndim == 2:
+            return resize_mask_area(mask, fraction)
+        return np.stack([resize_mask_area(frame, fraction) for frame in mask])

@@ -1,0 +1,128 @@
+"""What a guided run reports of itself: averages of its losses, overflows, and features that died."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import torch
+from transformers.utils import logging
+
+from hf_pgg.guidance.engines import Guidance
+
+logger = logging.get_logger(__name__)
+
+_NAMES = ("guidance_loss", "share", "guided", "classification_loss", "right", "samples")
+
+
+class Telemetry:
+    """Sums over the micro-batches since the last log, kept on the device so that no step waits for them.
+
+    Args:
+        max_nonfinite_steps (`int`): Batches in a row whose guidance may be NaN or infinite before training stops.
+    """
+
+    def __init__(self, max_nonfinite_steps: int):
+        self.max_nonfinite_steps = max_nonfinite_steps
+        self.nonfinite_steps = 0
+        self.collapsed_at: int | None = None
+        self.backoff = 1.0
+        self._nonfinite_in_a_row = 0
+        self._finite_in_a_row = 0
+        self._windows_at_chance = 0
+        self._window = np.zeros(2)
+        self._samples = 0.0
+        self._sums: dict[str, torch.Tensor] = {}
+
+    def add_batch(
+        self,
+        logits: torch.Tensor,
+        labels: torch.Tensor,
+        weights: torch.Tensor,
+        entropy: torch.Tensor,
+        guidance: Guidance | None,
+    ) -> None:
+        """Logits (B, classes), labels and weights (B, K), entropy (B,) of one micro-batch."""
+        top = labels.gather(1, weights.argmax(1, keepdim=True))[:, 0]
+        self._add("classification_loss", entropy.sum())
+        self._add("right", (logits.argmax(1) == top).sum())
+        self._add("samples", torch.tensor(len(labels)))
+        if guidance is not None:
+            self._add("guidance_loss", guidance.loss.sum())
+            self._add("share", guidance.target_share.sum())
+            self._add("guided", guidance.measured.sum())
+
+    def _add(self, name: str, value: torch.Tensor) -> None:
+        value = value.detach().double()
+        self._sums[name] = self._sums[name] + value if name in self._sums else value
+
+    def flush(self, device: torch.device, accelerator: Any | None) -> dict[str, float]:
+        """Averages over the samples of all processes since the last call (`accelerator` reduces), for the log."""
+        if not self._sums:
+            return {}
+        sums = torch.stack([self._sums.get(n, torch.zeros((), dtype=torch.float64)).to(device) for n in _NAMES])
+        if accelerator is not None:
+            sums = accelerator.reduce(sums, "sum")
+        total = dict(zip(_NAMES, sums.tolist(), strict=True))
+        self._sums, self._samples = {}, total["samples"]
+        logs = {
+            "classification_loss": total["classification_loss"] / total["samples"],
+            "train_accuracy": total["right"] / total["samples"],
+            "guidance_loss": total["guidance_loss"] / total["samples"],
+        }
+        if total["guided"]:
+            logs["target_gradient_share"] = total["share"] / total["guided"]
+        if self.nonfinite_steps:
+            logs["nonfinite_steps"] = self.nonfinite_steps
+        return logs
+
+    def is_finite(self, guidance: Guidance, step: int) -> bool:
+        """False if this batch must train without guidance; then the next steps are smaller (`backoff`).
+
+        Raises:
+            RuntimeError: After `max_nonfinite_steps` in a row.
+        """
+        if bool(torch.isfinite(guidance.loss).all() and torch.isfinite(guidance.surrogate).all()):
+            self._nonfinite_in_a_row = 0
+            self._finite_in_a_row += 1
+            if self.backoff < 1 and self._finite_in_a_row % 100 == 0:
+                self.backoff *= 2
+            return True
+        self.nonfinite_steps += 1
+        self._nonfinite_in_a_row += 1
+        self._finite_in_a_row = 0
+        self.backoff /= 2
+        logger.warning(
+            f"step {step}: the guidance loss is not finite; this batch trains without it, the next ones take"
+            f" {self.backoff:g} of the step"
+        )
+        if self._nonfinite_in_a_row >= self.max_nonfinite_steps:
+            raise RuntimeError(
+                f"the guidance loss was NaN or infinite {self._nonfinite_in_a_row} times in a row: the model has"
+                " diverged. Lower the learning rate or alpha, or train in bf16 or float32 instead of fp16."
+            )
+        return False
+
+    def watch_for_collapse(self, accuracy: float, num_classes: int, state: Any) -> None:
+        """Warns when guidance has destroyed the features: training accuracy at chance after a fifth of the steps.
+
+        Args:
+            accuracy (`float`): On the training batches between the last two calls of `flush`.
+            state (`TrainerState`): Of the run.
+        """
+        chance = 1 / num_classes
+        if state.global_step <= 0.2 * state.max_steps:
+            return
+        self._window += np.array([accuracy * self._samples, self._samples])
+        right, samples = self._window
+        spread = (chance * (1 - chance) / max(samples, 1)) ** 0.5
+        if 2 * spread > chance / 2:  # too few samples to tell
+            return
+        self._window[:] = 0
+        self._windows_at_chance = self._windows_at_chance + 1 if right / samples < chance + 2 * spread else 0
+        if self._windows_at_chance >= 3 and self.collapsed_at is None:
+            self.collapsed_at = state.global_step
+            logger.warning(
+                f"step {state.global_step}: accuracy on the training batches is {right / samples:.2f}, chance is"
+                f" {chance:.2f}: the features are destroyed. Lower alpha or the learning rate."
+            )

@@ -1,0 +1,333 @@
+"""The command line as a user has it: what it writes and prints, and one sentence and code 2 where it cannot."""
+
+import json
+import shlex
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from datasets import DatasetDict
+from PIL import Image as PILImage
+from transformers import BertConfig, BertModel, ViTConfig, ViTModel
+
+from hf_pgg import CutMix, add_provenance
+from hf_pgg.cli import card, explain, preview
+from hf_pgg.cli import main as cli
+from hf_pgg.cli.preview import method_for, open_rows, synthesized
+from hf_pgg.data.images import to_rgb
+from hf_pgg.localization.classifier import CheckpointError, load_classifier
+from hf_pgg.reports.figures import contact_sheet, sheet_samples
+from tests.conftest import tiny_model
+
+
+def run(capsys, *arguments):
+    """What is printed."""
+    cli.main([str(argument) for argument in arguments])
+    return capsys.readouterr().out
+
+
+def refused(capsys, *arguments):
+    """The sentence of a refusal."""
+    with pytest.raises(SystemExit) as stop:
+        cli.main([str(argument) for argument in arguments])
+    assert stop.value.code == 2
+    return capsys.readouterr().err
+
+
+def size_of(path):
+    with PILImage.open(path) as image:
+        assert image.format == "PNG" and len(set(image.convert("L").getdata())) > 50
+        return image.size
+
+
+@pytest.fixture(scope="module")
+def checkpoints(processor, tmp_path_factory):
+    """`plain` and `guided`, two classifiers of other weights."""
+    folder = tmp_path_factory.mktemp("checkpoints")
+    for seed, name in enumerate(("plain", "guided")):
+        model = tiny_model("vit", seed=seed)
+        model.config.id2label, model.config.label2id = {0: "cat", 1: "dog", 2: "fox"}, {"cat": 0, "dog": 1, "fox": 2}
+        model.save_pretrained(folder / name)
+        processor.save_pretrained(folder / name)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def images(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("images")
+    for i, size in enumerate([(40, 32), (24, 60)]):
+        noise = np.random.default_rng(i).integers(0, 256, (*size[::-1], 3), dtype=np.uint8)
+        PILImage.fromarray(noise).save(folder / f"{i}.png")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def data(photos, tmp_path_factory):
+    """The photos as a parquet file, a saved data set, and a folder of parquet."""
+    folder = tmp_path_factory.mktemp("data")
+    photos.to_parquet(folder / "photos.parquet")
+    DatasetDict(train=photos).save_to_disk(folder / "saved")
+    (folder / "folder").mkdir()
+    photos.to_parquet(folder / "folder" / "train.parquet")
+    return folder
+
+
+# ---------------------------------------------------------------------------------------------- help
+
+
+def test_help_teaches_with_examples(capsys):
+    for arguments, words in {
+        ("--help",): "hf-pgg explain out/plain cat.jpg --against out/guided",
+        ("preview", "--help"): "--mask_column mask --synthesis cutmix",
+        ("explain", "--help"): "--method grad_cam attention_rollout",
+        ("localize", "--help"): "hf-pgg localize facebook/deit-tiny-patch16-224 photos/",
+        ("card", "--help"): "hf-pgg card out/train_cls/guided",
+    }.items():
+        with pytest.raises(SystemExit) as stop:
+            cli.main(arguments)
+        assert stop.value.code == 0 and words in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    "examples",
+    [cli._EXAMPLES, preview._PREVIEW, explain._EXPLAIN, card._CARD],
+    ids=["all", "preview", "explain", "card"],
+)
+def test_every_example_in_the_help_can_be_parsed(examples):
+    commands = [line.strip() for line in examples.splitlines() if line.strip().startswith("hf-pgg")]
+    assert commands
+    for command in commands:
+        arguments = shlex.split(command.partition("   ")[0])[1:]
+        if arguments[0] != "localize":
+            cli._parser().parse_args(arguments)
+
+
+# ---------------------------------------------------------------------------------------------- preview
+
+
+def test_preview_of_the_embedded_data(capsys, tmp_path, monkeypatch, guided_photos):
+    monkeypatch.setattr(
+        "hf_pgg.cli.preview.digits_on_photographs", lambda: DatasetDict(train=guided_photos)
+    )  # it takes seconds
+    out = run(capsys, "preview", "--count", 3, "--output", tmp_path / "new" / "sheet.png")
+    assert "digits on photographs, train: 3 of 24 rows, Composite, seed 0" in out and "objects cover" in out
+    width, height = size_of(tmp_path / "new" / "sheet.png")
+    assert width > 3 * height / 2
+
+
+@pytest.mark.parametrize("kind", ["photos.parquet", "saved", "folder"])
+@pytest.mark.parametrize("synthesis", ["cutmix", "exchange"])
+def test_preview_of_own_images_with_masks(kind, synthesis, data, capsys, tmp_path):
+    out = run(capsys, "preview", data / kind, "--mask_column", "mask", "--synthesis", synthesis, "--count", 2,
+              "--output", tmp_path / "sheet.png")  # fmt: skip
+    assert "2 of 24 rows" in out
+    size_of(tmp_path / "sheet.png")
+
+
+def test_the_samples_are_those_of_training(guided_photos):
+    """Rows 0, 11 and 23 of `map` over everything, though three rows alone are synthesized."""
+    method = method_for("cutmix", guided_photos, embedded=False, seed=5)
+    shown = synthesized(method, guided_photos, 3)
+    whole = CutMix(source=guided_photos, seed=5).map(guided_photos)
+    assert shown.column_names == whole.column_names
+    for row, index in zip(shown, (0, 11, 23), strict=True):
+        assert np.array_equal(to_rgb(row["image"]), to_rgb(whole[index]["image"]))
+        assert row["label_weights"] == whole[index]["label_weights"]
+
+
+def test_a_sheet_shows_words_masks_and_their_absence(photos, guided_photos):
+    mixed = sheet_samples(CutMix(source=guided_photos).map(guided_photos.select(range(2))))
+    bare = sheet_samples(photos.select(range(1)))
+    assert bare[0].coverage is None and 0 < mixed[0].coverage < 1
+    figure = contact_sheet([*mixed, *bare], "a title", columns=2)
+    titles = [axes.get_title() for part in figure.subfigs for axes in part.axes]
+    assert titles[0].count("%)") == 2 and titles[1].endswith("% object")
+    assert titles[4:] == ["a", "no provenance"] and figure.get_suptitle() == "a title"
+
+
+def test_rows_without_provenance_are_counted(data, capsys, tmp_path):
+    out = run(
+        capsys, "preview", data / "saved", "--synthesis", "none", "--output", tmp_path / "sheet.png", "--count", 2
+    )
+    assert "2 of 2 have no provenance, and would not be guided" in out and "objects cover" not in out
+
+
+def test_preview_refuses_in_a_sentence(data, capsys, tmp_path):
+    saved = data / "saved"
+    (tmp_path / "notes.txt").write_text("no data")
+    for arguments, words in (
+        ((tmp_path / "absent",), "absent does not exist"),
+        ((tmp_path / "notes.txt",), "notes.txt is neither a parquet file nor a folder"),
+        ((saved, "--split", "dev"), "there is no split 'dev': choose train"),
+        ((saved,), "--synthesis composite needs to know the object: give --mask_column or --box_column"),
+        ((saved, "--mask_column", "mask"), "composites need background images: give --backgrounds"),
+        ((saved, "--mask_column", "masks"), "column 'masks' is not in the dataset"),
+        ((saved, "--synthesis", "cutmix", "--label_column", "name"), "'name' is a Value, not a ClassLabel"),
+        ((saved, "--synthesis", "cutmix", "--count", "99"), "a sheet holds 1 to 24 samples"),
+        (("nobody/nothing",), "nobody/nothing"),
+    ):
+        error = refused(capsys, "preview", *arguments, "--output", tmp_path / "sheet.png")
+        assert error.startswith("hf-pgg preview: ") and words in error and error.count("\n") == 1
+    assert not (tmp_path / "sheet.png").exists()
+
+
+def test_a_mask_of_another_size_is_named(photos, data, capsys, tmp_path):
+    wrong = add_provenance(photos, mask_column="mask").map(lambda row: {"image": row["image"].resize((8, 8))})
+    wrong.save_to_disk(tmp_path / "wrong")
+    error = refused(capsys, "preview", tmp_path / "wrong", "--synthesis", "none", "--output", tmp_path / "sheet.png")
+    assert "row 0, column 'provenance': mask of" in error
+
+
+def test_open_rows_knows_a_data_set_saved_without_splits(photos, tmp_path):
+    photos.save_to_disk(tmp_path / "rows")
+    assert open_rows(str(tmp_path / "rows")).column_names == photos.column_names
+
+
+# ---------------------------------------------------------------------------------------------- explain
+
+
+def test_explain_prints_what_two_checkpoints_say_and_draws_where_they_look(checkpoints, images, capsys, tmp_path):
+    plain, guided = checkpoints / "plain", checkpoints / "guided"
+    out = run(capsys, "explain", plain, images, "--against", guided, "--method", "input_gradient", "grad_cam",
+              "--output", tmp_path / "sheet.png")  # fmt: skip
+    lines = out.splitlines()
+    assert lines[0].endswith("0.png") and lines[1].split()[0] == "plain" and lines[2].split()[0] == "guided"
+    classifier = load_classifier(str(plain))
+    pixels = classifier.spec.squash(torch.from_numpy(to_rgb(str(images / "0.png"))).permute(2, 0, 1))
+    with torch.no_grad():
+        shares = classifier.model(pixel_values=classifier.spec.normalize(pixels[None])).logits.softmax(1)[0]
+    best = int(shares.argmax())
+    assert lines[1].split()[1:3] == [classifier.labels[best], f"{shares[best]:.2f},"]
+    width, height = size_of(tmp_path / "sheet.png")
+    assert width > 2 * height
+
+
+def test_a_class_is_explained_by_name(checkpoints, images, capsys, tmp_path):
+    image, sheet = images / "0.png", tmp_path / "sheet.png"
+    run(capsys, "explain", checkpoints / "plain", image, "--target", "fox", "--output", sheet)
+    by_name = sheet.read_bytes()
+    run(capsys, "explain", checkpoints / "plain", image, "--target", "2", "--output", sheet)
+    assert sheet.read_bytes() == by_name
+    run(capsys, "explain", checkpoints / "plain", image, "--target", "cat", "--output", sheet)
+    assert sheet.read_bytes() != by_name
+
+
+def test_explain_refuses_in_a_sentence(checkpoints, images, processor, capsys, tmp_path):
+    plain = checkpoints / "plain"
+    broken, notes = tmp_path / "broken.png", tmp_path / "notes.txt"
+    broken.write_bytes((images / "0.png").read_bytes()[:200])
+    notes.write_text("a note")
+    for arguments, words in (
+        ((plain, tmp_path / "absent.png"), "absent.png does not exist"),
+        ((plain, notes), "notes.txt is not an image that can be read"),
+        ((plain, broken), "broken.png is not an image that can be read"),
+        ((plain, *[images / "0.png"] * 25), "25 images: a sheet holds 24; name fewer, or use `hf-pgg localize"),
+        ((plain, images, "--target", "cow"), "has no class 'cow'; its 3 classes are cat, dog, fox"),
+        ((plain, images, "--method", "cam"), "use `grad_cam`"),
+        ((tmp_path / "absent", images), "absent is not a folder with a checkpoint"),
+        ((images, images), "is not a checkpoint: it holds no config.json"),
+        (("nobody/nothing", images), "nobody/nothing is neither a folder nor a checkpoint that could be had"),
+    ):
+        error = refused(capsys, "explain", *arguments, "--output", tmp_path / "sheet.png")
+        assert error.startswith("hf-pgg explain: ") and words in error and error.count("\n") == 1, error
+    assert not (tmp_path / "sheet.png").exists()
+
+
+# ---------------------------------------------------------------------------------------------- checkpoints
+
+
+def test_a_checkpoint_that_is_no_classifier_is_refused(processor, tmp_path):
+    """Without the check a head is drawn at random, and its answers look like any other's."""
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    ViTModel(ViTConfig(**small, image_size=16, patch_size=8)).save_pretrained(tmp_path / "vit")
+    processor.save_pretrained(tmp_path / "vit")
+    BertModel(BertConfig(**small, vocab_size=10)).save_pretrained(tmp_path / "bert")
+    for name, found in (("vit", "ViTModel"), ("bert", "BertModel")):
+        with pytest.raises(CheckpointError, match=f"{name} is a {found}, not an image classifier"):
+            load_classifier(str(tmp_path / name))
+
+
+def test_a_classifier_without_its_head_is_refused(checkpoints, tmp_path):
+    from safetensors.torch import load_file, save_file
+
+    for file in (checkpoints / "plain").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    weights = load_file(tmp_path / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if "classifier" not in k}, tmp_path / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(CheckpointError, match=r"lacks the weights of classifier.bias \(2 in all\): it was not trained"):
+        load_classifier(str(tmp_path))
+
+
+class Bomb:
+    def __reduce__(self):
+        return Path.touch, (Path(self.path),)
+
+
+def test_pickled_weights_are_refused_and_never_read(checkpoints, images, capsys, tmp_path):
+    bomb = Bomb()
+    bomb.path = str(tmp_path / "went-off")
+    folder = tmp_path / "pickled"
+    folder.mkdir()
+    for name in ("config.json", "preprocessor_config.json"):
+        (folder / name).write_bytes((checkpoints / "plain" / name).read_bytes())
+    torch.save(bomb, folder / "pytorch_model.bin")
+    for command in ("explain", "localize"):
+        error = refused(capsys, command, folder, images)
+        assert "pytorch_model.bin is pickled, and unpickling can run any code" in error
+    assert not (tmp_path / "went-off").exists()
+
+
+def test_code_in_a_repository_is_never_run(checkpoints, tmp_path):
+    for file in (checkpoints / "plain").iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    config = json.loads((tmp_path / "config.json").read_text())
+    auto = {"AutoConfig": "code.Config", "AutoModelForImageClassification": "code.Model"}
+    (tmp_path / "config.json").write_text(json.dumps({**config, "model_type": "of-its-own", "auto_map": auto}))
+    (tmp_path / "code.py").write_text(f"import pathlib; pathlib.Path({str(tmp_path / 'went-off')!r}).touch()")
+    with pytest.raises(CheckpointError, match="cannot be loaded as an image classifier"):
+        load_classifier(str(tmp_path))
+    assert not (tmp_path / "went-off").exists()
+
+
+# ---------------------------------------------------------------------------------------------- localize, card
+
+
+def test_localize_is_the_box_writer(checkpoints, images, capsys, tmp_path):
+    boxes = tmp_path / "boxes.json"
+    out = run(capsys, "localize", checkpoints / "plain", images, "--output", boxes)
+    assert "2 boxes written to" in out and len(json.loads(boxes.read_text())["annotations"]) == 2
+
+
+def test_card_writes_the_card_of_a_run_and_of_a_comparison(record, capsys, tmp_path):
+    folder = tmp_path / "guided"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps(record))
+    assert f"written: {folder / 'README.md'}" in run(capsys, "card", folder)
+    card = (folder / "README.md").read_text()
+    assert run(capsys, "card", folder / "results.json", "--output", "-").strip() == card.strip()
+    assert "--overwrite replaces it" in refused(capsys, "card", folder)
+    (folder / "README.md").write_text("old")
+    run(capsys, "card", folder, "--overwrite")
+    assert (folder / "README.md").read_text() == card
+    plain = {**record, "model": {**record["model"], "name": "plain"}}
+    (tmp_path / "results.json").write_text(json.dumps([record, plain]))
+    run(capsys, "card", tmp_path, "--overwrite")
+    assert (tmp_path / "plain" / "README.md").read_text().count("# plain") == 1
+
+
+def test_card_refuses_in_a_sentence(capsys, tmp_path):
+    for content, words in (
+        (None, "results.json does not exist: a run's record is the results.json that the recipes write"),
+        ("{", "is not JSON"),
+        ('{"model": {"name": "a"}}', "is not the record of a run: 'data' is missing"),
+        ("[1]", "is not the record of a run"),
+        ("3", "is not the record of a run"),
+    ):
+        if content is not None:
+            (tmp_path / "results.json").write_text(content)
+        error = refused(capsys, "card", tmp_path)
+        assert error.startswith("hf-pgg card: ") and words in error and error.count("\n") == 1
+    assert not (tmp_path / "README.md").exists()
