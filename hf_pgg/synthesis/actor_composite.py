@@ -102,6 +102,10 @@ class ActorComposite(ClipSynthesizer):
         ):
             raise ValueError(f"column '{self.background_column}' of `backgrounds` is not a ClassLabel")
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return super().columns if self.mask_column is None else (*super().columns, self.mask_column)
+
     def extra_features(self) -> dict[str, Any]:
         if self.background_column is None:
             return {}

@@ -68,6 +68,11 @@ class RowTransform(ABC):
     # `datasets` hashes the fields, not the code: a change of what a method computes must change its number
     version: int = field(default=1, init=False, repr=False)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the method reads from a row, where the row has them."""
+        return () if self.row_id_column is None else (self.row_id_column,)
+
     @abstractmethod
     def __call__(
         self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
@@ -130,6 +135,10 @@ class RowSynthesizer(RowTransform, ABC):
     @abstractmethod
     def input_column(self) -> str:
         """The column of the images or clips."""
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (self.input_column, self.label_column, LABELS, LABEL_WEIGHTS, PROVENANCE, *super().columns)
 
     @abstractmethod
     def encode(self, image: np.ndarray) -> Any:
@@ -251,6 +260,11 @@ class FreshDraws:
             raise ValueError("fresh draws need `row_id_column`: outside `map` a row has no index")
         self.synthesizer = synthesizer
         self._epoch = torch.tensor(synthesizer.epoch, dtype=torch.int64).share_memory_()
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """The columns that the method reads from a row, where the row has them."""
+        return self.synthesizer.columns
 
     def set_epoch(self, epoch: int) -> None:
         """From now on rows draw as in this epoch, in the workers of a loader too."""

@@ -112,6 +112,10 @@ class Composite(Synthesizer):
             raise ValueError(f"column '{self.background_column}' of `backgrounds` is not a ClassLabel")
         return feature
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return super().columns if self.mask_column is None else (*super().columns, self.mask_column)
+
     def extra_features(self) -> dict[str, Any]:
         return {} if self.background_column is None else {"background": self._background_classes()}
 

@@ -78,6 +78,10 @@ class MaskAblation(RowTransform):
         kind, _, fraction = name.partition(":")
         return cls(kind=cast(Kind, kind), fraction=float(fraction or cls.fraction), **options)
 
+    @property
+    def columns(self) -> tuple[str, ...]:
+        return (PROVENANCE, *([] if self.video_column is None else [self.video_column]), *super().columns)
+
     def __call__(
         self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
     ) -> dict[str, list[Any]]:
