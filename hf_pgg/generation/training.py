@@ -268,5 +268,5 @@ class LatentEncoder:
         mirrored = torch.rand(len(pixels), 1, 1, 1, device=pixels.device) < self.flip
         latents = self.vae.encode(torch.where(mirrored, pixels.flip(-1), pixels)).latent_dist.sample()
         prompts = [filled[int(torch.randint(len(filled), ()))] for filled in batch["prompts"]]
-        states = self.conditioner(prompts, batch["figures"])
+        states = self.conditioner(prompts, batch["images"])
         return latents * self.vae.config.scaling_factor, {"encoder_hidden_states": states}
