@@ -166,7 +166,7 @@ def main() -> None:
     figures = {
         "samples.png": (sample_grid(synthesized), "Training rows with their provenance"),
         "gradients.png": (
-            gradient_maps(models, data["test"], trainer.data_collator.without_augmentation()),
+            gradient_maps(models, data["test"], trainer.data_collator.for_evaluation()),
             "Input gradients on test images",
         ),
         "curves.png": (learning_curves(histories), "Learning curves"),

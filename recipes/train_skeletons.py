@@ -174,7 +174,7 @@ def train(rows: Dataset, args: SkeletonRecipeConfig, task: SkeletonArguments) ->
 def person_scores(trainer: PGGTrainer, scenes: Dataset, batch_size: int = 128) -> dict[str, float]:
     """What the pooling switch says of the persons in `scenes`; the p-th person's class is the p-th label."""
     model, right = trainer.model.eval(), []
-    collator = trainer.data_collator.without_augmentation()
+    collator = trainer.data_collator.for_evaluation()
     for batch in DataLoader(scenes, batch_size, collate_fn=collator):
         labels = batch["labels"].to(model.device)
         found = model(batch[KEYPOINTS].to(model.device), batch["present"].to(model.device), score_frames=True)

@@ -6,8 +6,9 @@ The geometry (resize, centre crop) is that of the image processor, done here so 
 from __future__ import annotations
 
 import copy
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import torch
@@ -16,13 +17,107 @@ from torchvision import tv_tensors
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import to_rgb
 from hf_pgg.data.preprocessing import InputSpec
-from hf_pgg.data.provenance import IMAGE, PROVENANCE, VIDEO, merge_sources, pad_sources, sources_of
+from hf_pgg.data.provenance import (
+    CONTRACT_COLUMNS,
+    IMAGE,
+    LABEL_WEIGHTS,
+    LABELS,
+    PROVENANCE,
+    VIDEO,
+    Sources,
+    merge_sources,
+    pad_sources,
+    sources_of,
+)
+from hf_pgg.data.validation import validate_row
 from hf_pgg.data.video import open_clip
-from hf_pgg.synthesis.base import FreshDraws
 
 
-class PGGCollator:
-    """Turns rows into the batch that [`PGGTrainer`] reads.
+class _Synthesis(Protocol):
+    """What a collator needs of a method that draws afresh each epoch ([`~hf_pgg.synthesis.base.FreshDraws`])."""
+
+    @property
+    def columns(self) -> tuple[str, ...]: ...
+
+    def set_epoch(self, epoch: int) -> None: ...
+
+    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]: ...
+
+
+class Collator(ABC):
+    """What [`~hf_pgg.PGGTrainer`] asks of the object that turns rows into a batch, whatever the rows hold.
+
+    A subclass for another kind of input says how a row is checked and how rows become a batch; [`PGGCollator`] reads
+    images and clips, [`~hf_pgg.skeletons.rows.SkeletonCollator`] keypoints.
+
+    Attributes:
+        input_column (`str`): The column of the samples, which every dataset must have.
+        label_column (`str`): The column of single labels, for rows that do not keep the contract.
+        extra_columns (`tuple[str, ...]`): Integer columns (groups) passed on as (B,) int64.
+        spec ([`InputSpec`], *optional*): The preprocessing, for a collator of images or clips.
+        synthesis (*optional*): A method applied to the rows of a batch, which draws afresh each epoch.
+    """
+
+    input_column: str
+    label_column: str
+    extra_columns: tuple[str, ...]
+    spec: InputSpec | None = None
+    synthesis: _Synthesis | None = None
+
+    @property
+    def columns(self) -> tuple[str, ...]:
+        """Every dataset column that may be read."""
+        own = (*CONTRACT_COLUMNS, self.input_column, self.label_column, *self.extra_columns)
+        return tuple(dict.fromkeys(own + (() if self.synthesis is None else self.synthesis.columns)))
+
+    def set_epoch(self, epoch: int) -> None:
+        """Makes `synthesis`, where there is one, draw for this epoch; workers see it too."""
+        if self.synthesis is not None:
+            self.synthesis.set_epoch(epoch)
+
+    @abstractmethod
+    def for_evaluation(self) -> Collator:
+        """The same collator without augmentation and synthesis."""
+
+    @abstractmethod
+    def validate_row(self, row: Mapping[str, Any], name: object, num_classes: int, allow_overlap: bool = False) -> None:
+        """Checks a row before the first step, see [`~hf_pgg.data.validation.validate_row`]."""
+
+    @abstractmethod
+    def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
+        """The batch: the model's inputs, and what [`PGGCollator`] lists beside them."""
+
+    def _batch(
+        self,
+        rows: Sequence[Mapping[str, Any]],
+        inputs: Mapping[str, torch.Tensor],
+        sources: Sequence[Sources],
+        shape: tuple[int, ...],
+    ) -> dict[str, torch.Tensor]:
+        """The inputs, and the labels, weights and masks of every row's sources, merged and padded.
+
+        Args:
+            sources: Of each row, without masks where the row has no provenance.
+            shape: Of a mask in the batch; smaller ones stand in its first corner, with zeros around.
+        """
+        guided = torch.tensor([len(row.masks) > 0 for row in sources])
+        labels, weights = pad_sources([row.labels for row in sources], [row.weights for row in sources])
+        # without any provenance a stand-in is merged, then dropped
+        provenance = torch.zeros(*labels.shape, *(shape if guided.any() else (1,)))
+        for i, row in enumerate(sources):
+            for k, mask in enumerate(row.masks):
+                provenance[i, k][tuple(map(slice, mask.shape))] = torch.as_tensor(mask)
+        labels, weights, provenance = merge_sources(labels, weights, provenance)
+        batch = {**inputs, LABELS: labels, LABEL_WEIGHTS: weights, "guided": guided}
+        if guided.any():
+            batch[PROVENANCE] = provenance
+        for name in self.extra_columns:
+            batch[name] = torch.tensor([int(row[name]) for row in rows])
+        return batch
+
+
+class PGGCollator(Collator):
+    """Turns rows of images or clips into the batch that [`~hf_pgg.PGGTrainer`] reads.
 
     | key            | shape           | dtype                                                         |
     | -------------- | --------------- | ------------------------------------------------------------- |
@@ -33,19 +128,21 @@ class PGGCollator:
     | `guided`       | (B,)            | bool: the row has provenance                                  |
 
     Rows keep the contract, or have a single label in `label_column`; both may be mixed. Images of any mode are
-    converted to RGB (see `images.to_rgb`).
+    converted to RGB (see [`~hf_pgg.data.images.to_rgb`]).
 
     Args:
         image_processor: The model's `transformers` image processor.
         image_size (`int`, *optional*): Input size other than the processor's, in pixels.
-        video_column (`str`, *optional*): The column of the clips, where the samples are clips of T frames.
-        sampler ([`FrameSampler`], *optional*): Which frames of a clip are taken; by default all, for clips that were
-            sampled when they were made. `"window"` draws from torch's generator.
         augment (`Callable`, *optional*): A torchvision v2 transform of `{"image", "masks"}`, or of several of them;
             it draws from torch's generator. For training only.
-        synthesis (`FreshDraws`, *optional*): A method applied to the rows, drawing afresh each epoch.
+        synthesis ([`~hf_pgg.FreshDraws`], *optional*): A method applied to the rows, which draws afresh each epoch.
         extra_columns (`Sequence[str]`): Integer columns (groups) passed on as (B,) int64.
+        video_column (`str`, *optional*): The column of the clips, where the samples are clips of T frames.
+        sampler ([`~hf_pgg.FrameSampler`], *optional*): Which frames of a clip are taken; by default all, for clips
+            that were sampled when they were made. `"window"` draws from torch's generator.
     """
+
+    spec: InputSpec
 
     def __init__(
         self,
@@ -53,7 +150,7 @@ class PGGCollator:
         *,
         image_size: int | None = None,
         augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
-        synthesis: FreshDraws | None = None,
+        synthesis: _Synthesis | None = None,
         image_column: str = IMAGE,
         label_column: str = "label",
         extra_columns: Sequence[str] = (),
@@ -64,75 +161,58 @@ class PGGCollator:
         self.augment = augment
         self.synthesis = synthesis
         self.image_column = image_column
+        self.input_column = video_column or image_column
         self.label_column = label_column
         self.extra_columns = tuple(extra_columns)
         self.video_column = video_column
         self.sampler = sampler
 
-    def set_epoch(self, epoch: int) -> None:
-        """Makes `synthesis` draw for this epoch; workers see it too."""
-        if self.synthesis is not None:
-            self.synthesis.set_epoch(epoch)
-
-    def without_augmentation(self) -> PGGCollator:
-        """The same collator for evaluation: no augmentation, no synthesis."""
+    def for_evaluation(self) -> PGGCollator:
         twin = copy.copy(self)  # of a subclass, too
         twin.augment = twin.synthesis = None
         return twin
 
+    def validate_row(self, row: Mapping[str, Any], name: object, num_classes: int, allow_overlap: bool = False) -> None:
+        validate_row(
+            row,
+            name,
+            num_classes,
+            image_column=self.image_column,
+            video_column=self.video_column,
+            label_column=self.label_column,
+            allow_overlap=allow_overlap,
+        )
+
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        column = self.video_column or self.image_column
+        column = self.input_column
         if self.synthesis is not None:
             columns = self.synthesis({name: [row[name] for row in rows] for name in rows[0]})
             rows = [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
             column = VIDEO if self.video_column else IMAGE
-        samples = [self._sample(row, column) for row in rows]
-        images, row_labels, row_weights, row_masks = zip(*samples, strict=True)
-        labels, weights = pad_sources(row_labels, row_weights)
-        guided = torch.tensor([masks is not None for masks in row_masks])
-        # ([T,] H, W); without any provenance a stand-in is merged, then dropped
-        shape = (*images[0].shape[:-3], *self.spec.size) if guided.any() else (1,)
-        provenance = torch.zeros(*labels.shape, *shape)
-        for i, masks in enumerate(row_masks):
-            if masks is not None:
-                provenance[i, : len(masks)] = masks
-        labels, weights, provenance = merge_sources(labels, weights, provenance)
+        images, sources = zip(*(self._sample(row, column) for row in rows), strict=True)
+        pixels = self.spec.normalize(torch.stack(images))
+        return self._batch(rows, {"pixel_values": pixels}, sources, (*images[0].shape[:-3], *self.spec.size))
 
-        batch = {
-            "pixel_values": self.spec.normalize(torch.stack(images)),
-            "labels": labels,
-            "label_weights": weights,
-            "guided": guided,
-        }
-        if guided.any():
-            batch[PROVENANCE] = provenance
-        for name in self.extra_columns:
-            batch[name] = torch.tensor([int(row[name]) for row in rows])
-        return batch
-
-    def _sample(
-        self, row: Mapping[str, Any], column: str
-    ) -> tuple[torch.Tensor, list[int], list[float], torch.Tensor | None]:
-        """Image ([T,] C, H, W) uint8 of the model's size, labels, weights, and masks (K, [T,] H, W) or None."""
+    def _sample(self, row: Mapping[str, Any], column: str) -> tuple[torch.Tensor, Sources]:
+        """Image ([T,] C, H, W) uint8 of the model's size, and its sources; without masks where they are not known."""
         if self.video_column is None:
             array = to_rgb(row[column])
-            labels, weights, masks = sources_of(row, array.shape[:2], self.label_column)
+            sources = sources_of(row, array.shape[:2], self.label_column)
         else:
             array, indices, length = self._frames(row[column])
-            labels, weights, masks = sources_of(row, (length, *array.shape[1:3]), self.label_column)
-            masks = [mask[indices] for mask in masks]
+            sources = sources_of(row, (length, *array.shape[1:3]), self.label_column)
+            sources = sources._replace(masks=[mask[indices] for mask in sources.masks])
         known = row.get(PROVENANCE) is not None
         image = torch.from_numpy(array).movedim(-1, -3)
         # masks of a clip go through the transforms side by side, K * T of them
-        stack = torch.from_numpy(np.stack(masks)).flatten(0, -3) if known else torch.zeros(0, *image.shape[-2:])
+        stack = torch.from_numpy(np.stack(sources.masks)).flatten(0, -3) if known else torch.zeros(0, *image.shape[-2:])
         if self.augment is not None:
             kind = tv_tensors.Image if self.video_column is None else tv_tensors.Video
             out = self.augment({"image": kind(image), "masks": tv_tensors.Mask(stack)})
             image, stack = out["image"].as_subclass(torch.Tensor), out["masks"].as_subclass(torch.Tensor)
         image, stack = self.spec.fit(image, stack)
-        if not known:
-            return image, labels, weights, None
-        return image, labels, weights, stack.unflatten(0, (len(labels), *image.shape[:-3]))
+        masks = stack.unflatten(0, (len(sources.labels), *image.shape[:-3])).numpy() if known else []
+        return image, sources._replace(masks=list(masks))
 
     def _frames(self, value: Any) -> tuple[np.ndarray, np.ndarray, int]:
         """Frames (T, H, W, 3) uint8, their indices, and the length of the clip that they are from."""

@@ -95,13 +95,17 @@ def undecoded(dataset: Dataset) -> Dataset:
 
 def resize(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(H, W[, C]) array to `shape` = (height, width), antialiased bilinear; the dtype is kept."""
-    if array.shape[:2] == tuple(shape):
-        return array
-    channels_first = torch.from_numpy(np.ascontiguousarray(array if array.ndim == 3 else array[..., None])).permute(
-        2, 0, 1
-    )
-    resized = F.resize(channels_first, list(shape), antialias=True).permute(1, 2, 0).numpy()
-    return resized if array.ndim == 3 else resized[..., 0]
+    return resize_frames(array[None], shape)[0]
+
+
+def resize_frames(frames: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+    """(T, H, W[, C]) frames or masks to `shape` = (height, width), antialiased bilinear; the dtype is kept."""
+    if frames.shape[1:3] == tuple(shape):
+        return frames
+    channels_last = np.ascontiguousarray(frames if frames.ndim == 4 else frames[..., None])
+    channels_first = torch.from_numpy(channels_last).permute(0, 3, 1, 2)
+    resized = F.resize(channels_first, list(shape), antialias=True).permute(0, 2, 3, 1).numpy()
+    return resized if frames.ndim == 4 else resized[..., 0]
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:

@@ -16,13 +16,13 @@ bottom. `provenance = None` means that nothing is known, hence *no guidance*: ne
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
 from datasets import ClassLabel, Features, Image, List, Value
 
-from hf_pgg.data.images import decode_mask
+from hf_pgg.data.images import decode_mask, resize_frames
 
 IMAGE = "image"
 VIDEO = "video"
@@ -67,23 +67,82 @@ def provenance_features(label: ClassLabel, *, video: Any = None, **extra: Any) -
 # ---------------------------------------------------------------------------------------------- one row
 
 
-def sources_of(
-    row: Mapping[str, Any], shape: tuple[int, ...], label_column: str = "label"
-) -> tuple[list[int], list[float], list[np.ndarray]]:
-    """Labels, weights and float masks in [0, 1] of a row's sources, of `shape` (H, W), or (T, H, W) for a clip.
+class Sources(NamedTuple):
+    """The sources of one sample: their labels, their weights, and the masks of their target objects.
+
+    Args:
+        labels (`list[int]`): The K classes; two sources may have the same one.
+        weights (`list[float]`): Share of each source in the training target.
+        masks (`list[np.ndarray]`): K masks, float32 in [0, 1], of shape (H, W), or (T, H, W) for a clip: 1 where the
+            element comes from that label's target.
+
+    Example:
+        >>> cat = Sources([0], [1.0], [np.ones((1, 4), np.float32)])
+        >>> dog = Sources([1], [1.0], [np.ones((1, 4), np.float32)])
+        >>> cat.mix(dog, np.array([[0, 0, 0, 1.0]])).weights
+        [0.75, 0.25]
+    """
+
+    labels: list[int]
+    weights: list[float]
+    masks: list[np.ndarray]
+
+    def mix(self, other: Sources, mask: np.ndarray) -> Sources:
+        """The sources of a mix of two samples, in which the float `mask` is 1 where the mix stems from the other one.
+
+        Weights are the exact shares of the pixels; a source that already has an object mask keeps its part of it.
+        """
+        share = float(mask.mean())
+        return Sources(
+            [*self.labels, *other.labels],
+            [weight * (1 - share) for weight in self.weights] + [weight * share for weight in other.weights],
+            [own * (1 - mask) for own in self.masks] + [own * mask for own in other.masks],
+        )
+
+    def resized(self, shape: tuple[int, int]) -> Sources:
+        """The same sources with their masks brought to `shape` (height, width), each frame for itself."""
+        masks = [resize_frames(mask.reshape(-1, *mask.shape[-2:]), shape) for mask in self.masks]
+        return self._replace(
+            masks=[new.reshape(*old.shape[:-2], *shape) for new, old in zip(masks, self.masks, strict=True)]
+        )
+
+    def merged(self) -> Sources:
+        """The sources with distinct labels: those of one label become one, their masks added and clipped at 1."""
+        labels = list(dict.fromkeys(self.labels))
+        groups = [[k for k, found in enumerate(self.labels) if found == label] for label in labels]
+        return Sources(
+            labels,
+            [sum(self.weights[k] for k in group) for group in groups],
+            [np.minimum(sum(self.masks[k] for k in group), 1) for group in groups],
+        )
+
+
+def sources_of(row: Mapping[str, Any], shape: tuple[int, ...], label_column: str = "label") -> Sources:
+    """Reads the sources of a row.
 
     A row with a single label and no provenance is one source whose target is the whole image: what a mixing
     method such as CutMix assumes.
+
+    Args:
+        shape (`tuple[int, ...]`): Of the masks: (H, W), or (T, H, W) for a clip.
+
+    Raises:
+        KeyError: If the row has no label.
+
+    Example:
+        >>> sources_of({"label": 3}, (1, 2))
+        Sources(labels=[3], weights=[1.0], masks=[array([[1., 1.]], dtype=float32)])
     """
     if row.get(LABELS) is None:
         if row.get(label_column) is None:
             raise KeyError(f"the row has neither '{LABELS}' nor '{label_column}'; its columns are {sorted(row)}")
-        return [int(row[label_column])], [1.0], [np.ones(shape, np.float32)]
+        return Sources([int(row[label_column])], [1.0], [np.ones(shape, np.float32)])
     labels, weights = list(row[LABELS]), list(row[LABEL_WEIGHTS])
     if row.get(PROVENANCE) is None:
-        return labels, weights, [np.ones(shape, np.float32) for _ in labels]
+        return Sources(labels, weights, [np.ones(shape, np.float32) for _ in labels])
     num_frames = shape[0] if len(shape) == 3 else None
-    return labels, weights, [decode_mask(mask, num_frames).astype(np.float32) / 255 for mask in row[PROVENANCE]]
+    masks = [decode_mask(mask, num_frames).astype(np.float32) / 255 for mask in row[PROVENANCE]]
+    return Sources(labels, weights, masks)
 
 
 # ---------------------------------------------------------------------------------------------- a batch

@@ -19,16 +19,9 @@ import numpy as np
 import torch
 from datasets import List, Value
 
+from hf_pgg.data.collator import Collator
 from hf_pgg.data.frame_sampling import FrameSampler
-from hf_pgg.data.provenance import (
-    LABEL_WEIGHTS,
-    LABELS,
-    PROVENANCE,
-    ProvenanceError,
-    merge_sources,
-    pad_sources,
-    sources_of,
-)
+from hf_pgg.data.provenance import PROVENANCE, ProvenanceError, Sources, sources_of
 from hf_pgg.data.validation import validate_sources
 
 KEYPOINTS = "keypoints"
@@ -72,8 +65,8 @@ def sample_row(
     sampler: FrameSampler | None = None,
     input_column: str = KEYPOINTS,
     label_column: str = "label",
-) -> tuple[np.ndarray, list[int], list[float], list[np.ndarray]]:
-    """Keypoints (P, T, E) of the sampled frames, labels, weights, and masks (P, T, E) float32 in [0, 1] of a row.
+) -> tuple[np.ndarray, Sources]:
+    """Keypoints (P, T, E) of the sampled frames of a row, and its sources, with masks (P, T, E).
 
     As for images, a row with one label and no provenance is one source whose target is everything.
 
@@ -82,14 +75,14 @@ def sample_row(
             masks do not fit the keypoints.
     """
     keypoints = read_keypoints(row.get(input_column))
-    labels, weights, masks = sources_of(row, keypoints.shape, label_column)
-    for mask in masks:
+    sources = sources_of(row, keypoints.shape, label_column)
+    for mask in sources.masks:
         if mask.shape != keypoints.shape:
             raise ValueError(f"column '{PROVENANCE}': a mask of {mask.shape} for keypoints of {keypoints.shape}")
     if sampler is None:
-        return keypoints, labels, weights, masks
+        return keypoints, sources
     indices = sampler.indices(keypoints.shape[1], rng)
-    return keypoints[:, indices], labels, weights, [mask[:, indices] for mask in masks]
+    return keypoints[:, indices], sources._replace(masks=[mask[:, indices] for mask in sources.masks])
 
 
 def normalize_tracks(keypoints: np.ndarray, num_channels: int = 2) -> np.ndarray:
@@ -118,8 +111,8 @@ def normalize_tracks(keypoints: np.ndarray, num_channels: int = 2) -> np.ndarray
 
 
 @dataclass(frozen=True)
-class SkeletonCollator:
-    """Rows of skeletons to the batch that [`~hf_pgg.PGGTrainer`] and [`~hf_pgg.skeletons.model.SkeletonClassifier`] read.
+class SkeletonCollator(Collator):
+    """Turns rows of skeletons into the batch that [`~hf_pgg.PGGTrainer`] and the skeletons' classifier read.
 
     | key             | shape           | dtype                                                        |
     | --------------- | --------------- | ------------------------------------------------------------ |
@@ -147,49 +140,40 @@ class SkeletonCollator:
     label_column: str = "label"
     extra_columns: tuple[str, ...] = ()
 
-    def without_augmentation(self) -> SkeletonCollator:
-        """The same collator for evaluation."""
+    def for_evaluation(self) -> SkeletonCollator:
         return replace(self, flip=0.0)
 
-    def validate_row(self, row: Mapping[str, Any], name: object, num_classes: int) -> None:
-        """Checks a row before the first step.
-
-        Raises:
-            ProvenanceError: Naming the row, the column and the remedy.
-        """
+    def validate_row(self, row: Mapping[str, Any], name: object, num_classes: int, allow_overlap: bool = False) -> None:
         persons, frames, features = self._sample(row, name)[0].shape
-        validate_sources(row, name, num_classes, (features, persons * frames), label_column=self.label_column)
+        validate_sources(
+            row,
+            name,
+            num_classes,
+            (features, persons * frames),
+            label_column=self.label_column,
+            allow_overlap=allow_overlap,
+        )
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        samples = [self._sample(row, f"{i} of the batch") for i, row in enumerate(rows)]
-        tracks, row_labels, row_weights, row_masks = zip(*samples, strict=True)
+        tracks, sources = zip(*(self._sample(row, f"{i} of the batch") for i, row in enumerate(rows)), strict=True)
         shapes = {found.shape[1:] for found in tracks}
         if len(shapes) > 1:
             raise ValueError(f"the clips of a batch have {sorted(shapes)} frames and features: set `sampler`")
         shape = (max(map(len, tracks)), *shapes.pop())
-        guided = torch.tensor([row.get(PROVENANCE) is not None for row in rows])
-
         keypoints, present = torch.zeros(len(rows), *shape), torch.zeros(len(rows), *shape[:2], dtype=torch.bool)
-        labels, weights = pad_sources(row_labels, row_weights)
-        provenance = torch.zeros(*labels.shape, *shape)
-        for i, (found, masks) in enumerate(zip(tracks, row_masks, strict=True)):
+        for i, found in enumerate(tracks):
             normal = normalize_tracks(found, self.num_channels)
             if torch.rand(()) < self.flip:
                 normal[..., :: self.num_channels] *= -1
             keypoints[i, : len(found)] = torch.from_numpy(normal)
             present[i, : len(found)] = torch.from_numpy(~np.isnan(found).any(-1))
-            provenance[i, : len(masks), : len(found)] = torch.from_numpy(np.stack(masks))
-        labels, weights, provenance = merge_sources(labels, weights, provenance)
-        batch = {KEYPOINTS: keypoints, "present": present, LABELS: labels, LABEL_WEIGHTS: weights, "guided": guided}
-        if guided.any():
-            batch[PROVENANCE] = provenance
-        for name in self.extra_columns:
-            batch[name] = torch.tensor([int(row[name]) for row in rows])
-        return batch
+        known = [
+            found if row.get(PROVENANCE) is not None else found._replace(masks=[])
+            for row, found in zip(rows, sources, strict=True)
+        ]
+        return self._batch(rows, {KEYPOINTS: keypoints, "present": present}, known, shape)
 
-    def _sample(
-        self, row: Mapping[str, Any], name: object
-    ) -> tuple[np.ndarray, list[int], list[float], list[np.ndarray]]:
+    def _sample(self, row: Mapping[str, Any], name: object) -> tuple[np.ndarray, Sources]:
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
         try:
             return sample_row(row, rng, self.sampler, self.input_column, self.label_column)

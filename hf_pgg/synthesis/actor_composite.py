@@ -15,13 +15,13 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from hf_pgg.data.images import decode_mask, open_image, resize, to_rgb
+from hf_pgg.data.images import decode_mask, open_image, resize, resize_frames, to_rgb
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE, PROVENANCE
 from hf_pgg.data.video_file import Size
 from hf_pgg.synthesis.background_exchange import fill_target
 from hf_pgg.synthesis.base import Sample
-from hf_pgg.synthesis.clips import ClipSynthesizer, SampledClip, refuse_decoding, resize_frames
+from hf_pgg.synthesis.clips import ClipSynthesizer, SampledClip, refuse_decoding
 
 
 def paste_actor(frames: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:

@@ -15,7 +15,7 @@ from datasets import ClassLabel, Dataset, Features
 
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.loading import read_row
-from hf_pgg.data.provenance import IMAGE, ProvenanceError, provenance_features
+from hf_pgg.data.provenance import IMAGE, ProvenanceError, Sources, provenance_features
 from hf_pgg.skeletons.rows import KEYPOINT_FEATURE, KEYPOINTS, sample_row
 from hf_pgg.synthesis.base import RowSynthesizer, Sample
 
@@ -77,11 +77,11 @@ class BatchMix(RowSynthesizer):
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         clips = [self._sample(row, rng)] + [self._partner(rng) for _ in range(self.num_clips - 1)]
-        joined, owners = join_persons([keypoints for keypoints, *_ in clips])
+        joined, owners = join_persons([keypoints for keypoints, _ in clips])
         labels: list[int] = []
         weights: list[float] = []
         masks: list[np.ndarray] = []
-        for (_, own_labels, own_weights, own_masks), owner in zip(clips, owners, strict=True):
+        for (_, (own_labels, own_weights, own_masks)), owner in zip(clips, owners, strict=True):
             labels += own_labels
             weights += [weight / len(clips) for weight in own_weights]
             for mask in own_masks:
@@ -90,12 +90,10 @@ class BatchMix(RowSynthesizer):
                 masks.append(placed)
         return Sample(joined, labels, weights, masks)
 
-    def _sample(
-        self, row: Mapping[str, Any], rng: np.random.Generator
-    ) -> tuple[np.ndarray, list[int], list[float], list[np.ndarray]]:
+    def _sample(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[np.ndarray, Sources]:
         return sample_row(row, rng, self.sampler, self.keypoints_column, self.label_column)
 
-    def _partner(self, rng: np.random.Generator) -> tuple[np.ndarray, list[int], list[float], list[np.ndarray]]:
+    def _partner(self, rng: np.random.Generator) -> tuple[np.ndarray, Sources]:
         index = int(rng.integers(len(self.source)))
         try:
             return self._sample(read_row(self.source, index), rng)

@@ -12,20 +12,16 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 import numpy as np
-import torch
 from datasets import ClassLabel, Dataset, Features, Image, IterableDataset, List, Video
 from PIL import Image as PILImage
-from torchvision.transforms.v2 import functional as F
 
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import encode_png
 from hf_pgg.data.loading import read_row
-from hf_pgg.data.provenance import PROVENANCE, VIDEO, ProvenanceError, provenance_features, sources_of
+from hf_pgg.data.provenance import PROVENANCE, VIDEO, ProvenanceError, Sources, provenance_features, sources_of
 from hf_pgg.data.video import encode_clip, open_clip
 from hf_pgg.data.video_file import Size
 from hf_pgg.synthesis.base import RowSynthesizer
-
-Sources = tuple[list[int], list[float], list[np.ndarray]]
 
 
 @dataclass(frozen=True)
@@ -113,12 +109,12 @@ class ClipSynthesizer(RowSynthesizer, ABC):
         """Labels, weights and masks (T, H, W) float32 in [0, 1] of the row's sources in its sampled clip."""
         if row.get(PROVENANCE) is None:  # the target is every frame sampled, whatever the clip's length
             return sources_of(row, clip.frames.shape[:3], self.label_column)
-        labels, weights, masks = sources_of(row, (clip.length, *clip.size), self.label_column)
-        for mask in masks:
+        sources = sources_of(row, (clip.length, *clip.size), self.label_column)
+        for mask in sources.masks:
             if mask.shape[1:] != clip.stored_size:
                 found, wanted = (f"{size[1]}x{size[0]}" for size in (mask.shape[1:], clip.stored_size))
                 raise ValueError(f"column '{PROVENANCE}': {clip.length} masks of {found} for frames of {wanted}")
-        return labels, weights, [resize_frames(mask[clip.indices], clip.size) for mask in masks]
+        return sources._replace(masks=[mask[clip.indices] for mask in sources.masks]).resized(clip.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -158,15 +154,6 @@ def refuse_decoding(dataset: Dataset | IterableDataset, column: str, name: str) 
             f"column '{column}' of `{name}` decodes whole clips:"
             f" `dataset.cast_column('{column}', Video(decode=False))` lets the method read the frames it samples"
         )
-
-
-def resize_frames(frames: np.ndarray, size: Size) -> np.ndarray:
-    """(T, H, W[, 3]) frames or masks to (height, width), antialiased bilinear; the dtype is kept."""
-    if frames.shape[1:3] == tuple(size):
-        return frames
-    channels_first = torch.from_numpy(np.ascontiguousarray(np.moveaxis(frames, -1, 1) if frames.ndim == 4 else frames))
-    resized = F.resize(channels_first, list(size), antialias=True).numpy()
-    return np.moveaxis(resized, 1, -1) if frames.ndim == 4 else resized
 
 
 def _encode_jpeg(frame: np.ndarray) -> dict[str, Any]:

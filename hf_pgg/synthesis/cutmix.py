@@ -82,5 +82,5 @@ class CutMix(PairSynthesizer):
         other = to_rgb(partner[self.image_column])
         theirs = sources_of(partner, other.shape[:2], self.label_column)
         mixed, mask = paste_box(image, resize(other, (height, width)), box)
-        theirs = (theirs[0], theirs[1], [resize(m, (height, width)) for m in theirs[2]])
+        theirs = theirs.resized((height, width))
         return Sample(mixed, *mix_sources(sources_of(row, (height, width), self.label_column), theirs, mask))

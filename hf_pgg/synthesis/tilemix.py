@@ -9,8 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from hf_pgg.data.images import resize_frames
 from hf_pgg.synthesis.base import Sample
-from hf_pgg.synthesis.clips import PairClipSynthesizer, resize_frames
+from hf_pgg.synthesis.clips import PairClipSynthesizer
 
 
 def tile_places(height: int, width: int, grid: tuple[int, int]) -> list[tuple[slice, slice]]:

@@ -135,7 +135,7 @@ def head_inputs(
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     try:
         with evaluation_mode(model):
-            batches = DataLoader(dataset, batch_size, collate_fn=collator.without_augmentation())
+            batches = DataLoader(dataset, batch_size, collate_fn=collator.for_evaluation())
             for batch in tqdm(batches, desc="features", unit="batch"):
                 model(pixel_values=batch["pixel_values"].to(head.weight.device))
                 labels.append(batch["labels"][:, 0])

@@ -196,8 +196,8 @@ class PGGTrainer(AtomicCheckpoints):
 
     def _without_augmentation(self, make: Any, dataset: Any) -> Any:
         collator = self.data_collator
-        if hasattr(collator, "without_augmentation"):
-            self.data_collator = collator.without_augmentation()
+        if hasattr(collator, "for_evaluation"):
+            self.data_collator = collator.for_evaluation()
         try:
             return make(dataset)
         finally:
@@ -327,7 +327,7 @@ class PGGTrainer(AtomicCheckpoints):
         super()._save(output_dir, state_dict)
         if self.args.should_save:
             forget_arguments(output_dir or str(self.args.output_dir))
-            if hasattr(self.data_collator, "spec"):
+            if getattr(self.data_collator, "spec", None) is not None:
                 draft_card(self, output_dir or str(self.args.output_dir))
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
@@ -336,7 +336,7 @@ class PGGTrainer(AtomicCheckpoints):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The stock draft for models of other inputs than images and clips, whose saves write the run's own card."""
-        if not hasattr(self.data_collator, "spec") and not has_own_card(str(self.args.output_dir)):
+        if getattr(self.data_collator, "spec", None) is None and not has_own_card(str(self.args.output_dir)):
             super().create_model_card(*args, **kwargs)
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:

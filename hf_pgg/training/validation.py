@@ -9,6 +9,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from transformers.utils import logging
 
+from hf_pgg.data.collator import PGGCollator
 from hf_pgg.data.images import undecoded
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, LABELS
 from hf_pgg.data.validation import validate_row
@@ -103,7 +104,9 @@ def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig
         return  # the rows that reach the model do not exist yet; the synthesizer names a bad one
     columns = dataset.column_names
     sample, option = (args.video_column, "video") if args.video_column else (args.image_column, "image")
-    own_check = getattr(collator, "validate_row", None)  # of a collator that reads neither images nor clips
+    own_check = (
+        None if isinstance(collator, PGGCollator) else getattr(collator, "validate_row", None)
+    )  # of a collator that reads neither images nor clips
     if own_check is not None:
         sample, option = collator.input_column, "input"
     if sample not in columns:

@@ -76,7 +76,7 @@ def test_groups_are_passed_on(guided_photos, processor):
 
 def test_evaluation_neither_augments_nor_synthesizes(guided_photos, processor):
     collator = PGGCollator(processor, augment=v2.RandomHorizontalFlip(1.0))
-    plain = collator.without_augmentation()([guided_photos[1]])["pixel_values"]
+    plain = collator.for_evaluation()([guided_photos[1]])["pixel_values"]
     assert torch.equal(plain.flip(-1), collator([guided_photos[1]])["pixel_values"])
 
 

@@ -217,7 +217,7 @@ def test_flips_mirror_in_training_only(skeletons):
     rows = [skeletons[i] for i in range(3)]
     mirror = torch.tensor([-1.0, 1.0]).repeat(POINTS)
     assert torch.equal(flipping(rows)["keypoints"], plain(rows)["keypoints"] * mirror)
-    assert torch.equal(flipping.without_augmentation()(rows)["keypoints"], plain(rows)["keypoints"])
+    assert torch.equal(flipping.for_evaluation()(rows)["keypoints"], plain(rows)["keypoints"])
 
 
 def test_clips_of_different_lengths_need_a_sampler(skeletons):

@@ -10,11 +10,11 @@ from scipy.ndimage import binary_erosion
 
 from hf_pgg import FreshDraws, MaskAblation, ProvenanceError, add_provenance
 from hf_pgg.data.frame_sampling import FrameSampler
-from hf_pgg.data.images import decode_mask, encode_mask, encode_png
+from hf_pgg.data.images import decode_mask, encode_mask, encode_png, resize_frames
 from hf_pgg.data.validation import validate_row
 from hf_pgg.data.video import open_clip, probe
 from hf_pgg.synthesis.actor_composite import ActorComposite, crop_to_aspect, paste_actor, read_masks
-from hf_pgg.synthesis.clips import SampledClip, resize_frames
+from hf_pgg.synthesis.clips import SampledClip
 from hf_pgg.synthesis.tilemix import TileMix, tile_places
 from hf_pgg.synthesis.videomix import VideoMix, paste_cuboid, videomix_cuboid
 
