@@ -1,0 +1,203 @@
+"""Methods x seeds: the loop that runs them, the table of their results, and what is written and pushed of each run.
+
+A run is told by its record, see [`hf_pgg.reports.record`].
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from huggingface_hub import upload_folder
+
+from hf_pgg.reports.model_card import model_card
+from hf_pgg.reports.record import compared
+
+Record = dict[str, Any]
+Cell = Callable[[Sequence[Record]], str]
+
+
+def methods_of(synthesis: str, alpha: float, compare: bool, *, known: bool = False) -> dict[str, float]:
+    """Names the methods to train, each with its weight of the guidance loss.
+
+    A comparison trains plainly, with synthesis, and with synthesis and guidance; otherwise one of them is trained.
+
+    Args:
+        synthesis (`str`): Name of the synthesis method, or `"none"`.
+        alpha (`float`): Weight of the guidance loss; 0 guides nothing.
+        compare (`bool`): Whether all methods are wanted, or only the one that `alpha` asks for.
+        known (`bool`): Whether the training rows have provenance themselves, which guides without any synthesis.
+
+    Example:
+        >>> methods_of("cutmix", alpha=1.0, compare=True)
+        {'plain': 0.0, 'cutmix': 0.0, 'cutmix + guidance': 1.0}
+    """
+    if synthesis == "none":
+        methods = {"plain": 0.0, **({"guidance": alpha} if known else {})}
+    else:
+        methods = {"plain": 0.0, synthesis: 0.0, f"{synthesis} + guidance": alpha}
+    if compare:
+        return methods
+    chosen = [name for name, value in methods.items() if (value > 0) == (alpha > 0)] or ["plain"]
+    return {chosen[-1]: methods[chosen[-1]]}
+
+
+def step_budget(args: Any, rows: int) -> int:
+    """Returns the steps that `num_train_epochs` passes over `rows` take, or `max_steps` where it is set.
+
+    Counting the synthesized rows for every method gives all methods of a comparison the same budget.
+
+    Example:
+        >>> from transformers import TrainingArguments
+        >>> step_budget(TrainingArguments(per_device_train_batch_size=16, num_train_epochs=2, use_cpu=True), rows=160)
+        20
+    """
+    if args.max_steps > 0:
+        return args.max_steps
+    batch = args.train_batch_size * args.gradient_accumulation_steps * args.world_size
+    return round(args.num_train_epochs * rows / batch)
+
+
+def run_comparison(
+    config: Any, methods: Mapping[str, float], seeds: Sequence[int], run: Callable[[str, Any], Record]
+) -> list[Record]:
+    """Runs every method with every seed; each run has a folder of its own, and a repository of its own if it is pushed.
+
+    Args:
+        config (`PGGConfig`): The settings that the runs share.
+        methods (`Mapping[str, float]`): Name of a method to its weight of the guidance loss.
+        seeds (`Sequence[int]`): The seeds; with several, their number is part of the folder's name.
+        run (`Callable`): Gets a method's name and its settings, trains, evaluates, saves, and returns the run's record.
+
+    Example:
+        >>> from dataclasses import make_dataclass
+        >>> config = make_dataclass("Config", ["output_dir", "alpha", "seed", "hub_model_id"])("out", 1.0, 0, None)
+        >>> run_comparison(config, {"plain": 0.0, "cutmix + guidance": 1.0}, [0], lambda name, args: args.output_dir)
+        ['out/plain', 'out/cutmix-guidance']
+    """
+    records = []
+    for seed in seeds:
+        for name, alpha in methods.items():
+            folder = name.replace(" + ", "-") + (f"-seed{seed}" if len(seeds) > 1 else "")
+            args = replace(config, output_dir=str(Path(config.output_dir or "out") / folder), alpha=alpha, seed=seed)
+            if args.hub_model_id and len(methods) * len(seeds) > 1:
+                args.hub_model_id = f"{args.hub_model_id}-{folder}"
+            records.append(run(name, args))
+    return records
+
+
+def mean_and_spread(values: Iterable[float], digits: int = 3) -> str:
+    """Writes mean ± standard deviation; the mean alone of one value, and nothing of none.
+
+    Example:
+        >>> mean_and_spread([0.52, 0.54])
+        '0.530 ± 0.014'
+    """
+    array = np.array(list(values))
+    if not len(array):
+        return ""
+    return f"{array.mean():.{digits}f}" + (f" ± {array.std(ddof=1):.{digits}f}" if len(array) > 1 else "")
+
+
+def result_cell(key: str, factor: float = 1.0, digits: int = 3) -> Cell:
+    """Makes the cell of a results table that gives mean and spread of one result over a method's runs.
+
+    Args:
+        key (`str`): Name of the result in the records' `results`.
+        factor (`float`): What it is multiplied by: 100 for percent.
+
+    Example:
+        >>> result_cell("accuracy", 100, 1)([{"results": {"accuracy": 0.52}}, {"results": {"accuracy": 0.54}}])
+        '53.0 ± 1.4'
+    """
+
+    def cell(runs: Sequence[Record]) -> str:
+        return mean_and_spread((factor * run["results"][key] for run in runs if key in run["results"]), digits)
+
+    return cell
+
+
+def results_table(records: Sequence[Record], columns: Mapping[str, Cell]) -> str:
+    """Writes the results table in Markdown: one line for each method, aggregated over its seeds.
+
+    Args:
+        records: One record a run. Methods stand in the order of their first run; failed runs are counted.
+        columns (`Mapping[str, Callable]`): Title to what writes the cell of a method's runs, see [`result_cell`].
+
+    Example:
+        >>> record = {"method": {"name": "plain"}, "results": {"accuracy": 0.5}}
+        >>> print(results_table([record], {"accuracy": result_cell("accuracy")}))
+        | method | accuracy |
+        | --- | --- |
+        | plain | 0.500 |
+    """
+    lines = [f"| method | {' | '.join(columns)} |", "| --- " * (len(columns) + 1) + "|"]
+    for name in dict.fromkeys(record["method"]["name"] for record in records):
+        runs = [record for record in records if record["method"]["name"] == name]
+        failed = sum(run.get("collapsed_at") is not None for run in runs)
+        note = f" ({failed} of {len(runs)} failed)" if failed else ""
+        lines.append(f"| {name}{note} | {' | '.join(cell(runs) for cell in columns.values())} |")
+    return "\n".join(lines)
+
+
+def read_records(path: Path) -> list[Record]:
+    """Reads the records of a JSON-lines file; there are none where there is no file yet.
+
+    Example:
+        >>> read_records(Path("no_such_file.jsonl"))
+        []
+    """
+    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def write_records(records: Sequence[Record], figures: Mapping[str, str], out: Path) -> None:
+    """Writes `results.json` of all runs, and in the folder of each run its own record, its card and the figures.
+
+    Args:
+        records: One record a run; each gets the comparison of all and the list of figures.
+        figures (`Mapping[str, str]`): File to title; a file in `out` is copied to each run, others are there already.
+        out (`Path`): Folder that holds the folders of the runs.
+
+    Example:
+        >>> import tempfile
+        >>> out = Path(tempfile.mkdtemp())
+        >>> write_records([], {}, out)
+        >>> (out / "results.json").read_text()
+        '[]\\n'
+    """
+    for record in records:
+        folder = out / record["model"]["name"]
+        record["comparison"] = compared(records)
+        record["figures"] = [{"file": file, "title": title} for file, title in figures.items()]
+        for file in figures:
+            if (out / file).exists():
+                (folder / file).write_bytes((out / file).read_bytes())
+        (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+        model_card(record).save(folder / "README.md")
+    (out / "results.json").write_text(json.dumps(records, indent=1) + "\n")
+
+
+def push_records(records: Sequence[Record], out: Path, token: str | None) -> None:
+    """Uploads card, record and figures of each run to the repository that its model was pushed to, if it was pushed.
+
+    Args:
+        records: The records that [`write_records`] has written.
+        out (`Path`): Folder that holds the folders of the runs.
+        token (`str`, *optional*): Hub token; by default the one logged in.
+
+    Example:
+        >>> push_records([{"model": {"name": "plain", "repo": None}}], Path("out"), token=None)  # nothing to upload
+    """
+    for record in records:
+        if record["model"]["repo"]:
+            upload_folder(
+                repo_id=record["model"]["repo"],
+                folder_path=out / record["model"]["name"],
+                allow_patterns=["README.md", "results.json", *(figure["file"] for figure in record["figures"])],
+                commit_message="Model card and run record",
+                token=token,
+            )
