@@ -1,4 +1,4 @@
-"""Maps of clips: which one locates best, its figures on test clips, and an animation of it."""
+"""An animation of the maps of clips."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict
+from datasets import Dataset
 from PIL import Image as PILImage
 from PIL import ImageDraw
 from torch import nn
@@ -17,74 +17,8 @@ from hf_pgg.data.labels import class_label
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import VIDEO
 from hf_pgg.data.video import open_clip
-from hf_pgg.localization.attribution import AttributionError, Method, center_gaussian
-from hf_pgg.localization.clips import detect_actions, evaluate_actions
-from hf_pgg.localization.score_maps import SMOOTHED, with_smoothing
+from hf_pgg.localization.clips import ClipMap, detect_actions
 from hf_pgg.reports.figures import draw
-
-THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
-JUDGE = "frame_mAP@0.5"
-Map = tuple[str, float, float]  # attribution, smoothing, smoothing over time
-
-
-def maps_of(attributions: Sequence[str], smoothing: Sequence[float], over_time: Sequence[float]) -> list[Map]:
-    """What there is to choose from: every smoothing over time, and of gradient maps every one over the frame."""
-    return [
-        (name, blur, time)
-        for name in attributions
-        for blur in (smoothing if name in SMOOTHED else (0.0,))
-        for time in over_time
-    ]
-
-
-def measure_maps(
-    model: nn.Module, spec: InputSpec, data: DatasetDict, maps: Sequence[Map], sampler: FrameSampler, *, box_column: str
-) -> tuple[dict[str, float], dict[str, Any]]:
-    """Figures of `test` with the map and the threshold that have the best frame-mAP at 0.5 on `validation`.
-
-    Beside them, `frame_mAP@0.5_centre`: that of boxes in the middle of each frame, whose size `validation` chooses too,
-    with the same classifier's scores.
-
-    Returns:
-        The figures, see [`~hf_pgg.localization.clips.evaluate_actions`]; and map, smoothing, threshold, the central
-        boxes' threshold, and the frame-mAP of everything that was compared.
-    """
-
-    def measure(split: str, method: Method, thresholds: Sequence[float]) -> dict[float, dict[str, float]]:
-        found = detect_actions(model, spec, data[split], method, sampler=sampler)
-        return evaluate_actions(found, data[split], thresholds, box_column=box_column)
-
-    def compare(method: Method) -> dict[float, float]:
-        return {at: figures[JUDGE] for at, figures in measure("validation", method, THRESHOLDS).items()}
-
-    compared: dict[Map, dict[float, float]] = {}
-    for candidate in maps:
-        try:
-            compared[candidate] = compare(with_smoothing(*candidate))
-        except AttributionError as error:
-            print(f"{titled(*candidate)}: not for this model ({error})")
-    chosen, threshold = max(
-        ((candidate, at) for candidate in compared for at in THRESHOLDS),
-        key=lambda choice: compared[choice[0]][choice[1]],
-    )
-    central = compare(center_gaussian)
-    size = max(central, key=central.__getitem__)
-    results = measure("test", with_smoothing(*chosen), [threshold])[threshold]
-    results[f"{JUDGE}_centre"] = measure("test", center_gaussian, [size])[size][JUDGE]
-    selection = {f"{titled(*c)} at {at}": value for c, figures in compared.items() for at, value in figures.items()}
-    return results, {
-        "map": chosen[0],
-        "smoothing": chosen[1],
-        "over_time": chosen[2],
-        "threshold": threshold,
-        "centre_threshold": size,
-        "selection": selection,
-    }
-
-
-def titled(name: str, blur: float, over_time: float) -> str:
-    blurs = [f"blur {blur:g}"] * (name in SMOOTHED) + [f"over time {over_time:g}"] * (over_time > 0)
-    return ", ".join([name, *blurs])
 
 
 def clip_images(
@@ -101,10 +35,10 @@ def clip_images(
     """The frames of an animation: evenly spaced test clips side by side, with map, tube (green) and true box (red).
 
     Args:
-        localization: Of [`measure_maps`].
+        localization: What [`~hf_pgg.localization.clips.measure_maps`] chose.
     """
     rows = test.select(np.linspace(0, len(test) - 1, min(count, len(test))).astype(int))
-    method = with_smoothing(*(localization[key] for key in ("map", "smoothing", "over_time")))
+    method = ClipMap(*(localization[key] for key in ("map", "smoothing", "over_time"))).method
     found = list(detect_actions(model, spec, rows, method, sampler=sampler))
     names = class_label(test.features, "label").names
     strips = []

@@ -25,14 +25,11 @@ from transformers import AutoConfig, AutoModelForVideoClassification, AutoVideoP
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import VIDEO
-from hf_pgg.data.video import probe_clips
 from hf_pgg.demo_data import digits_in_motion
-from hf_pgg.localization.in_time import evaluate_scans, join_clips, join_plan, scan_clips
+from hf_pgg.localization.in_time import measure_joined
 from hf_pgg.localization.score_maps import with_smoothing
 from hf_pgg.reports.record import environment
 
-THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
-SWITCH_COSTS = (0.0, 1.0, 2.0, 4.0)
 REPORTED = ("temporal_iou", "temporal_iou_untrimmed", "video_mAP@0.2", "video_mAP@0.2_untrimmed", "video_mAP@0.5",
             "video_mAP@0.5_untrimmed")  # fmt: skip
 
@@ -70,7 +67,7 @@ def main() -> None:
     for checkpoint in task.checkpoints:
         model = AutoModelForVideoClassification.from_pretrained(checkpoint).eval()
         spec = InputSpec.from_processor(AutoVideoProcessor.from_pretrained(checkpoint))
-        results = measure_joined(model, spec, data, task)
+        results = measure(model, spec, data, task)
         records.append(
             {"model": Path(checkpoint).name, **results, "arguments": asdict(task), "environment": environment()}
         )
@@ -103,32 +100,12 @@ def hold_out(train: Dataset, share: float, source_column: str | None) -> tuple[D
     return train.select(kept), train.select(held_out)
 
 
-def measure_joined(model: nn.Module, spec: InputSpec, data: DatasetDict, task: JoinedArguments) -> dict[str, Any]:
+def measure(model: nn.Module, spec: InputSpec, data: DatasetDict, task: JoinedArguments) -> dict[str, float]:
     """The figures of `test`, with what `validation` chose."""
-    window = task.window or int(np.median(probe_clips(data["validation"], task.video_column)["num_frames"]))
-    stride = task.stride or max(window // 8, 1)
-    columns = {name: getattr(task, name) for name in ("video_column", "label_column", "box_column")}
-    settings = [(threshold, cost) for threshold in THRESHOLDS for cost in SWITCH_COSTS]
-
-    def measure(rows: Dataset, settings: list[tuple[float, float]]) -> dict[tuple[float, float], dict[str, float]]:
-        scans = scan_clips(
-            model,
-            spec,
-            join_clips(rows, join_plan(rows[task.label_column], task.seed), **columns),
-            with_smoothing(task.attribution, task.smoothing, task.over_time),
-            window=window,
-            stride=stride,
-            sampler=FrameSampler(model.config.num_frames),
-        )
-        return evaluate_scans(scans, rows.features[task.label_column].num_classes, settings)
-
-    selection = measure(data["validation"], settings)
-    chosen = max(
-        settings, key=lambda setting: (selection[setting]["video_mAP@0.5"], selection[setting]["temporal_iou"])
-    )
-    threshold, switch_cost = chosen
-    results = measure(data["test"], [chosen])[chosen]
-    return {**results, "threshold": threshold, "switch_cost": switch_cost, "window": window, "stride": stride}
+    method = with_smoothing(task.attribution, task.smoothing, task.over_time)
+    names = ("window", "stride", "seed", "video_column", "label_column", "box_column")
+    options: dict[str, Any] = {name: getattr(task, name) for name in names}
+    return measure_joined(model, spec, data, method, FrameSampler(model.config.num_frames), **options)
 
 
 if __name__ == "__main__":

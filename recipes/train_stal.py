@@ -18,10 +18,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from clip_maps import clip_images, maps_of, measure_maps, save_animation
+from clip_maps import clip_images, save_animation
 from comparison import arguments_of, check_attributions, methods_of, step_budget, table
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, concatenate_datasets
-from joined_clips import JoinedArguments, hold_out, measure_joined
+from joined_clips import hold_out
 from torchvision.transforms import v2
 from train_cls import RecipeConfig, metrics_for, open_dataset, push_records, run_record, write_records
 from transformers import (
@@ -40,6 +40,8 @@ from hf_pgg.data.images import encode_mask, encode_png
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.provenance import VIDEO, ProvenanceError
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_in_motion, photographs
+from hf_pgg.localization.clips import ClipMap, clip_maps, measure_maps
+from hf_pgg.localization.in_time import measure_joined
 from hf_pgg.reports.record import hub_source, synthesis_settings
 from hf_pgg.synthesis.actor_composite import ActorComposite, read_masks
 from hf_pgg.synthesis.clips import sample_clip
@@ -279,22 +281,23 @@ def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrai
 def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: str, seconds: float) -> dict[str, Any]:
     """The test clips' figures, with the map and the threshold that validation clips choose."""
     args, model, spec = trainer.args, trainer.model, trainer.data_collator.spec
-    columns = {"box_column": task.box_column}
-    results, localization = measure_maps(
-        model,
-        spec,
-        data,
-        maps_of(task.attributions, task.smoothing, task.over_time),
-        FrameSampler(args.num_frames),
-        **columns,
-    )
+    sampler = FrameSampler(args.num_frames)
+    maps = clip_maps(task.attributions, task.smoothing, task.over_time)
+    results, localization = measure_maps(model, spec, data, maps, sampler, box_column=task.box_column)
     known = add_provenance(sampled(data["test"], task, args), mask_column=task.mask_column, video_column=VIDEO)
     figures = trainer.evaluate(known, metric_key_prefix="test")
     results["target_gradient_share"] = figures["test_target_gradient_share"]
     if task.joined:
-        chosen = {"attribution": localization["map"], **{key: localization[key] for key in ("smoothing", "over_time")}}
-        asked = JoinedArguments(checkpoints=[], stride=task.joined_stride, **chosen, **columns)
-        joined = measure_joined(model, spec, data, asked)
+        chosen = ClipMap(*(localization[key] for key in ("map", "smoothing", "over_time")))
+        joined = measure_joined(
+            model,
+            spec,
+            data,
+            chosen.method,
+            FrameSampler(model.config.num_frames),
+            stride=task.joined_stride,
+            box_column=task.box_column,
+        )
         results |= {key: joined.pop(key) for key in ("temporal_iou", "temporal_iou_untrimmed")}
         localization["joined"] = joined
     record = run_record(

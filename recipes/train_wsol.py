@@ -17,7 +17,7 @@ applied to `--test_split`; MaxBoxAcc and MaxBoxAccV2 take the best threshold of 
 from __future__ import annotations
 
 import sys
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -47,7 +47,7 @@ from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE
 from hf_pgg.demo_data import digits_on_photographs
 from hf_pgg.localization.attribution import AttributionError
-from hf_pgg.localization.images import box_of_map, evaluate_localization
+from hf_pgg.localization.images import LocalizationSettings, box_of_map, evaluate_localization
 from hf_pgg.localization.score_maps import score_maps, with_smoothing
 from hf_pgg.reports.figures import draw
 from hf_pgg.reports.record import hub_source, synthesis_settings
@@ -266,26 +266,24 @@ def evaluate(
 ) -> dict[str, Any]:
     """Top-1 on all test rows; the map and threshold chosen on `selection`; localization on the annotated test rows."""
     spec = trainer.data_collator.spec
-    columns = {"box_column": task.box_column, "box_format": task.box_format}
-    masks = {"mask_column": task.mask_column, "target_value": task.target_value, "ignore_value": task.ignore_value}
+    boxes = LocalizationSettings(box_column=task.box_column, box_format=task.box_format)
     selection = {}
     for attribution in task.attributions:
         method = with_smoothing(attribution, task.smoothing)
         try:
             selection[attribution] = evaluate_localization(
-                trainer.model, spec, data["selection"], method, delta=0.02, **columns
+                trainer.model, spec, data["selection"], method, replace(boxes, delta=0.02)
             )
         except AttributionError as error:
             print(f"{attribution}: not for this model ({error})")
+    masks = {"mask_column": task.mask_column, "target_value": task.target_value, "ignore_value": task.ignore_value}
     on_test = {
         name: evaluate_localization(
             trainer.model,
             spec,
             data["test"],
             with_smoothing(name, task.smoothing),
-            threshold=found,
-            **columns,
-            **masks,
+            replace(boxes, threshold=found, **masks),
         )
         for name, found in selection.items()
     }

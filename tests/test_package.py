@@ -34,7 +34,7 @@ def test_the_wheel_imports_and_trains_in_an_environment_of_its_own(tmp_path):
 import hf_pgg, evaluate, sys, pathlib
 assert pathlib.Path(hf_pgg.__file__).is_relative_to(sys.argv[1]), hf_pgg.__file__
 from hf_pgg.demo_data import digits_on_photographs
-from hf_pgg.metrics import group_accuracy_path
+from hf_pgg.metrics import module_path
 from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
 rows = digits_on_photographs(copies=1)["train"].select(range(8))
 model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=16, hidden_size=8, num_hidden_layers=1,
@@ -42,7 +42,7 @@ model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=16, hidden
 args = hf_pgg.PGGConfig(output_dir="out", max_steps=1, use_cpu=True, report_to=[], save_strategy="no")
 hf_pgg.PGGTrainer(model, args, train_dataset=rows,
                   processing_class=ViTImageProcessor(size={"height": 32, "width": 32})).train()
-print(evaluate.load(group_accuracy_path()).compute(predictions=[0], references=[0], groups=[0]))
+print(evaluate.load(module_path("group_accuracy")).compute(predictions=[0], references=[0], groups=[0]))
 """
     done = subprocess.run(
         [sys.executable, "-c", code, str(site)],

@@ -1,28 +1,31 @@
 """Spatio-temporal action localization from clip labels: maps of a clip to boxes on its frames, and to tubes.
 
-The maps come from `hf_pgg.localization.attribution` on the frames that the model sees; boxes on the frames between are interpolated,
-those before the first and after the last hold still. `hf_pgg.metrics.tubes` cuts tubes in time.
+The maps come from `hf_pgg.localization.attribution` on the frames that the model sees; boxes on the frames between are
+interpolated, those before the first and after the last hold still. `hf_pgg.localization.in_time` cuts tubes in time.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from torch import nn
 
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.video import open_clip
 from hf_pgg.data.video_file import Size
-from hf_pgg.localization.attribution import Method
+from hf_pgg.localization.attribution import AttributionError, Method, center_gaussian
 from hf_pgg.localization.images import boxes_of_map
-from hf_pgg.localization.score_maps import score_maps
-from hf_pgg.metrics.actions import FrameDetections, FrameMAP, VideoMAP
-from hf_pgg.metrics.tubes import ClipError, Tube, fill_gaps
+from hf_pgg.localization.score_maps import SMOOTHED, score_maps, with_smoothing
+from hf_pgg.metrics.actions import FrameMAP, VideoMAP
+from hf_pgg.metrics.tubes import ClipError, FrameDetections, Tube, fill_gaps
+
+_THRESHOLDS = (0.05, 0.1, 0.2, 0.3, 0.4, 0.5)
+_JUDGE = "frame_mAP@0.5"
 
 
 @dataclass(frozen=True)
@@ -197,4 +200,91 @@ def evaluate_actions(
             **video_maps[threshold].compute(),
         }
         for threshold in thresholds
+    }
+
+
+# ---------------------------------------------------------------------------------------------- choice of a map
+
+
+class ClipMap(NamedTuple):
+    """A map to choose from: an attribution method, and how far it is blurred; see [`with_smoothing`].
+
+    Example:
+        >>> str(ClipMap("input_gradient", 0.06, 1.0))
+        'input_gradient, blur 0.06, over time 1'
+    """
+
+    attribution: str
+    smoothing: float = 0.0
+    over_time: float = 0.0
+
+    def __str__(self) -> str:
+        blurs = [f"blur {self.smoothing:g}"] * (self.attribution in SMOOTHED)
+        return ", ".join([self.attribution, *blurs, *[f"over time {self.over_time:g}"] * (self.over_time > 0)])
+
+    @property
+    def method(self) -> Method:
+        """The attribution with its blur."""
+        return with_smoothing(*self)
+
+
+def clip_maps(attributions: Sequence[str], smoothing: Sequence[float], over_time: Sequence[float]) -> list[ClipMap]:
+    """Returns the maps to choose from: each method with every blur over time, gradient maps with every `smoothing` too.
+
+    Example:
+        >>> [str(each) for each in clip_maps(["grad_cam", "input_gradient"], [0.03, 0.06], [0.0])]
+        ['grad_cam', 'input_gradient, blur 0.03', 'input_gradient, blur 0.06']
+    """
+    return [
+        ClipMap(name, blur, time)
+        for name in attributions
+        for blur in (smoothing if name in SMOOTHED else (0.0,))
+        for time in over_time
+    ]
+
+
+def measure_maps(
+    model: nn.Module,
+    spec: InputSpec,
+    data: DatasetDict,
+    maps: Sequence[ClipMap],
+    sampler: FrameSampler,
+    *,
+    box_column: str = "bboxes",
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Measures `test` with the map and threshold that have the best frame-mAP at IoU 0.5 on `validation`.
+
+    Boxes in the middle of each frame are measured beside them (`frame_mAP@0.5_centre`), with the same classifier's
+    scores; `validation` chooses their size too.
+
+    Returns:
+        The figures, see [`evaluate_actions`]; and what was chosen: `map`, `smoothing`, `over_time`, `threshold`,
+        `centre_threshold`, and `selection`, the frame-mAP of everything that was compared.
+    """
+
+    def measure(split: str, method: Method, thresholds: Sequence[float]) -> dict[float, dict[str, float]]:
+        found = detect_actions(model, spec, data[split], method, sampler=sampler)
+        return evaluate_actions(found, data[split], thresholds, box_column=box_column)
+
+    def compare(method: Method) -> dict[float, float]:
+        return {at: figures[_JUDGE] for at, figures in measure("validation", method, _THRESHOLDS).items()}
+
+    selection: dict[tuple[ClipMap, float], float] = {}
+    for candidate in maps:
+        try:
+            selection |= {(candidate, at): value for at, value in compare(candidate.method).items()}
+        except AttributionError as error:
+            print(f"{candidate}: not for this model ({error})")
+    chosen, threshold = max(selection, key=selection.__getitem__)
+    central = compare(center_gaussian)
+    size = max(central, key=central.__getitem__)
+    results = measure("test", chosen.method, [threshold])[threshold]
+    results[f"{_JUDGE}_centre"] = measure("test", center_gaussian, [size])[size][_JUDGE]
+    return results, {
+        "map": chosen.attribution,
+        "smoothing": chosen.smoothing,
+        "over_time": chosen.over_time,
+        "threshold": threshold,
+        "centre_threshold": size,
+        "selection": {f"{candidate} at {at}": value for (candidate, at), value in selection.items()},
     }

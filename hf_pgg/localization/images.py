@@ -1,15 +1,12 @@
-"""From attribution maps to boxes: predicting them for any image, and measuring them on annotated ones.
+"""Boxes on images: from attribution maps to boxes, and how well they fit annotated ones.
 
-    hf-pgg localize MODEL IMAGES... --output boxes.json --overlays overlays/
-
-writes one box an image for the class that the checkpoint predicts, as COCO detections.
-
-Images are squashed to the model's input, without a crop: a box may lie anywhere in the image.
+Images are squashed to the model's input without a crop: a box may lie anywhere in the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from datasets import Dataset
@@ -25,20 +22,32 @@ from hf_pgg.metrics.localization import BoxAccuracy, PixelAveragePrecision, thre
 
 
 def box_of_map(score_map: np.ndarray, threshold: float, original_size: tuple[int, int]) -> list[float]:
-    """The box `[x, y, width, height]` around the largest part of a map above `threshold` of its range, in pixels.
+    """Returns the box `[x, y, width, height]` around the largest part of a map above a threshold, in pixels.
 
-    The same box as the evaluation's ([`hf_pgg.metrics.boxes`]), carried to an image of `original_size` (width, height);
-    the whole image for a map that is constant.
+    The box is that of the evaluation ([`hf_pgg.metrics.boxes`]), carried over to the image. A constant map gives the
+    whole image.
 
     Args:
-        score_map: (H, W), of any scale.
-        threshold (`float`): In [0, 1], of the map normalised to its minimum and maximum.
+        score_map (`np.ndarray`): The map (H, W), of any size and scale.
+        threshold (`float`): Share in [0, 1] of the range between the map's minimum and maximum.
+        original_size (`tuple[int, int]`): Width and height of the image in pixels.
+
+    Example:
+        >>> score_map = np.zeros((8, 8))
+        >>> score_map[2:6, 4:] = 1
+        >>> box_of_map(np.kron(score_map, np.ones((28, 28))), 0.5, (80, 160))
+        [40.0, 40.0, 40.0, 80.0]
     """
     return boxes_of_map(score_map, [threshold], original_size)[0].tolist()
 
 
 def boxes_of_map(score_map: np.ndarray, thresholds: Sequence[float], original_size: tuple[int, int]) -> np.ndarray:
-    """(thresholds, 4) float64, see [`box_of_map`]; for six thresholds four times as fast as one by one."""
+    """Returns one box of [`box_of_map`] for each threshold, (thresholds, 4) float64, in one pass over the map.
+
+    Example:
+        >>> boxes_of_map(np.eye(224), [0.0, 0.5], (100, 50)).tolist()
+        [[0.0, 0.0, 100.0, 50.0], [0.0, 0.0, 100.0, 50.0]]
+    """
     normalized = normalize_map(score_map)
     width, height = original_size
     if not normalized.any():
@@ -51,73 +60,110 @@ def boxes_of_map(score_map: np.ndarray, thresholds: Sequence[float], original_si
     return boxes * np.tile(np.divide((width, height), normalized.shape[::-1]), 2)
 
 
+@dataclass(frozen=True)
+class LocalizationSettings:
+    """What [`evaluate_localization`] reads from a dataset, and how it measures.
+
+    Args:
+        image_column, label_column (`str`): Columns of the images and of their classes.
+        box_column (`str`): Column of the object's box, or of several; rows whose box is None are passed over.
+        box_format (`str`): `"xywh"` or `"xyxy"`, in pixels of the row's image.
+        mask_column (`str`, *optional*): Column of the object's mask, which adds PxAP to the results.
+        target_value (`int`, *optional*): The object's value where the mask is a label map.
+        ignore_value (`int`, *optional*): Value of the mask's pixels that do not count.
+        threshold (`float` or results of another split, *optional*): A threshold that other data chose. The results
+            then also hold the accuracy at it, see [`BoxAccuracy.result`].
+        delta (`float`): Step between the thresholds that are tried.
+        batch_size (`int`): Images in a forward pass.
+
+    Example:
+        >>> LocalizationSettings(box_column="boxes", box_format="xyxy").delta
+        0.01
+    """
+
+    image_column: str = "image"
+    label_column: str = "label"
+    box_column: str = "bbox"
+    box_format: str = "xywh"
+    mask_column: str | None = None
+    target_value: int | None = None
+    ignore_value: int | None = None
+    threshold: float | Mapping[str, float] | None = None
+    delta: float = 0.01
+    batch_size: int = 32
+
+
 def evaluate_localization(
     model: nn.Module,
     spec: InputSpec,
     dataset: Dataset,
     method: Method,
-    *,
-    image_column: str = "image",
-    label_column: str = "label",
-    box_column: str = "bbox",
-    box_format: str = "xywh",
-    mask_column: str | None = None,
-    target_value: int | None = None,
-    ignore_value: int | None = None,
-    threshold: float | Mapping[str, float] | None = None,
-    delta: float = 0.01,
-    batch_size: int = 32,
+    settings: LocalizationSettings | None = None,
 ) -> dict[str, float]:
-    """MaxBoxAcc, MaxBoxAccV2, PxAP and top-1 localization of the maps of the *true* class (GT-known, as in the field).
+    """Measures how well the maps of the *true* class find the object (GT-known, as is usual in the field).
 
     Args:
-        dataset (`Dataset`): Rows with an image, a label and a box or several; rows whose box is None are passed over.
-        box_format (`str`): `"xywh"` or `"xyxy"`, in pixels of the row's image.
-        mask_column (`str`, *optional*): Mask of the object, for PxAP; `target_value` is the object's value in a label
-            map, `ignore_value` marks pixels that do not count.
-        threshold (`float` or results of another split, *optional*): Chosen on other data: also reports the accuracy at
-            it, see [`BoxAccuracy.result`].
-        delta (`float`, *optional*, defaults to 0.01): Step of the thresholds that are tried.
+        model, spec, method: As in [`score_maps`].
+        dataset (`Dataset`): Rows with an image, a label and boxes.
+        settings ([`LocalizationSettings`], *optional*): Columns, formats and thresholds; by default all as they stand.
 
     Returns:
-        Fractions in [0, 1]: what [`BoxAccuracy`] returns, and `pixel_average_precision`.
+        Fractions in [0, 1]: what [`BoxAccuracy`] returns (MaxBoxAcc, MaxBoxAccV2, top-1 localization), and
+        `pixel_average_precision` if there is a mask column.
 
     Raises:
-        ValueError: If no row has a box, or a box or mask does not fit its image; the message names the row.
+        ValueError: If a column is missing, no row has a box, or a box or mask does not fit its image; the message
+            names the row.
+
+    Example:
+        >>> from transformers import ViTConfig, ViTForImageClassification
+        >>> small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+        >>> model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=16, **small))
+        >>> spec = InputSpec((32, 32), (32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> image = np.zeros((32, 32, 3), np.uint8)
+        >>> image[8:24, 8:24] = 255
+        >>> rows = Dataset.from_list([{"image": image.tolist(), "label": 0, "bbox": [8, 8, 16, 16]}])
+        >>> def brightness(model, pixel_values, target):
+        ...     return pixel_values.mean(1)
+        >>> evaluate_localization(model, spec, rows.with_format("numpy"), brightness)["max_box_acc_v2"]
+        1.0
     """
-    for column in filter(None, (image_column, label_column, box_column, mask_column)):
-        if column not in dataset.column_names:
-            raise ValueError(f"column '{column}' is not in the dataset; its columns are {dataset.column_names}")
-    known = _boxed(dataset[box_column])
-    if not known:
-        raise ValueError(f"no row has a box in column '{box_column}': localization cannot be measured")
+    settings = settings or LocalizationSettings()
+    known = _rows_to_measure(dataset, settings)
     rows = dataset.select(known)
-    accuracy, precision = BoxAccuracy(threshold_grid(delta)), PixelAveragePrecision()
-    images = (to_rgb(row[image_column]) for row in rows)
-    scored = score_maps(model, spec, images, method, rows[label_column], batch_size)
+    accuracy, precision = BoxAccuracy(threshold_grid(settings.delta)), PixelAveragePrecision()
+    images = (to_rgb(row[settings.image_column]) for row in rows)
+    scored = score_maps(model, spec, images, method, rows[settings.label_column], settings.batch_size)
     for index, row, result in zip(known, rows, scored, strict=True):
-        size = open_image(row[image_column]).size
-        column = box_column
+        size = open_image(row[settings.image_column]).size
+        column = settings.box_column
         try:
-            accuracy.update(
-                result.score_map,
-                row[box_column],
-                original_size=size,
-                box_format=box_format,
-                correct=result.predicted == result.target,
-            )
-            column = str(mask_column)
-            if mask_column is not None and row[mask_column] is not None:
-                values = annotation(row[mask_column], size)
-                ignored = None if ignore_value is None else values == ignore_value
+            judged = {"box_format": settings.box_format, "correct": result.predicted == result.target}
+            accuracy.update(result.score_map, row[column], size, **judged)
+            column = str(settings.mask_column)
+            if settings.mask_column is not None and row[column] is not None:
+                values = annotation(row[column], size)
+                ignored = None if settings.ignore_value is None else values == settings.ignore_value
                 # a map that is not finite finds nothing: flat, as BoxAccuracy counts it
                 score_map = result.score_map if np.isfinite(result.score_map).all() else 0 * values
-                precision.update(score_map, object_mask(values, target_value), ignored)
+                precision.update(score_map, object_mask(values, settings.target_value), ignored)
         except ValueError as error:
             raise ValueError(f"row {index}, column '{column}': {error}") from error
     results = accuracy.result()
-    if threshold is not None:
-        results = {**accuracy.result(threshold), **results}
-    if mask_column is not None:
+    if settings.threshold is not None:
+        results = {**accuracy.result(settings.threshold), **results}
+    if settings.mask_column is not None:
         results["pixel_average_precision"] = precision.result()["pixel_average_precision"]
     return results
+
+
+def _rows_to_measure(dataset: Dataset, settings: LocalizationSettings) -> list[int]:
+    """The indices of the rows that have a box, once every column is there."""
+    columns = (settings.image_column, settings.label_column, settings.box_column, settings.mask_column)
+    for column in filter(None, columns):
+        if column not in dataset.column_names:
+            raise ValueError(f"column '{column}' is not in the dataset; its columns are {dataset.column_names}")
+    known = _boxed(dataset[settings.box_column])
+    if not known:
+        raise ValueError(f"no row has a box in column '{settings.box_column}': localization cannot be measured")
+    return known

@@ -11,19 +11,22 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, DatasetDict
 from numpy.typing import ArrayLike
 from torch import nn
 
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.preprocessing import InputSpec
-from hf_pgg.data.video import open_clip
+from hf_pgg.data.video import open_clip, probe_clips
 from hf_pgg.data.video_file import Size
 from hf_pgg.localization.attribution import Method
 from hf_pgg.localization.clips import clip_boxes, corners, tubes_of_maps
 from hf_pgg.localization.score_maps import score_maps
 from hf_pgg.metrics.actions import VideoMAP
-from hf_pgg.metrics.tubes import Tube, label_by_viterbi, trim
+from hf_pgg.metrics.tubes import Tube, label_by_viterbi, temporal_iou, trim
+
+_THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
+_SWITCH_COSTS = (0.0, 1.0, 2.0, 4.0)
 
 # ---------------------------------------------------------------------------------------------- joining
 
@@ -156,7 +159,7 @@ class ScannedClip:
         return {threshold: tube.boxes for threshold, tube in zip(thresholds, tubes, strict=True)}
 
     def when(self, switch_cost: float) -> np.ndarray:
-        """(classes, N) bool, the frames that show each class: [`~hf_pgg.metrics.tubes.label_by_viterbi`] on its [`contrast`].
+        """The frames that show each class, (classes, N) bool: [`label_by_viterbi`] on the class's [`contrast`].
 
         At a high `switch_cost` a class is found from end to end or not at all.
         """
@@ -213,12 +216,6 @@ def scan_clips(
 # ---------------------------------------------------------------------------------------------- measures
 
 
-def temporal_iou(a: Tube, b: Tube) -> float:
-    """Shared frames over frames of either."""
-    shared = len(np.intersect1d(a.frames, b.frames, assume_unique=True))
-    return shared / (len(a.frames) + len(b.frames) - shared)
-
-
 def evaluate_scans(
     scans: Iterable[ScannedClip], num_classes: int, settings: Sequence[tuple[float, float]]
 ) -> dict[tuple[float, float], dict[str, float]]:
@@ -259,3 +256,43 @@ def evaluate_scans(
             for threshold in thresholds:
                 results[setting][f"video_mAP@{threshold}{suffix}"] = figures[f"video_mAP@{threshold}"]
     return results
+
+
+def measure_joined(
+    model: nn.Module,
+    spec: InputSpec,
+    data: DatasetDict,
+    method: Method,
+    sampler: FrameSampler,
+    *,
+    window: int | None = None,
+    stride: int | None = None,
+    seed: int = 0,
+    video_column: str = "video",
+    label_column: str = "label",
+    box_column: str = "bboxes",
+) -> dict[str, float]:
+    """Measures joined `test` clips with the threshold and the switch cost that joined `validation` clips choose.
+
+    Args:
+        model, spec, method, sampler: As in [`scan_clips`].
+        window (`int`, *optional*): Frames of a window; by default the median length of the validation clips.
+        stride (`int`, *optional*): Frames between windows; by default an eighth of a window.
+        seed (`int`): Which clips are joined, see [`join_plan`].
+
+    Returns:
+        What [`evaluate_scans`] returns, and `threshold`, `switch_cost`, `window` and `stride`.
+    """
+    window = window or int(np.median(probe_clips(data["validation"], video_column)["num_frames"]))
+    stride = stride or max(window // 8, 1)
+    columns = {"video_column": video_column, "label_column": label_column, "box_column": box_column}
+
+    def measure(rows: Dataset, settings: Sequence[tuple[float, float]]) -> dict[tuple[float, float], dict[str, float]]:
+        clips = join_clips(rows, join_plan(rows[label_column], seed), **columns)
+        scans = scan_clips(model, spec, clips, method, window=window, stride=stride, sampler=sampler)
+        return evaluate_scans(scans, rows.features[label_column].num_classes, settings)
+
+    selection = measure(data["validation"], [(at, cost) for at in _THRESHOLDS for cost in _SWITCH_COSTS])
+    chosen = max(selection, key=lambda key: (selection[key]["video_mAP@0.5"], selection[key]["temporal_iou"]))
+    figures = measure(data["test"], [chosen])[chosen]
+    return {**figures, "threshold": chosen[0], "switch_cost": chosen[1], "window": window, "stride": stride}

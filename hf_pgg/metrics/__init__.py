@@ -2,55 +2,43 @@
 
 from pathlib import Path
 
-from hf_pgg.metrics.actions import FrameDetections, FrameMAP, VideoMAP
+from hf_pgg.metrics.actions import FrameMAP, VideoMAP
 from hf_pgg.metrics.compute_metrics import compute_metrics_of
 from hf_pgg.metrics.groups import accuracy, group_accuracies, group_metrics, pair_groups, wilson_interval
 from hf_pgg.metrics.localization import BoxAccuracy, PixelAveragePrecision
+from hf_pgg.metrics.tubes import FrameDetections
+
+MODULES = ("group_accuracy", "box_localization", "pixel_average_precision", "frame_map", "video_map")
 
 __all__ = [
     "BoxAccuracy",
     "FrameDetections",
     "FrameMAP",
+    "MODULES",
     "PixelAveragePrecision",
     "VideoMAP",
     "accuracy",
-    "box_localization_path",
     "compute_metrics_of",
-    "frame_map_path",
     "group_accuracies",
-    "group_accuracy_path",
     "group_metrics",
+    "module_path",
     "pair_groups",
-    "pixel_average_precision_path",
-    "video_map_path",
     "wilson_interval",
 ]
 
 
-def group_accuracy_path() -> str:
-    """Folder of the `evaluate` module, for `evaluate.load(group_accuracy_path())`; loads offline."""
-    return _module("group_accuracy")
+def module_path(name: str) -> str:
+    """Returns the folder of one of the `evaluate` modules [`MODULES`], for `evaluate.load`; nothing is downloaded.
 
+    Raises:
+        ValueError: If there is no such module.
 
-def box_localization_path() -> str:
-    """Folder of the `evaluate` module of MaxBoxAcc, MaxBoxAccV2 and top-1 localization."""
-    return _module("box_localization")
-
-
-def pixel_average_precision_path() -> str:
-    """Folder of the `evaluate` module of PxAP."""
-    return _module("pixel_average_precision")
-
-
-def frame_map_path() -> str:
-    """Folder of the `evaluate` module of frame-mAP."""
-    return _module("frame_map")
-
-
-def video_map_path() -> str:
-    """Folder of the `evaluate` module of video-mAP."""
-    return _module("video_map")
-
-
-def _module(name: str) -> str:
+    Example:
+        >>> import evaluate
+        >>> metric = evaluate.load(module_path("group_accuracy"))
+        >>> metric.compute(predictions=[0, 1], references=[0, 0], groups=[7, 8])["worst_group_accuracy"]
+        0.0
+    """
+    if name not in MODULES:
+        raise ValueError(f"there is no module {name!r}: choose one of {', '.join(MODULES)}")
     return str(Path(__file__).parent / "modules" / name)

@@ -20,22 +20,13 @@ mean, as in the other two. Equal scores keep the order in which they were given,
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from hf_pgg.metrics.tubes import (
-    ClipError,
-    PixelConvention,
-    Tube,
-    box_iou,
-    checked_boxes,
-    checked_scores,
-    tube_iou,
-    tube_nms,
-)
+from hf_pgg.metrics.boxes import PixelConvention, box_iou
+from hf_pgg.metrics.tubes import ClipError, FrameDetections, Tube, tube_iou, tube_nms
 
 Interpolation = Literal["trapezoid", "every-point"]
 Matching = Literal["best-unmatched", "best"]
@@ -43,56 +34,29 @@ Matching = Literal["best-unmatched", "best"]
 _COCO_THRESHOLDS = tuple(0.5 + 0.05 * i for i in range(10))
 
 
-@dataclass(frozen=True, eq=False)
-class FrameDetections:
-    """The boxes found in the frames of one clip, in any order; N may be 0.
-
-    Args:
-        frames: (N,) integers.
-        boxes: (N, 4) pixels, `[x1, y1, x2, y2]`.
-        scores: (N,) floats.
-        labels: (N,) integers.
-        clip (`str`, *optional*): Named in errors.
-
-    Raises:
-        ClipError: If a field is malformed or the lengths differ.
-    """
-
-    frames: np.ndarray
-    boxes: np.ndarray
-    scores: np.ndarray
-    labels: np.ndarray
-    clip: str = ""
-
-    def __post_init__(self) -> None:
-        boxes = checked_boxes(self.boxes, self.clip)
-        object.__setattr__(self, "boxes", boxes)
-        object.__setattr__(self, "scores", checked_scores(self.scores, len(boxes), self.clip))
-        for name in ("frames", "labels"):
-            values = np.asarray(getattr(self, name))
-            if values.shape != (len(boxes),) or (len(boxes) and not np.issubdtype(values.dtype, np.integer)):
-                problem = f"{values.dtype} {values.shape} for {len(boxes)} boxes"
-                raise ClipError(self.clip, name, problem, "Give one integer a box.")
-            object.__setattr__(self, name, values.astype(np.int64))
-
-
 # ---------------------------------------------------------------------------------------------- definitions
 
 
 def average_precision(hits: ArrayLike, positives: int, interpolation: Interpolation = "trapezoid") -> float:
-    """Area under the precision-recall curve of one class, in [0, 1].
+    """Returns the area under the precision-recall curve of one class, in [0, 1].
 
     Args:
-        hits: (N,) bool, whether each detection is a true positive, by falling score.
+        hits (`ArrayLike`): Whether each detection is a true positive, (N,) bool, best score first.
         positives (`int`): Number of ground truths, at least 1.
-        interpolation (`str`, *optional*, defaults to `"trapezoid"`): `"trapezoid"` (ACT): the sum of
-            (R_i - R_{i-1}) (P_i + P_{i-1}) / 2 from R_0 = 0, P_0 = 1. `"every-point"` (PASCAL VOC since 2010): the sum
-            of (R_i - R_{i-1}) max_{j >= i} P_j.
+        interpolation (`str`): `"trapezoid"` (ACT): the sum of (R_i - R_{i-1}) (P_i + P_{i-1}) / 2 from R_0 = 0,
+            P_0 = 1. `"every-point"` (PASCAL VOC since 2010): the sum of (R_i - R_{i-1}) max_{j >= i} P_j.
+
+    Raises:
+        ValueError: If there is no ground truth, or the interpolation is unknown.
+
+    Example:
+        >>> average_precision([False, True], 1), average_precision([False, True], 1, "every-point")
+        (0.25, 0.5)
     """
     if interpolation not in get_args(Interpolation):
-        raise ValueError(f"`interpolation` is one of {get_args(Interpolation)}, not {interpolation!r}")
+        raise ValueError(f"`interpolation` is {interpolation!r}: choose one of {get_args(Interpolation)}")
     if positives < 1:
-        raise ValueError("`positives` is 0: without ground truth there is no recall")
+        raise ValueError(f"`positives` is {positives}: without ground truth there is no recall, leave the class out")
     true = np.cumsum(np.asarray(hits, bool))
     precision = np.concatenate([[1.0], true / np.arange(1, len(true) + 1)])
     steps = np.diff(true, prepend=0) / positives
@@ -104,18 +68,22 @@ def average_precision(hits: ArrayLike, positives: int, interpolation: Interpolat
 def match(
     ious: np.ndarray, threshold: float, matching: Matching = "best-unmatched", scenes: np.ndarray | None = None
 ) -> np.ndarray:
-    """Which detections are true positives: (D,) bool.
+    """Says which detections are true positives, (D,) bool.
 
     Args:
-        ious: (D, G), of the detections by falling score with the ground truths.
-        matching (`str`, *optional*, defaults to `"best-unmatched"`): `"best-unmatched"` (ACT): a detection is compared
-            with the best ground truth that is still free. `"best"` (VOC): with the best of all; where that one is
-            taken, the detection is false.
-        scenes: (D,) integers, the frame of each detection, where a column of `ious` is another ground truth in each
-            frame; one scene by default.
+        ious (`np.ndarray`): IoU of each detection, best score first, with each ground truth, (D, G).
+        threshold (`float`): IoU from which a detection is right.
+        matching (`str`): `"best-unmatched"` (ACT): a detection is compared with the best ground truth that is still
+            free. `"best"` (VOC): with the best of all; where that one is taken, the detection is false.
+        scenes (`np.ndarray`, *optional*): Frame of each detection, (D,) integers, where a column of `ious` stands for
+            another ground truth in each frame; by default all are of one scene.
+
+    Example:
+        >>> match(np.array([[0.9, 0.6], [0.8, 0.7]]), 0.5), match(np.array([[0.9, 0.6], [0.8, 0.7]]), 0.5, "best")
+        (array([ True,  True]), array([ True, False]))
     """
     if matching not in get_args(Matching):
-        raise ValueError(f"`matching` is one of {get_args(Matching)}, not {matching!r}")
+        raise ValueError(f"`matching` is {matching!r}: choose one of {get_args(Matching)}")
     hits = np.zeros(len(ious), bool)
     close = np.flatnonzero((ious >= threshold).any(1))
     scene = np.zeros(len(close), int) if scenes is None else np.unique(scenes[close], return_inverse=True)[1]
@@ -143,7 +111,7 @@ def _rank_in_group(groups: np.ndarray) -> np.ndarray:
 
 
 class _ActionMAP:
-    """Clips come one by one; of each class only scores, hits and the number of ground truths are kept, no boxes."""
+    """Takes clip after clip and keeps of each class only scores, hits and the number of ground truths, no boxes."""
 
     name: str
 
@@ -159,7 +127,7 @@ class _ActionMAP:
         self.num_classes, self.thresholds = num_classes, tuple(thresholds)
         self.interpolation, self.matching, self.pixel_convention = interpolation, matching, pixel_convention
         if not self.thresholds or not all(0 < threshold <= 1 for threshold in self.thresholds):
-            raise ValueError(f"`thresholds` are IoUs in (0, 1], not {self.thresholds}")
+            raise ValueError(f"`thresholds` are {self.thresholds}: give one or more IoUs in (0, 1]")
         average_precision([True], 1, interpolation)  # a wrong argument fails here, not after the last clip
         match(np.ones((1, 1)), 1, matching)
         box_iou(np.zeros((1, 4)), np.zeros((1, 4)), pixel_convention)
@@ -227,13 +195,20 @@ class _ActionMAP:
 
 
 class FrameMAP(_ActionMAP):
-    """Frame-mAP: every box of every frame for itself.
+    """Frame-mAP: every box of every frame counts by itself.
 
     Args:
-        num_classes (`int`): Labels are 0 to `num_classes` - 1.
-        thresholds (*optional*, defaults to `(0.5,)`): IoUs from which a box is right.
-        interpolation, matching, pixel_convention (`str`, *optional*): See the table above, [`average_precision`],
-            [`match`], [`~hf_pgg.metrics.tubes.box_iou`].
+        num_classes (`int`): Number of classes; labels are 0 to `num_classes` - 1.
+        thresholds (`Sequence[float]`): IoUs from which a box is right.
+        interpolation, matching, pixel_convention (`str`): See the table above, [`average_precision`], [`match`],
+            [`~hf_pgg.metrics.boxes.box_iou`].
+
+    Example:
+        >>> metric, box = FrameMAP(num_classes=2), [0, 0, 9, 9]
+        >>> truth = [Tube([0, 1], [box, box], 1.0, label=1)]
+        >>> metric.update("a clip", truth, FrameDetections([0], [box], [0.9], [1]))
+        >>> metric.compute()  # one of two boxes was found
+        {'frame_mAP@0.5': 50.0}
     """
 
     name = "frame_mAP"
@@ -264,12 +239,18 @@ class VideoMAP(_ActionMAP):
     """Video-mAP: whole tubes, after non-maximum suppression within each class; with the mean over IoUs 0.5:0.05:0.95.
 
     Args:
-        num_classes (`int`): Labels are 0 to `num_classes` - 1.
-        thresholds (*optional*, defaults to `(0.2, 0.5, 0.75)`): IoUs of tubes from which a tube is right.
-        nms_threshold (`float` or `None`, *optional*, defaults to 0.3): See [`~hf_pgg.metrics.tubes.tube_nms`]; `None` for none.
-            Where people act together it also removes right tubes.
-        interpolation, matching, pixel_convention (`str`, *optional*): See the table above, [`average_precision`],
-            [`match`], [`~hf_pgg.metrics.tubes.box_iou`].
+        num_classes (`int`): Number of classes; labels are 0 to `num_classes` - 1.
+        thresholds (`Sequence[float]`): IoUs of tubes from which a tube is right.
+        nms_threshold (`float`, *optional*): IoU above which [`~hf_pgg.metrics.tubes.tube_nms`] removes a tube; `None`
+            keeps all. Where people act together it also removes right tubes.
+        options: `interpolation`, `matching` and `pixel_convention`, as in [`FrameMAP`].
+
+    Example:
+        >>> metric, box = VideoMAP(num_classes=2), [0, 0, 9, 9]
+        >>> truth = [Tube([0, 1, 2], [box] * 3, 1.0, label=1)]
+        >>> metric.update("a clip", truth, [Tube([0, 1], [box] * 2, 0.9, label=1)])
+        >>> metric.compute()
+        {'video_mAP@0.2': 100.0, 'video_mAP@0.5': 100.0, 'video_mAP@0.75': 0.0, 'video_mAP@0.5:0.95': 40.0}
     """
 
     name = "video_mAP"
@@ -326,10 +307,15 @@ def _over_clips(metric: Any, truth: Mapping[str, Sequence[Tube]], found: Mapping
 def frame_map(
     truth: Mapping[str, Sequence[Tube]], detections: Mapping[str, FrameDetections], num_classes: int, **options: Any
 ) -> dict[str, float]:
-    """Frame-mAP in percent of the detections of all clips, clip name to boxes; `options` as [`FrameMAP`].
+    """Returns the frame-mAP in percent of all clips at once, by clip name; `options` as in [`FrameMAP`].
 
     Raises:
         ClipError: If `truth` and `detections` are not of the same clips, or a clip's entry is malformed.
+
+    Example:
+        >>> found = FrameDetections([0], [[0, 0, 9, 9]], [0.9], [0])
+        >>> frame_map({"a clip": [Tube([0], [[0, 0, 9, 9]], 1.0, 0)]}, {"a clip": found}, num_classes=1)
+        {'frame_mAP@0.5': 100.0}
     """
     return _over_clips(FrameMAP(num_classes, **options), truth, detections)
 
@@ -337,9 +323,14 @@ def frame_map(
 def video_map(
     truth: Mapping[str, Sequence[Tube]], tubes: Mapping[str, Sequence[Tube]], num_classes: int, **options: Any
 ) -> dict[str, float]:
-    """Video-mAP in percent of the tubes of all clips, clip name to tubes; `options` as [`VideoMAP`].
+    """Returns the video-mAP in percent of all clips at once, by clip name; `options` as in [`VideoMAP`].
 
     Raises:
         ClipError: If `truth` and `tubes` are not of the same clips, or a clip's entry is malformed.
+
+    Example:
+        >>> tubes = {"a clip": [Tube([0], [[0, 0, 9, 9]], 1.0, 0)]}
+        >>> video_map(tubes, tubes, num_classes=1)["video_mAP@0.5"]
+        100.0
     """
     return _over_clips(VideoMAP(num_classes, **options), truth, tubes)

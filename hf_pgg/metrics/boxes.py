@@ -18,14 +18,14 @@ Boxes are integer corners `[x0, y0, x1, y1]` in pixels of the map.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
-from hf_pgg.metrics.tubes import box_iou as overlap
+PixelConvention = Literal["inclusive", "exclusive"]
 
 SIZE = 224  # side of the square map on which the reference evaluates
 _LEVELS_AT_ONCE = 64  # bounds the memory: a map of noise has 10,000 runs a level
@@ -35,17 +35,22 @@ _LEVELS_AT_ONCE = 64  # bounds the memory: a map of noise has 10,000 runs a leve
 
 
 def normalize_map(score_map: ArrayLike, size: int = SIZE) -> np.ndarray:
-    """A score map (H, W) of any size and scale as (size, size) float64 in [0, 1]: resized, then min-max by itself.
+    """Resizes a score map (H, W) to (size, size) and scales its own minimum to 0 and maximum to 1, in float64.
 
     The resize is bicubic with a = -0.75 and without antialiasing. A map that is constant or holds NaN gives zeros, as
-    in the reference; see `num_flat_maps` of [`BoxAccuracy`].
+    in the reference.
 
     Raises:
-        ValueError: If it is not (H, W), has no pixels, or holds infinity.
+        ValueError: If the map is not (H, W), has no pixels, or holds infinity.
+
+    Example:
+        >>> normalize_map([[-3.0, 5.0], [1.0, 1.0]], size=2)
+        array([[0. , 1. ],
+               [0.5, 0.5]])
     """
     score_map = np.asarray(score_map, np.float64)
     if score_map.ndim != 2 or 0 in score_map.shape:
-        raise ValueError(f"score_map is (H, W) with pixels, not {score_map.shape}: pass one map of one class")
+        raise ValueError(f"score_map has the shape {score_map.shape}: pass one map (H, W) of one class, with pixels")
     if np.isinf(score_map).any():
         raise ValueError("score_map holds infinity: clip it first")
     if score_map.min() == score_map.max():  # before the resize: the kernel's weights sum to 1 only nearly
@@ -94,10 +99,15 @@ class MapBoxes(NamedTuple):
     """The boxes of one map at T thresholds, which fall on L <= T distinct grey levels.
 
     Attributes:
-        boxes: (N, 4) box of each contour at each level; [0, 0, 0, 0] where a level has none.
-        level: (N,) the level of each, in [0, L).
-        largest: (L, 4) box of the contour of largest area at each level.
-        level_at: (T,) the level of each threshold.
+        boxes: (N, 4), the box of each contour at each level; [0, 0, 0, 0] where a level has none.
+        level: (N,), the level of each box, in [0, L).
+        largest: (L, 4), the box of the contour of largest area at each level.
+        level_at: (T,), the level of each threshold.
+
+    Example:
+        >>> found = boxes_at_thresholds([[0.0, 0.2, 0.0], [0.0, 0.2, 1.0]], [0.1, 0.15, 0.5])
+        >>> found.largest.tolist(), found.level_at.tolist()
+        ([[1, 0, 2, 1], [1, 0, 2, 1], [2, 1, 2, 1]], [0, 1, 2])
     """
 
     boxes: np.ndarray
@@ -107,18 +117,24 @@ class MapBoxes(NamedTuple):
 
 
 def boxes_at_thresholds(normalized_map: ArrayLike, thresholds: ArrayLike) -> MapBoxes:
-    """The boxes of all contours of a map (H, W) in [0, 1], at each of (T,) thresholds in [0, 1].
+    """Finds the boxes of all contours of a map (H, W) in [0, 1], at each of (T,) thresholds in [0, 1].
 
     The map becomes grey levels `s = uint8(255 * map)`, and foreground is `s > int(threshold * max(s))`. The box of a
-    contour is (x, y, x + width, y + height), clamped to the last column and row: one pixel beyond the contour to the
-    right and below, except at the border.
+    contour is (x, y, x + width, y + height), clamped to the last column and row: it reaches one pixel beyond the
+    contour to the right and below, except at the border.
 
     Raises:
-        ValueError: If the map is not (H, W), holds NaN or leaves [0, 1] (see [`normalize_map`]); if a threshold does.
+        ValueError: If the map is not (H, W), or the map or a threshold leaves [0, 1]; see [`normalize_map`].
+
+    Example:
+        >>> score_map = np.zeros((8, 8))
+        >>> score_map[2:5, 1:3] = 1
+        >>> boxes_at_thresholds(score_map, [0.5]).boxes
+        array([[1, 2, 3, 5]])
     """
     normalized_map, thresholds = np.asarray(normalized_map), np.asarray(thresholds, np.float64)
     if normalized_map.ndim != 2 or 0 in normalized_map.shape:
-        raise ValueError(f"normalized_map is (H, W) with pixels, not {normalized_map.shape}")
+        raise ValueError(f"normalized_map has the shape {normalized_map.shape}: pass one map (H, W) with pixels")
     if not (normalized_map.min() >= 0 and normalized_map.max() <= 1):
         raise ValueError("normalized_map holds NaN or values outside [0, 1]: pass it through `normalize_map`")
     check_thresholds(thresholds)
@@ -138,31 +154,32 @@ def boxes_at_thresholds(normalized_map: ArrayLike, thresholds: ArrayLike) -> Map
     return MapBoxes(boxes, np.concatenate([level, empty]), largest, level_at)
 
 
-def boxes_at_threshold(normalized_map: ArrayLike, threshold: float) -> np.ndarray:
-    """(N, 4) boxes of all contours at one threshold; see [`boxes_at_thresholds`]."""
-    return boxes_at_thresholds(normalized_map, [threshold]).boxes
-
-
-def largest_box(normalized_map: ArrayLike, threshold: float) -> np.ndarray:
-    """(4,) box of the largest contour at one threshold; see [`boxes_at_thresholds`]."""
-    return boxes_at_thresholds(normalized_map, [threshold]).largest[0]
-
-
 def check_thresholds(thresholds: np.ndarray) -> None:
-    """Raises a `ValueError` unless these are numbers in [0, 1], one at least."""
+    """Raises a `ValueError` unless these are numbers in [0, 1], at least one.
+
+    Example:
+        >>> check_thresholds(np.array([0.2, 50.0]))
+        Traceback (most recent call last):
+        ValueError: thresholds are [0.2, 50.0]: give one or more numbers in [0, 1]
+    """
     if thresholds.ndim != 1 or not len(thresholds) or not ((thresholds >= 0) & (thresholds <= 1)).all():
-        raise ValueError("thresholds are a list of numbers in [0, 1]")
+        raise ValueError(f"thresholds are {thresholds.tolist()}: give one or more numbers in [0, 1]")
 
 
 # ---------------------------------------------------------------------------------------------- contours
 
 
 def find_contours(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """The contours of each mask of a bool stack (T, H, W), outer ones and holes.
+    """Finds the contours of each mask of a bool stack (T, H, W), outer ones and holes.
 
     Returns:
-        boxes (N, 4) with inclusive corners, mask (N,) that each belongs to, and largest (T, 4), the box of each mask's
-        contour of largest area (where equal, of the one that starts last in reading order; -1 where there is none).
+        The boxes (N, 4) with inclusive corners; the mask (N,) that each belongs to; and for each mask the box (T, 4) of
+        its contour of largest area (where equal, of the one that starts last in reading order; -1 where there is none).
+
+    Example:
+        >>> ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
+        >>> find_contours(ring[None])[0].tolist()  # the outer contour, and that of the hole
+        [[0, 0, 2, 2], [0, 0, 2, 2]]
     """
     total, height, width = masks.shape[0], masks.shape[1] + 2, masks.shape[2] + 2
     padded = np.zeros((total, height, width), bool)  # the rim keeps rows and masks apart
@@ -241,40 +258,67 @@ def _area_between(starts: np.ndarray, ends: np.ndarray, width: int, upper: np.nd
 # ---------------------------------------------------------------------------------------------- boxes
 
 
-def box_iou(boxes: ArrayLike, others: ArrayLike) -> np.ndarray:
-    """(N, M) IoU of boxes (N, 4) and (M, 4) `[x0, y0, x1, y1]`, where x1 and y1 belong to the box ("+1 pixel").
+def box_iou(a: np.ndarray, b: np.ndarray, pixel_convention: PixelConvention = "inclusive") -> np.ndarray:
+    """Returns the IoU of boxes `[x0, y0, x1, y1]` (..., 4) that broadcast against each other; of two empty boxes 0.
+
+    Args:
+        pixel_convention (`str`): `"inclusive"`: x1 and y1 are the last pixels of the box, whose width is x1 - x0 + 1.
+            `"exclusive"`: the width is x1 - x0.
+
+    Example:
+        >>> a, b = np.array([0, 0, 9, 9]), np.array([5, 0, 14, 9])
+        >>> float(box_iou(a, b)), float(box_iou(a, b, "exclusive"))
+        (0.3333333333333333, 0.2857142857142857)
+    """
+    if pixel_convention not in get_args(PixelConvention):
+        raise ValueError(f"`pixel_convention` is {pixel_convention!r}: choose one of {get_args(PixelConvention)}")
+    extra = 1.0 if pixel_convention == "inclusive" else 0.0
+    shared = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + extra).clip(min=0).prod(-1)
+    union = (a[..., 2:] - a[..., :2] + extra).prod(-1) + (b[..., 2:] - b[..., :2] + extra).prod(-1) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def pairwise_iou(boxes: ArrayLike, others: ArrayLike) -> np.ndarray:
+    """Returns the (N, M) IoU of checked boxes (N, 4) and (M, 4), the last pixels included; see [`box_iou`].
 
     Raises:
         ValueError: If a box is inverted or has negative corners.
+
+    Example:
+        >>> pairwise_iou([[0, 0, 9, 9]], [[0, 0, 9, 4], [20, 20, 29, 29]])
+        array([[0.5, 0. ]])
     """
-    boxes, others = _checked_corners(boxes), _checked_corners(others)
-    return overlap(boxes[:, None], others[None], "inclusive")
+    return box_iou(_checked_corners(boxes)[:, None], _checked_corners(others)[None])
 
 
 def image_boxes(boxes: ArrayLike, original_size: Sequence[float], box_format: str = "xywh") -> np.ndarray:
-    """Boxes of an image as (N, 4) corners `[x0, y0, x1, y1]` that the evaluator takes.
+    """Turns the boxes of an image into the (N, 4) corners `[x0, y0, x1, y1]` that the evaluator takes.
 
     Corners from `[x, y, width, height]` are (x, y, x + width, y + height). Corners at the image's very edge are moved
     to its last pixel, as in the reference's metadata.
 
     Args:
-        boxes: (N, 4), or (4,) for one box, in pixels of the image.
-        original_size: (width, height) in pixels.
-        box_format: "xywh" or "xyxy".
+        boxes (`ArrayLike`): Boxes (N, 4), or one box (4,), in pixels of the image.
+        original_size (`Sequence[float]`): Width and height of the image in pixels.
+        box_format (`str`): `"xywh"` or `"xyxy"`.
 
     Raises:
         ValueError: If there is no box, or one is inverted, holds NaN or leaves the image.
+
+    Example:
+        >>> image_boxes([60, 27, 40, 73], (100, 100))
+        array([[60., 27., 99., 99.]])
     """
     if box_format not in ("xywh", "xyxy"):
-        raise ValueError(f"box_format is 'xywh' or 'xyxy', not {box_format!r}")
+        raise ValueError(f"box_format is {box_format!r}: choose 'xywh' or 'xyxy'")
     size = np.asarray(original_size, np.float64)
     if size.shape != (2,) or not (size >= 1).all():
-        raise ValueError(f"original_size is (width, height) in pixels, not {original_size!r}")
+        raise ValueError(f"original_size is {original_size!r}: give (width, height) in pixels")
     corners = np.atleast_2d(np.array(boxes, np.float64))
     if corners.size == 0:
         raise ValueError("the image has no box: localization is undefined there, leave the image out")
     if corners.ndim != 2 or corners.shape[1] != 4:
-        raise ValueError(f"boxes are (N, 4), not {corners.shape}")
+        raise ValueError(f"boxes have the shape {corners.shape}: give (N, 4)")
     if box_format == "xywh":
         corners[:, 2:] += corners[:, :2]
     for box, given in zip(corners, np.atleast_2d(np.asarray(boxes)).tolist(), strict=True):
@@ -289,7 +333,12 @@ def image_boxes(boxes: ArrayLike, original_size: Sequence[float], box_format: st
 
 
 def resize_boxes(corners: ArrayLike, original_size: Sequence[float], map_size: Sequence[float]) -> np.ndarray:
-    """(N, 4) corners scaled from an image of (width, height) to a map of (width, height) and truncated to int."""
+    """Scales corners (N, 4) from an image of (width, height) to a map of (width, height), and truncates them to int.
+
+    Example:
+        >>> resize_boxes([[1, 2, 4, 3]], (10, 20), (35, 10))
+        array([[ 3,  1, 14,  1]])
+    """
     corners = _checked_corners(corners).astype(np.float64)
     return (corners * np.tile(np.asarray(map_size), 2) / np.tile(np.asarray(original_size), 2)).astype(int)
 
@@ -297,7 +346,7 @@ def resize_boxes(corners: ArrayLike, original_size: Sequence[float], map_size: S
 def _checked_corners(boxes: ArrayLike) -> np.ndarray:
     boxes = np.asarray(boxes)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
-        raise ValueError(f"boxes are (N, 4) corners, not {boxes.shape}")
+        raise ValueError(f"boxes have the shape {boxes.shape}: give (N, 4) corners")
     if not ((boxes >= 0).all() and (boxes[:, :2] <= boxes[:, 2:]).all()):
-        raise ValueError("a box is inverted, holds NaN or has negative corners: boxes are [x0, y0, x1, y1]")
+        raise ValueError("a box is inverted, holds NaN or has negative corners: give [x0, y0, x1, y1]")
     return boxes

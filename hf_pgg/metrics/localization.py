@@ -17,11 +17,11 @@ from numpy.typing import ArrayLike
 
 from hf_pgg.metrics.boxes import (
     SIZE,
-    box_iou,
     boxes_at_thresholds,
     check_thresholds,
     image_boxes,
     normalize_map,
+    pairwise_iou,
     resize_boxes,
 )
 
@@ -129,8 +129,8 @@ class BoxAccuracy(_MapMetric):
         normalized = normalize_map(score_map, self.size)
         found = boxes_at_thresholds(normalized, self.thresholds)
         best = np.zeros(len(found.largest))
-        np.maximum.at(best, found.level, box_iou(found.boxes, truth).max(axis=1))
-        largest = box_iou(found.largest, truth).max(axis=1)
+        np.maximum.at(best, found.level, pairwise_iou(found.boxes, truth).max(axis=1))
+        largest = pairwise_iou(found.largest, truth).max(axis=1)
         right = (largest >= self.iou[:, None])[:, found.level_at]
         self.largest_hits += right
         self.any_hits += (best >= self.iou[:, None])[:, found.level_at]

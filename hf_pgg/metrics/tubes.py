@@ -1,8 +1,5 @@
 """Action tubes, one box a frame over a stretch of frames: overlap, gaps, trimming in time.
 
-Boxes become tubes in `hf_pgg.linking`. Trimming: S. Saha et al., "Deep Learning for Detecting Multiple Space-Time
-Action Tubes in Videos", BMVC 2016 (`label_by_viterbi`).
-
 Boxes are `[x1, y1, x2, y2]` in pixels. Everything here is a pure function on numpy arrays.
 """
 
@@ -10,27 +7,27 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-PixelConvention = Literal["inclusive", "exclusive"]
+from hf_pgg.metrics.boxes import PixelConvention, box_iou
 
 
 class ClipError(ValueError):
-    """A clip's boxes or tubes are unusable. The message names the clip, the field and the remedy."""
+    """A clip's boxes or tubes are unusable. The message names the clip, the field and the remedy.
+
+    Example:
+        >>> str(ClipError("run/3", "score", "the score is nan", "Drop the tube."))
+        "clip 'run/3', field 'score': the score is nan. Drop the tube."
+    """
 
     def __init__(self, clip: str, field: str, problem: str, remedy: str):
         super().__init__(f"clip '{clip or 'unnamed'}', field '{field}': {problem}. {remedy}")
 
 
-def checked_boxes(boxes: ArrayLike, clip: str, where: str = "") -> np.ndarray:
-    """`boxes` as (N, 4) float64; `where` says in the message which boxes these are.
-
-    Raises:
-        ClipError: If the shape is another, a coordinate is not finite, or a box ends before it starts.
-    """
+def _checked_boxes(boxes: ArrayLike, clip: str, where: str = "") -> np.ndarray:
+    """The boxes as (N, 4) float64, finite and not inverted; `where` says in the error which boxes these are."""
     array = np.asarray(boxes, np.float64)
     array = array.reshape(0, 4) if array.size == 0 else array
     if array.ndim != 2 or array.shape[1] != 4:
@@ -43,33 +40,33 @@ def checked_boxes(boxes: ArrayLike, clip: str, where: str = "") -> np.ndarray:
     return array
 
 
-def checked_scores(scores: ArrayLike, count: int, clip: str, where: str = "") -> np.ndarray:
-    """`scores` as (count,) float64.
-
-    Raises:
-        ClipError: If there are more or fewer, or one is not finite.
-    """
+def _checked_scores(scores: ArrayLike, count: int, clip: str) -> np.ndarray:
+    """The scores as (count,) float64, all finite."""
     array = np.asarray(scores, np.float64)
     if array.shape != (count,):
-        raise ClipError(clip, "scores", f"scores are {array.shape} for {count} boxes{where}", "Give one score a box.")
+        raise ClipError(clip, "scores", f"scores are {array.shape} for {count} boxes", "Give one score a box.")
     for at in np.flatnonzero(~np.isfinite(array)):
-        raise ClipError(clip, "scores", f"score {at}{where} is {array[at]}", "Mend the detector or drop the box.")
+        raise ClipError(clip, "scores", f"score {at} is {array[at]}", "Mend the detector or drop the box.")
     return array
 
 
 @dataclass(frozen=True, eq=False)
 class Tube:
-    """One box a frame. Valid by construction; frames may be missing in between until `fill_gaps`.
+    """One box a frame. Valid by construction; frames may be missing in between until [`fill_gaps`].
 
     Args:
-        frames: (N,) integers, N >= 1, strictly increasing.
-        boxes: (N, 4) pixels, `[x1, y1, x2, y2]`; kept as float64.
-        score (`float`): Confidence; not read in ground truth.
-        label (`int`): Class.
-        clip (`str`, *optional*): Named in errors.
+        frames (`np.ndarray`): Frame numbers, (N,) integers in strictly ascending order, N >= 1.
+        boxes (`np.ndarray`): Boxes `[x1, y1, x2, y2]` in pixels, (N, 4); kept as float64.
+        score (`float`): Confidence, which is not read in ground truth.
+        label (`int`): Number of the class.
+        clip (`str`, *optional*): Name of the clip in errors.
 
     Raises:
         ClipError: If a field is malformed.
+
+    Example:
+        >>> Tube([3, 5], [[0, 0, 9, 9], [2, 0, 11, 9]], score=0.9, label=1).boxes.dtype
+        dtype('float64')
     """
 
     frames: np.ndarray
@@ -87,7 +84,7 @@ class Tube:
         for at in np.flatnonzero(np.diff(frames) <= 0):
             problem = f"frame {frames[at]} is followed by frame {frames[at + 1]}"
             raise ClipError(self.clip, "frames", problem, "Sort the boxes by frame and keep one a frame.")
-        boxes = checked_boxes(self.boxes, self.clip, f" of the tube from frame {frames[0]} on")
+        boxes = _checked_boxes(self.boxes, self.clip, f" of the tube from frame {frames[0]} on")
         if len(boxes) != len(frames):
             problem = f"{len(boxes)} boxes for {len(frames)} frames"
             raise ClipError(self.clip, "boxes", problem, "Give one box a frame of the tube.")
@@ -99,26 +96,65 @@ class Tube:
         object.__setattr__(self, "boxes", boxes)
 
 
+@dataclass(frozen=True, eq=False)
+class FrameDetections:
+    """The boxes found in the frames of one clip, in any order; N may be 0.
+
+    Args:
+        frames, labels (`np.ndarray`): Frame number and class of each box, (N,) integers.
+        boxes (`np.ndarray`): Boxes `[x1, y1, x2, y2]` in pixels, (N, 4).
+        scores (`np.ndarray`): Confidence of each box, (N,).
+        clip (`str`, *optional*): Name of the clip in errors.
+
+    Raises:
+        ClipError: If a field is malformed or the lengths differ.
+
+    Example:
+        >>> FrameDetections([0, 0], [[0, 0, 9, 9], [5, 5, 14, 14]], [0.9, 0.4], [1, 2]).scores
+        array([0.9, 0.4])
+    """
+
+    frames: np.ndarray
+    boxes: np.ndarray
+    scores: np.ndarray
+    labels: np.ndarray
+    clip: str = ""
+
+    def __post_init__(self) -> None:
+        boxes = _checked_boxes(self.boxes, self.clip)
+        object.__setattr__(self, "boxes", boxes)
+        object.__setattr__(self, "scores", _checked_scores(self.scores, len(boxes), self.clip))
+        for name in ("frames", "labels"):
+            values = np.asarray(getattr(self, name))
+            if values.shape != (len(boxes),) or (len(boxes) and not np.issubdtype(values.dtype, np.integer)):
+                problem = f"{values.dtype} {values.shape} for {len(boxes)} boxes"
+                raise ClipError(self.clip, name, problem, "Give one integer a box.")
+            object.__setattr__(self, name, values.astype(np.int64))
+
+
 # ---------------------------------------------------------------------------------------------- overlap
 
 
-def box_iou(a: np.ndarray, b: np.ndarray, pixel_convention: PixelConvention = "inclusive") -> np.ndarray:
-    """IoU of boxes (..., 4) that broadcast against each other; 0 where both boxes are empty.
+def temporal_iou(a: Tube, b: Tube) -> float:
+    """Returns the number of frames that two tubes share over the number of frames of either.
 
-    Args:
-        pixel_convention (`str`, *optional*, defaults to `"inclusive"`): `"inclusive"`: x2 and y2 are the last pixel of
-            the box, whose width is x2 - x1 + 1. `"exclusive"`: the width is x2 - x1.
+    Example:
+        >>> box = [0, 0, 9, 9]
+        >>> temporal_iou(Tube([0, 1, 2], [box] * 3, 1.0, 0), Tube([2, 3], [box] * 2, 1.0, 0))
+        0.25
     """
-    if pixel_convention not in get_args(PixelConvention):
-        raise ValueError(f"`pixel_convention` is one of {get_args(PixelConvention)}, not {pixel_convention!r}")
-    extra = 1.0 if pixel_convention == "inclusive" else 0.0
-    shared = (np.minimum(a[..., 2:], b[..., 2:]) - np.maximum(a[..., :2], b[..., :2]) + extra).clip(min=0).prod(-1)
-    union = (a[..., 2:] - a[..., :2] + extra).prod(-1) + (b[..., 2:] - b[..., :2] + extra).prod(-1) - shared
-    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+    shared = len(np.intersect1d(a.frames, b.frames, assume_unique=True))
+    return shared / (len(a.frames) + len(b.frames) - shared)
 
 
 def tube_iou(a: Tube, b: Tube, pixel_convention: PixelConvention = "inclusive") -> float:
-    """Temporal IoU (shared frames over frames of either) times the mean box IoU on the shared frames (ACT)."""
+    """Returns the temporal IoU times the mean box IoU on the shared frames, as the evaluator of ACT does.
+
+    Example:
+        >>> a = Tube([0, 1, 2], [[0, 0, 9, 9]] * 3, 1.0, 0)
+        >>> tube_iou(a, Tube([2, 3], [[0, 0, 9, 4]] * 2, 1.0, 0))  # a quarter of the frames, half of the box
+        0.125
+    """
     if a.frames[-1] < b.frames[0] or b.frames[-1] < a.frames[0]:
         return 0.0
     shared, in_a, in_b = np.intersect1d(a.frames, b.frames, assume_unique=True, return_indices=True)
@@ -131,9 +167,14 @@ def tube_iou(a: Tube, b: Tube, pixel_convention: PixelConvention = "inclusive") 
 def tube_nms(
     tubes: Sequence[Tube], threshold: float = 0.3, pixel_convention: PixelConvention = "inclusive"
 ) -> list[int]:
-    """Indices of the tubes that stay, by falling score (of equals, the earlier first).
+    """Returns the indices of the tubes that stay, best score first (of equals, the earlier one).
 
-    A tube stays unless its IoU with one of its class that stayed before exceeds `threshold`.
+    A tube stays unless its IoU with a better one of its class that stayed exceeds `threshold`.
+
+    Example:
+        >>> tubes = [Tube([0, 1], [[0, 0, 9, 9]] * 2, score, 0) for score in (0.5, 0.9)]
+        >>> tube_nms(tubes)
+        [1]
     """
     kept: list[int] = []
     for i in np.argsort([-tube.score for tube in tubes], kind="stable").tolist():
@@ -147,24 +188,37 @@ def tube_nms(
 
 
 def fill_gaps(tube: Tube) -> Tube:
-    """The tube with a box in every frame from its first to its last, interpolated linearly where one was missing."""
+    """Returns the tube with a box in every frame from its first to its last, interpolated linearly between boxes.
+
+    Example:
+        >>> fill_gaps(Tube([0, 2], [[0, 0, 9, 9], [4, 0, 13, 9]], 1.0, 0)).boxes[1]
+        array([ 2.,  0., 11.,  9.])
+    """
     frames = np.arange(tube.frames[0], tube.frames[-1] + 1)
     boxes = np.stack([np.interp(frames, tube.frames, side) for side in tube.boxes.T], axis=1)
     return Tube(frames, boxes, tube.score, tube.label, tube.clip)
 
 
 def label_by_viterbi(scores: ArrayLike, switch_cost: float) -> np.ndarray:
-    """Which frames show the action: the labelling l in {0, 1}^N of most energy (Saha et al., second pass).
+    """Says which frames show the action, (N,) bool: the labelling l in {0, 1}^N of most energy.
 
-    The energy is the sum of s_t where l_t = 1 and 1 - s_t where l_t = 0, less `switch_cost` for each change of label.
+    The energy is the sum of s_t where l_t = 1 and 1 - s_t where l_t = 0, less `switch_cost` for each change of label
+    (S. Saha et al., "Deep Learning for Detecting Multiple Space-Time Action Tubes in Videos", BMVC 2016, second pass).
 
     Args:
-        scores: (N,) probabilities of the action.
+        scores (`ArrayLike`): Probability of the action in each frame, (N,).
+        switch_cost (`float`): What a change of label costs, in units of probability.
 
-    Returns:
-        (N,) bool.
+    Raises:
+        ValueError: If the scores are no probabilities.
+
+    Example:
+        >>> label_by_viterbi([0.1, 0.9, 0.4, 0.9, 0.1], switch_cost=0.5).tolist()
+        [False, True, True, True, False]
     """
-    probabilities = _checked_curve(scores)
+    probabilities = np.asarray(scores, np.float64)
+    if probabilities.ndim != 1 or not np.isfinite(probabilities).all():
+        raise ValueError(f"`scores` are (N,) finite numbers, one a frame; their shape is {probabilities.shape}")
     if len(probabilities) and not 0 <= probabilities.min() <= probabilities.max() <= 1:
         raise ValueError("`scores` are probabilities in [0, 1]: the background scores 1 - s")
     unary = np.stack([1 - probabilities, probabilities], axis=1)
@@ -181,44 +235,20 @@ def label_by_viterbi(scores: ArrayLike, switch_cost: float) -> np.ndarray:
     return labels
 
 
-def label_by_max_sum(scores: ArrayLike, threshold: float) -> np.ndarray:
-    """The stretch of frames with the largest sum of score - threshold (Kadane's algorithm); may be empty.
-
-    Args:
-        scores: (N,).
-
-    Returns:
-        (N,) bool.
-    """
-    curve = _checked_curve(scores)
-    labels = np.zeros(len(curve), bool)
-    best, total, start, span = 0.0, 0.0, 0, (0, 0)
-    for t, gain in enumerate(curve - threshold):
-        if total <= 0:
-            total, start = 0.0, t
-        total += gain
-        if total > best:
-            best, span = total, (start, t + 1)
-    labels[slice(*span)] = True
-    return labels
-
-
-def _checked_curve(scores: ArrayLike) -> np.ndarray:
-    curve = np.asarray(scores, np.float64)
-    if curve.ndim != 1 or not np.isfinite(curve).all():
-        raise ValueError(f"`scores` are (N,) finite numbers, one a frame; their shape is {curve.shape}")
-    return curve
-
-
 def trim(tube: Tube, scores: ArrayLike, keep: ArrayLike) -> list[Tube]:
-    """The stretches of a tube where `keep` is true, each with the mean of its frames' scores as score.
+    """Cuts a tube to the stretches where `keep` is true, each with the mean of its frames' scores as its score.
 
     Args:
-        scores: (N,), one a frame of the tube.
-        keep: (N,) bool, from `label_by_viterbi` or `label_by_max_sum`.
+        scores (`ArrayLike`): Score of each frame of the tube, (N,).
+        keep (`ArrayLike`): Frames to keep, (N,) bool; see [`label_by_viterbi`].
 
     Raises:
         ClipError: If there are more or fewer scores or labels than frames.
+
+    Example:
+        >>> tube = Tube([5, 6, 7, 8], [[0, 0, 9, 9]] * 4, 1.0, 0)
+        >>> [(part.frames.tolist(), part.score) for part in trim(tube, [0.5, 0.25, 0.1, 1.0], [1, 1, 0, 1])]
+        [([5, 6], 0.375), ([8], 1.0)]
     """
     count = len(tube.frames)
     curve, kept = np.asarray(scores, np.float64), np.asarray(keep, bool)

@@ -17,7 +17,7 @@ from hf_pgg.data.annotations import rows_with_boxes
 from hf_pgg.data.images import encode_mask, encode_png
 from hf_pgg.data.loading import image_files
 from hf_pgg.data.preprocessing import InputSpec
-from hf_pgg.localization.images import box_of_map, boxes_of_map, evaluate_localization
+from hf_pgg.localization.images import LocalizationSettings, box_of_map, boxes_of_map, evaluate_localization
 from hf_pgg.localization.score_maps import score_maps, with_smoothing
 from hf_pgg.reports.figures import draw
 from tests.conftest import SIZE, tiny_model
@@ -80,34 +80,39 @@ def test_maps_follow_the_order_of_the_images_and_the_classes_asked_for(boxed: Da
 
 def test_a_perfect_map_localizes_perfectly_and_half_a_map_does_not(boxed: Dataset) -> None:
     model = tiny_model("vit")
-    masks = {"mask_column": "mask"}
-    perfect = evaluate_localization(model, SPEC, boxed, bright_map, **masks)
+    masks = LocalizationSettings(mask_column="mask")
+    perfect = evaluate_localization(model, SPEC, boxed, bright_map, masks)
     assert perfect["num_maps"] == 4, "the row without a box is passed over"
     assert perfect["max_box_acc"] == perfect["max_box_acc_v2"] == perfect["gt_known"] == 1
     assert perfect["pixel_average_precision"] > 0.98
     swapped = boxed.map(lambda row: {"label": 0})
-    half = evaluate_localization(model, SPEC, swapped, bright_map, **masks)
+    half = evaluate_localization(model, SPEC, swapped, bright_map, masks)
     assert half["max_box_acc_v2"] < 0.9 and half["pixel_average_precision"] < perfect["pixel_average_precision"]
 
 
 def test_a_threshold_chosen_elsewhere_is_reported_beside_the_best_one(boxed: Dataset) -> None:
     model = tiny_model("vit")
     best = evaluate_localization(model, SPEC, boxed, bright_map)
-    fixed = evaluate_localization(model, SPEC, boxed, bright_map, threshold=best)
+    fixed = evaluate_localization(model, SPEC, boxed, bright_map, LocalizationSettings(threshold=best))
     assert fixed["box_acc_v2"] == best["max_box_acc_v2"] and fixed["max_box_acc_v2"] == best["max_box_acc_v2"]
-    assert evaluate_localization(model, SPEC, boxed, bright_map, threshold=0.0)["threshold"] == 0.0
+    assert (
+        evaluate_localization(model, SPEC, boxed, bright_map, LocalizationSettings(threshold=0.0))["threshold"] == 0.0
+    )
 
 
 def test_bad_columns_and_boxes_name_the_row_and_the_remedy(boxed: Dataset) -> None:
     model = tiny_model("vit")
     with pytest.raises(ValueError, match="column 'box' is not in the dataset; its columns"):
-        evaluate_localization(model, SPEC, boxed, bright_map, box_column="box")
+        evaluate_localization(model, SPEC, boxed, bright_map, LocalizationSettings(box_column="box"))
     with pytest.raises(ValueError, match="no row has a box in column 'bbox'"):
         evaluate_localization(model, SPEC, boxed.select([4]), bright_map)
     corners = boxed.select([3]).map(lambda row: {"bbox": [30.0, 4.0, 62.0, 20.0]})
     with pytest.raises(ValueError, match=r"row 0, column 'bbox'.*box_format='xyxy'"):
         evaluate_localization(model, SPEC, corners, bright_map)
-    assert evaluate_localization(model, SPEC, corners, bright_map, box_format="xyxy")["num_maps"] == 1
+    assert (
+        evaluate_localization(model, SPEC, corners, bright_map, LocalizationSettings(box_format="xyxy"))["num_maps"]
+        == 1
+    )
     inverted = boxed.select([3]).map(lambda row: {"bbox": [30.0, 4.0, -2.0, 20.0]})
     with pytest.raises(ValueError, match="inverted"):
         evaluate_localization(model, SPEC, inverted, bright_map)
@@ -117,7 +122,7 @@ def test_maps_that_hold_nan_are_counted_as_no_box(boxed: Dataset) -> None:
     def broken(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
         return torch.full((len(target), SIZE, SIZE), torch.nan)
 
-    result = evaluate_localization(tiny_model("vit"), SPEC, boxed, broken, mask_column="mask")
+    result = evaluate_localization(tiny_model("vit"), SPEC, boxed, broken, LocalizationSettings(mask_column="mask"))
     assert result["num_flat_maps"] == 4 and result["max_box_acc_v2"] == 0
     inside = np.mean([np.mean(np.asarray(row["mask"]) > 127) for row in boxed.select(range(4))])
     assert result["pixel_average_precision"] == pytest.approx(inside, abs=1e-6), "what a flat map finds"
@@ -125,12 +130,12 @@ def test_maps_that_hold_nan_are_counted_as_no_box(boxed: Dataset) -> None:
 
 def test_masks_that_do_not_fit_name_the_row_and_their_own_column(boxed: Dataset) -> None:
     model = tiny_model("vit")
-    expected = evaluate_localization(model, SPEC, boxed, bright_map, mask_column="mask")
+    expected = evaluate_localization(model, SPEC, boxed, bright_map, LocalizationSettings(mask_column="mask"))
     colours = boxed.map(lambda row: {"mask": row["mask"] and row["mask"].convert("RGB")})
-    assert evaluate_localization(model, SPEC, colours, bright_map, mask_column="mask") == expected
+    assert evaluate_localization(model, SPEC, colours, bright_map, LocalizationSettings(mask_column="mask")) == expected
     small = boxed.map(lambda row: {"mask": row["mask"] and row["mask"].resize((9, 7))})
     with pytest.raises(ValueError, match=r"row 0, column 'mask': a mask of 9x7 for an image of \d+x\d+"):
-        evaluate_localization(model, SPEC, small, bright_map, mask_column="mask")
+        evaluate_localization(model, SPEC, small, bright_map, LocalizationSettings(mask_column="mask"))
 
 
 def test_rows_without_a_box_are_passed_over_however_they_say_so() -> None:

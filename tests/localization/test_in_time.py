@@ -31,10 +31,9 @@ from hf_pgg.localization.in_time import (
     join_clips,
     join_plan,
     scan_clips,
-    temporal_iou,
     window_starts,
 )
-from hf_pgg.metrics.tubes import ClipError, Tube
+from hf_pgg.metrics.tubes import ClipError, Tube, temporal_iou
 
 SIDE, CLASSES = 16, 3
 SPEC = InputSpec((SIDE, SIDE), (SIDE, SIDE), (0.0,) * 3, (1.0,) * 3, 1 / 255, v2.InterpolationMode.NEAREST)

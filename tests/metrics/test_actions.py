@@ -2,16 +2,15 @@
 
 from collections import defaultdict
 from fractions import Fraction
-from pathlib import Path
 
 import evaluate
 import numpy as np
 import pyarrow.parquet as parquet
 import pytest
 
-import hf_pgg.metrics
-from hf_pgg.metrics.actions import FrameDetections, FrameMAP, VideoMAP, average_precision, frame_map, match, video_map
-from hf_pgg.metrics.tubes import ClipError, Tube
+from hf_pgg.metrics import module_path
+from hf_pgg.metrics.actions import FrameMAP, VideoMAP, average_precision, frame_map, match, video_map
+from hf_pgg.metrics.tubes import ClipError, FrameDetections, Tube
 
 ACT = {"interpolation": "trapezoid", "matching": "best-unmatched", "pixel_convention": "inclusive"}
 YOWO_FRAMES = {**ACT, "interpolation": "every-point", "matching": "best"}
@@ -384,8 +383,7 @@ def plain(tube, *fields):
 def test_the_evaluate_modules_load_offline_and_agree():
     truth = random_truth(2)
     tubes = disturb(truth, 4, 2)
-    folder = Path(hf_pgg.metrics.__file__).parent
-    frames, videos = evaluate.load(str(folder / "frame_map")), evaluate.load(str(folder / "video_map"))
+    frames, videos = evaluate.load(module_path("frame_map")), evaluate.load(module_path("video_map"))
     for clip in truth:
         found = boxes_of(tubes[clip])
         fields = {name: getattr(found, name).tolist() for name in ("frames", "boxes", "scores", "labels")}
@@ -399,7 +397,7 @@ def test_the_evaluate_modules_load_offline_and_agree():
 
 
 def test_the_evaluate_modules_name_a_bad_clip():
-    metric = evaluate.load(str(Path(hf_pgg.metrics.__file__).parent / "video_map"))
+    metric = evaluate.load(module_path("video_map"))
     row = plain(still_tube(0, 3, [0, 0, 9, 9]), "label")
     metric.add(clips="v_Fencing_g01_c01", predictions=[], references=[{**row, "frames": [0, 1, 1, 2]}])
     with pytest.raises(ClipError, match=r"clip 'v_Fencing_g01_c01', field 'frames': frame 1 is followed by frame 1"):

@@ -4,7 +4,7 @@ import evaluate
 import numpy as np
 import pytest
 
-from hf_pgg.metrics import group_accuracies, group_accuracy_path, group_metrics, wilson_interval
+from hf_pgg.metrics import group_accuracies, group_metrics, module_path, wilson_interval
 
 PREDICTIONS = [0, 0, 1, 1, 1, 0, 1, 1]
 REFERENCES = [0, 0, 1, 0, 1, 1, 1, 1]
@@ -41,7 +41,7 @@ def test_unequal_or_empty_input_is_refused(bad):
 
 
 def test_the_evaluate_module_loads_offline_and_agrees():
-    metric = evaluate.load(group_accuracy_path())
+    metric = evaluate.load(module_path("group_accuracy"))
     for start in (0, 4):
         part = slice(start, start + 4)
         metric.add_batch(predictions=PREDICTIONS[part], references=REFERENCES[part], groups=GROUPS[part])

@@ -2,26 +2,22 @@
 hand, and OpenCV, which the reference calls, on random maps."""
 
 import pickle
-from pathlib import Path
 
 import evaluate
 import numpy as np
 import pytest
 
-import hf_pgg.metrics
+from hf_pgg.metrics import module_path
 from hf_pgg.metrics.boxes import (
-    box_iou,
-    boxes_at_threshold,
     boxes_at_thresholds,
     find_contours,
     image_boxes,
-    largest_box,
     normalize_map,
+    pairwise_iou,
     resize_boxes,
 )
 from hf_pgg.metrics.localization import BoxAccuracy, PixelAveragePrecision, threshold_grid
 
-FOLDER = Path(hf_pgg.metrics.__file__).parent
 TENTHS = np.arange(0, 1, 0.1)
 
 
@@ -42,16 +38,16 @@ def count_mask(count, start=0):
 
 
 def test_iou_counts_the_last_pixel():
-    assert (box_iou(np.zeros((3, 4), int), np.zeros((5, 4), int)) == np.ones((3, 5))).all()
+    assert (pairwise_iou(np.zeros((3, 4), int), np.zeros((5, 4), int)) == np.ones((3, 5))).all()
     pair = [[1, 1, 3, 3], [4, 4, 5, 5]]
-    assert (box_iou(pair, pair) == np.eye(2)).all()
-    assert box_iou([[1, 2, 5, 6]], [[3, 1, 4, 5]])[0, 0] == pytest.approx(8 / 27, abs=1e-6)
+    assert (pairwise_iou(pair, pair) == np.eye(2)).all()
+    assert pairwise_iou([[1, 2, 5, 6]], [[3, 1, 4, 5]])[0, 0] == pytest.approx(8 / 27, abs=1e-6)
 
 
 @pytest.mark.parametrize("bad", [[[1, 1, 0, 0]], [[-1, 0, 2, 2]], [[0, 0, np.nan, 1]], [1, 1, 2, 2], [[0, 1, 2]]])
 def test_iou_refuses_what_are_no_corners(bad):
     with pytest.raises(ValueError, match="corners"):
-        box_iou(bad, [[1, 1, 2, 2]])
+        pairwise_iou(bad, [[1, 1, 2, 2]])
 
 
 def test_boxes_are_scaled_and_truncated():
@@ -111,7 +107,7 @@ def test_boxes_of_a_unimodal_map():
     found = boxes_at_thresholds(score_map, np.arange(0, 1, 0.2))
     expected = [[1, 1, 4, 3], [1, 1, 4, 3], [2, 1, 4, 3], [2, 2, 4, 3], [2, 2, 3, 3]]
     assert found.largest[found.level_at].tolist() == expected
-    assert largest_box(score_map, 0.4).tolist() == expected[2]
+    assert boxes_at_thresholds(score_map, [0.4]).largest[0].tolist() == expected[2]
 
 
 def test_boxes_of_a_multimodal_map():
@@ -124,7 +120,7 @@ def test_boxes_of_a_multimodal_map():
     found = boxes_at_thresholds(score_map, np.arange(0, 1, 0.2))
     expected = [[0, 0, 4, 3], [0, 0, 2, 2], [0, 3, 3, 3], [2, 3, 3, 3], [0, 3, 1, 3]]
     assert found.largest[found.level_at].tolist() == expected
-    assert sorted(boxes_at_threshold(score_map, 0.6).tolist()) == [[0, 3, 1, 3], [2, 3, 3, 3]]
+    assert sorted(boxes_at_thresholds(score_map, [0.6]).boxes.tolist()) == [[0, 3, 1, 3], [2, 3, 3, 3]]
 
 
 def test_every_grey_level_is_cut_on_its_own():
@@ -142,9 +138,14 @@ def test_a_zero_map_has_the_zero_box():
 def test_holes_have_contours():
     ring = blob(2, 3, 9, 10, size=12) - blob(4, 5, 7, 8, size=12) + blob(5, 6, 6, 7, size=12)
     # the ring, the hole from the ring's inner pixels on, and the pixel in the hole
-    assert sorted(boxes_at_threshold(ring, 0.5).tolist()) == [[2, 3, 9, 10], [3, 4, 8, 9], [5, 6, 6, 7]]
+    assert sorted(boxes_at_thresholds(ring, [0.5]).boxes.tolist()) == [[2, 3, 9, 10], [3, 4, 8, 9], [5, 6, 6, 7]]
     # filled, the ring is larger than the full square of 6x6 beside it
-    assert largest_box(np.hstack([blob(0, 0, 6, 6, size=12), ring]), 0.5).tolist() == [14, 3, 21, 10]
+    assert boxes_at_thresholds(np.hstack([blob(0, 0, 6, 6, size=12), ring]), [0.5]).largest[0].tolist() == [
+        14,
+        3,
+        21,
+        10,
+    ]
     # open at a corner only, the hole still is one: background is 4-connected
     diamond = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
     boxes, _, largest = find_contours(diamond[None])
@@ -160,7 +161,7 @@ def test_thresholds_do_not_mix():
 
 def test_of_contours_of_equal_area_the_last_counts():
     lines = blob(0, 0, 9, 1, size=12) + blob(5, 4, 6, 6, size=12) + blob(2, 4, 3, 9, size=12)  # lines have no area
-    assert largest_box(lines, 0.5).tolist() == [5, 4, 6, 6]
+    assert boxes_at_thresholds(lines, [0.5]).largest[0].tolist() == [5, 4, 6, 6]
 
 
 @pytest.mark.parametrize("bad", [np.full((3, 3), np.nan), np.full((3, 3), 1.5), -np.eye(3), np.zeros(3), np.eye(3)[:0]])
@@ -429,8 +430,8 @@ def test_contours_equal_opencv():
         low = score_map - score_map.min()
         score_map, threshold = low / low.max(), rng.random()
         boxes, largest = cv2_boxes(cv2, score_map, threshold)
-        assert sorted(boxes_at_threshold(score_map, threshold).tolist()) == sorted(boxes)
-        assert largest_box(score_map, threshold).tolist() == largest
+        assert sorted(boxes_at_thresholds(score_map, [threshold]).boxes.tolist()) == sorted(boxes)
+        assert boxes_at_thresholds(score_map, [threshold]).largest[0].tolist() == largest
 
 
 def test_the_whole_metric_equals_opencv():
@@ -451,7 +452,7 @@ def test_the_whole_metric_equals_opencv():
         resized /= resized.max()
         for t, threshold in enumerate(thresholds):
             boxes, largest = cv2_boxes(cv2, resized, threshold)
-            best = [box_iou([largest], corners).max(), box_iou(boxes, corners).max()]
+            best = [pairwise_iou([largest], corners).max(), pairwise_iou(boxes, corners).max()]
             hits[:, :, t] += np.array(best)[:, None] >= np.array([0.3, 0.5, 0.7])
     assert np.array_equal(metric.curves()["box_acc"], hits[0] / len(maps))
     assert np.array_equal(metric.curves()["box_acc_v2"], hits[1] / len(maps))
@@ -480,13 +481,13 @@ def test_the_evaluate_modules_load_offline_and_agree():
     for i in range(4):
         box_metric.update(maps[i], boxes[i], sizes[i], correct=correct[i])
         pixel_metric.update(maps[i], masks[i], masks[0] if i else None)
-    module = evaluate.load(str(FOLDER / "box_localization"))
+    module = evaluate.load(module_path("box_localization"))
     for start in (0, 2):
         part = slice(start, start + 2)
         module.add_batch(predictions=maps[part], boxes=boxes[part], sizes=sizes[part])
     assert module.compute(correct=correct) == box_metric.result()
     fixed = module.compute(predictions=maps, boxes=boxes, sizes=sizes, correct=correct, threshold=0.4)
     assert fixed == box_metric.result(threshold=0.4)
-    module = evaluate.load(str(FOLDER / "pixel_average_precision"))
+    module = evaluate.load(module_path("pixel_average_precision"))
     result = module.compute(predictions=maps, references=masks, ignore=[None, *[masks[0]] * 3])
     assert result == pixel_metric.result()

@@ -15,30 +15,26 @@ from gradio_client import Client
 from huggingface_hub import SpaceCard
 from transformers import VideoMAEConfig, VideoMAEForVideoClassification
 
-import hf_pgg.metrics as metrics
 from hf_pgg import PGGCollator, PGGConfig, PGGTrainer
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import encode_png, to_rgb
 from hf_pgg.data.preprocessing import InputSpec
-from hf_pgg.metrics import compute_metrics_of, group_metrics, pair_groups
-from hf_pgg.metrics.modules.page import LONGEST_INPUT
+from hf_pgg.metrics import MODULES, compute_metrics_of, group_metrics, module_path, pair_groups
+from hf_pgg.metrics.modules.page import EXAMPLES, LONGEST_INPUT, write_space
 from tests.conftest import SIZE, tiny_model
 from tests.hub.server import client
 
-MODULES = ("group_accuracy", "box_localization", "pixel_average_precision", "frame_map", "video_map")
 COLOURS = {"red", "yellow", "green", "blue", "indigo", "purple", "pink", "gray"}
 
 
-def folder_of(name):
-    return Path(getattr(metrics, f"{name}_path")())
-
-
-def app_of(name):
-    return runpy.run_path(str(folder_of(name) / "app.py"))
-
-
 def python_blocks(name):
-    return re.findall(r"```python\n(.*?)```", (folder_of(name) / "README.md").read_text(), re.DOTALL)
+    return re.findall(r"```python\n(.*?)```", (Path(module_path(name)) / "README.md").read_text(), re.DOTALL)
+
+
+@pytest.fixture
+def demo_of(tmp_path):
+    """The page of a module's Space, run from the file that the Space holds."""
+    return lambda name: runpy.run_path(str(write_space(name, tmp_path / name) / "app.py"))["demo"]
 
 
 @pytest.fixture(scope="module")
@@ -57,7 +53,7 @@ def names(photos, processor):
         "spec": InputSpec.from_processor(processor),
         "images": images,
         "labels": rows["label"],
-        "other": evaluate.load(metrics.group_accuracy_path()),
+        "other": evaluate.load(module_path("group_accuracy")),
     }
 
 
@@ -85,9 +81,9 @@ def clip_names(processor):
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_folder_is_a_space(name):
+def test_what_is_pushed_is_a_space(name, tmp_path):
     """Front matter that the Hub knows, a page, its requirements, and a module of the folder's name."""
-    folder = folder_of(name)
+    folder = write_space(name, tmp_path / "new" / name)
     card = SpaceCard.load(folder / "README.md").data
     assert card.title and card.sdk == "gradio" and {"evaluate", "metric"} <= set(card.tags)
     assert {card.colorFrom, card.colorTo} <= COLOURS and len(card.short_description) <= 60
@@ -103,16 +99,16 @@ def validate(folders):
 
 def test_the_hub_accepts_the_cards(hub, tmp_path):
     with client(hub, tmp_path / "home") as run:
-        run(validate, [str(folder_of(name)) for name in MODULES])
+        run(validate, [module_path(name) for name in MODULES])
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_the_page_computes_its_example(name):
-    app = app_of(name)
-    expected = evaluate.load(str(folder_of(name))).compute(**app["EXAMPLE"])
-    shown = app["demo"].input_components[0].value
-    assert json.loads(shown) == app["EXAMPLE"]
-    assert app["demo"].fn(shown) == expected
+def test_the_page_computes_its_example(name, demo_of):
+    demo = demo_of(name)
+    expected = evaluate.load(module_path(name)).compute(**EXAMPLES[name])
+    shown = demo.input_components[0].value
+    assert json.loads(shown) == EXAMPLES[name]
+    assert demo.fn(shown) == expected
     assert any(value > 0 for value in expected.values())
 
 
@@ -127,23 +123,23 @@ def test_the_page_computes_its_example(name):
         ('"' + "1" * LONGEST_INPUT + '"', "longer than 1,000,000 characters"),
     ],
 )
-def test_the_page_refuses_politely_and_goes_on(text, words):
-    app = app_of("group_accuracy")
+def test_the_page_refuses_politely_and_goes_on(text, words, demo_of):
+    demo = demo_of("group_accuracy")
     with pytest.raises(gradio.Error, match=re.escape(words)):
-        app["demo"].fn(text)
-    assert app["demo"].fn(json.dumps(app["EXAMPLE"]))["accuracy"] == pytest.approx(4 / 6)
+        demo.fn(text)
+    assert demo.fn(json.dumps(EXAMPLES["group_accuracy"]))["accuracy"] == pytest.approx(4 / 6)
 
 
-def test_the_page_is_served_on_the_loopback_interface(monkeypatch):
+def test_the_page_is_served_on_the_loopback_interface(monkeypatch, demo_of):
     monkeypatch.setenv("GRADIO_ANALYTICS_ENABLED", "False")
     monkeypatch.delenv("GRADIO_SERVER_NAME", raising=False)
-    app = app_of("group_accuracy")
-    _, url, _ = app["demo"].launch(prevent_thread_lock=True, quiet=True)
+    demo = demo_of("group_accuracy")
+    _, url, _ = demo.launch(prevent_thread_lock=True, quiet=True)
     try:
         assert url.startswith("http://127.0.0.1:")
-        answer = Client(url, verbose=False).predict(json.dumps(app["EXAMPLE"]), api_name="/compute")
+        answer = Client(url, verbose=False).predict(json.dumps(EXAMPLES["group_accuracy"]), api_name="/compute")
     finally:
-        app["demo"].close()
+        demo.close()
     assert answer["worst_group_accuracy"] == 0.5
 
 
@@ -170,7 +166,7 @@ def test_the_groups_metric_in_a_trainer(guided_photos, processor, tmp_path):
         args,
         eval_dataset=rows,
         processing_class=processor,
-        compute_metrics=compute_metrics_of(evaluate.load(metrics.group_accuracy_path()), "scene"),
+        compute_metrics=compute_metrics_of(evaluate.load(module_path("group_accuracy")), "scene"),
     )
     for _ in range(2):  # the module is empty again after each evaluation
         found = trainer.evaluate()
@@ -204,11 +200,11 @@ def test_rows_in_batches_are_rows_at_once(name, names):
     }.get(name)
     options = {}
     if rows is None:
-        example = app_of(name)["EXAMPLE"]
+        example = dict(EXAMPLES[name])
         options = {"num_classes": example.pop("num_classes")}
         rows = {key: 2 * value for key, value in example.items()}
         rows["clips"] = ["one", "two"]
-    metric, size = evaluate.load(str(folder_of(name))), len(next(iter(rows.values())))
+    metric, size = evaluate.load(module_path(name)), len(next(iter(rows.values())))
     at_once = metric.compute(**rows, **options)
     for part in (slice(0, size // 2), slice(size // 2, size)):
         metric.add_batch(**{key: value[part] for key, value in rows.items()})
@@ -216,7 +212,7 @@ def test_rows_in_batches_are_rows_at_once(name, names):
 
 
 def test_the_groups_metric_combines():
-    pair = evaluate.combine({"fair": metrics.group_accuracy_path(), "again": metrics.group_accuracy_path()})
+    pair = evaluate.combine({"fair": module_path("group_accuracy"), "again": module_path("group_accuracy")})
     rows = {"predictions": [0, 1, 1], "references": [0, 1, 0], "groups": [0, 0, 1]}
     pair.add_batch(**rows)
     values = pair.compute()
@@ -224,20 +220,20 @@ def test_the_groups_metric_combines():
 
 
 def test_boxes_and_masks_are_judged_in_one_loop(names):
-    both = evaluate.combine([metrics.box_localization_path(), metrics.pixel_average_precision_path()])
+    both = evaluate.combine([module_path("box_localization"), module_path("pixel_average_precision")])
     boxes = {"predictions": names["maps"], "boxes": names["boxes"], "sizes": names["sizes"]}
     masks = {"predictions": names["maps"], "references": names["masks"]}
     both.add_batch(**boxes, references=names["masks"])
-    alone = evaluate.load(metrics.box_localization_path()).compute(**boxes)
-    alone |= evaluate.load(metrics.pixel_average_precision_path()).compute(**masks)
+    alone = evaluate.load(module_path("box_localization")).compute(**boxes)
+    alone |= evaluate.load(module_path("pixel_average_precision")).compute(**masks)
     assert {key.removeprefix("box_localization_"): value for key, value in both.compute().items() if key in alone} == {
         key: value for key, value in alone.items() if key != "num_maps"
     }
 
 
 def test_frames_and_tubes_are_judged_in_one_loop():
-    frames, tubes = app_of("frame_map")["EXAMPLE"], app_of("video_map")["EXAMPLE"]
-    both = evaluate.combine([metrics.frame_map_path(), metrics.video_map_path()])
+    frames, tubes = EXAMPLES["frame_map"], EXAMPLES["video_map"]
+    both = evaluate.combine([module_path("frame_map"), module_path("video_map")])
     both.add_batch(clips=["a clip"], predictions=tubes["predictions"], detections=frames["detections"],
                    references=frames["references"])  # fmt: skip
     values = both.compute(num_classes=3)

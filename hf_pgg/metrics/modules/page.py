@@ -1,11 +1,15 @@
-"""The page of an `evaluate` module's Space: its inputs as JSON, its values below. Needs gradio, which Spaces bring.
+"""The page of an `evaluate` module's Space: the arguments of `compute` as JSON, and its result below.
 
-python hf_pgg/metrics/group_accuracy/app.py
+python -m hf_pgg.metrics.modules.page group_accuracy
+
+serves a page on this machine. Needs gradio, which Spaces bring.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -14,16 +18,65 @@ import evaluate
 import gradio as gr
 from huggingface_hub import RepoCard
 
+from hf_pgg.metrics import module_path
+
 LONGEST_INPUT = 1_000_000  # characters
+_TUBE = {"frames": [0, 1], "boxes": [[0, 0, 9, 9], [1, 0, 10, 9]], "label": 2}
+_MAP = [[0, 0, 0, 0], [0, 1, 0.9, 0], [0, 0.8, 1, 0], [0, 0, 0, 0]]
+
+EXAMPLES: dict[str, dict[str, Any]] = {
+    "group_accuracy": {
+        "predictions": [0, 0, 1, 1, 1, 0],
+        "references": [0, 0, 1, 0, 1, 1],
+        "groups": [0, 0, 1, 1, 2, 2],
+    },
+    "box_localization": {
+        "predictions": [_MAP],
+        "boxes": [[[50, 40, 100, 80]]],
+        "sizes": [[200, 160]],
+        "correct": [True],
+    },
+    "pixel_average_precision": {
+        "predictions": [[[0, 0, 0, 0], [0, 1, 0.9, 0], [0, 0.8, 0.2, 0], [0, 0, 0, 0]]],
+        "references": [[[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]],
+    },
+    "frame_map": {
+        "clips": ["a clip"],
+        "detections": [{"frames": [0, 1], "boxes": _TUBE["boxes"], "scores": [0.9, 0.8], "labels": [2, 2]}],
+        "references": [[_TUBE]],
+        "num_classes": 3,
+    },
+    "video_map": {
+        "clips": ["a clip"],
+        "predictions": [[{**_TUBE, "score": 0.9}]],
+        "references": [[_TUBE]],
+        "num_classes": 3,
+    },
+}
+"""Of each module, the arguments of `compute` that its page shows at first."""
+
+_APP = '''"""The page of this Space."""
+
+from hf_pgg.metrics.modules.page import page
+
+demo = page("{name}")
+
+if __name__ == "__main__":
+    demo.launch()
+'''
 
 
-def page(module: str, example: Mapping[str, Any]) -> gr.Interface:
-    """The page; `launch()` serves it, on the loopback interface unless `GRADIO_SERVER_NAME` says otherwise.
+def page(name: str) -> gr.Interface:
+    """Returns the page of a module; `launch()` serves it, on this machine alone unless `GRADIO_SERVER_NAME` is set.
 
     Args:
-        module (`str`): Folder of the `evaluate` module, with its card.
-        example: Arguments of `compute` that the page shows at first.
+        name (`str`): One of [`~hf_pgg.metrics.MODULES`].
+
+    Example:
+        >>> page("group_accuracy").title
+        'Group accuracy'
     """
+    module, example = module_path(name), EXAMPLES[name]
     card = RepoCard.load(Path(module) / "README.md", ignore_metadata_errors=True)
 
     def compute(text: str) -> dict[str, float]:
@@ -34,7 +87,7 @@ def page(module: str, example: Mapping[str, Any]) -> gr.Interface:
         except json.JSONDecodeError as error:
             raise gr.Error(f"the input is not JSON: {error}") from error
         if not isinstance(arguments, dict):
-            raise gr.Error(f'the input is a JSON object such as {{"{next(iter(example))}": [...]}}')
+            raise gr.Error(f'the input is not a JSON object such as {{"{next(iter(example))}": [...]}}')
         try:
             # loaded anew: a module keeps the rows that it was given before an error
             return evaluate.load(module).compute(**arguments)
@@ -55,3 +108,25 @@ def page(module: str, example: Mapping[str, Any]) -> gr.Interface:
 def _readable(example: Mapping[str, Any]) -> str:
     """One argument a line."""
     return "{\n" + ",\n".join(f'  "{name}": {json.dumps(value)}' for name, value in example.items()) + "\n}"
+
+
+def write_space(name: str, folder: str | Path) -> Path:
+    """Writes all that a module's Space holds: the module with its card and requirements, and `app.py`, its page.
+
+    Args:
+        name (`str`): One of [`~hf_pgg.metrics.MODULES`].
+        folder (`str` or `Path`): Where to write; it is made if need be. `HfApi.upload_folder` pushes it.
+
+    Example:
+        >>> import tempfile
+        >>> with tempfile.TemporaryDirectory() as folder:
+        ...     sorted(file.name for file in write_space("frame_map", folder).iterdir())
+        ['README.md', 'app.py', 'frame_map.py', 'requirements.txt']
+    """
+    shutil.copytree(module_path(name), folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("__pycache__"))
+    (Path(folder) / "app.py").write_text(_APP.format(name=name))
+    return Path(folder)
+
+
+if __name__ == "__main__":
+    page(sys.argv[1]).launch()

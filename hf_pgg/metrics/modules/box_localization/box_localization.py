@@ -1,4 +1,4 @@
-"""`evaluate` module over `hf_pgg.metrics.localization.BoxAccuracy`: `evaluate.load(box_localization_path())`."""
+"""`evaluate` module over `hf_pgg.metrics.BoxAccuracy`: `evaluate.load(module_path("box_localization"))`."""
 
 from __future__ import annotations
 

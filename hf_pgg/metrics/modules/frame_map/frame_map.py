@@ -5,8 +5,8 @@ from typing import Any
 import datasets
 import evaluate
 
-from hf_pgg.metrics.actions import FrameDetections, FrameMAP
-from hf_pgg.metrics.tubes import Tube
+from hf_pgg.metrics.actions import FrameMAP
+from hf_pgg.metrics.tubes import FrameDetections, Tube
 
 _DESCRIPTION = "Frame-mAP of spatio-temporal action localization: each box of each frame for itself."
 

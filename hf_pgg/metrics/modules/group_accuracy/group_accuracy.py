@@ -1,4 +1,4 @@
-"""`evaluate` module over `hf_pgg.metrics.group_metrics`: `evaluate.load(group_accuracy_path())`."""
+"""`evaluate` module over `hf_pgg.metrics.group_metrics`: `evaluate.load(module_path("group_accuracy"))`."""
 
 import datasets
 import evaluate

@@ -1,7 +1,4 @@
-"""`evaluate` module over `hf_pgg.metrics.localization.PixelAveragePrecision`.
-
-`evaluate.load(pixel_average_precision_path())`
-"""
+"""`evaluate` module over `hf_pgg.metrics.PixelAveragePrecision`: `evaluate.load(module_path(...))`."""
 
 from __future__ import annotations
 
