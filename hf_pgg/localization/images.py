@@ -138,8 +138,8 @@ def evaluate_localization(
         size = open_image(row[settings.image_column]).size
         column = settings.box_column
         try:
-            judged = {"box_format": settings.box_format, "correct": result.predicted == result.target}
-            accuracy.update(result.score_map, row[column], size, **judged)
+            right = result.predicted == result.target
+            accuracy.update(result.score_map, row[column], size, settings.box_format, right)
             column = str(settings.mask_column)
             if settings.mask_column is not None and row[column] is not None:
                 values = annotation(row[column], size)
