@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Features, Image, List, Value
+from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from hf_pgg.data.images import decode_mask, resize_frames
 
@@ -115,6 +115,18 @@ class Sources(NamedTuple):
             [sum(self.weights[k] for k in group) for group in groups],
             [np.minimum(sum(self.masks[k] for k in group), 1) for group in groups],
         )
+
+
+def guided_rows(dataset: Dataset) -> int:
+    """Counts the rows that have provenance; the others are trained on without guidance.
+
+    Example:
+        >>> guided_rows(rows)
+        4
+    """
+    if PROVENANCE not in dataset.column_names:
+        return 0
+    return len(dataset) - dataset.with_format("arrow")[PROVENANCE].null_count
 
 
 def sources_of(row: Mapping[str, Any], shape: tuple[int, ...], label_column: str = "label") -> Sources:

@@ -3,7 +3,7 @@
 from pathlib import Path
 
 from hf_pgg.metrics.actions import FrameMAP, VideoMAP
-from hf_pgg.metrics.compute_metrics import compute_metrics_of
+from hf_pgg.metrics.compute_metrics import by_group, compute_metrics_of, metrics_for
 from hf_pgg.metrics.groups import accuracy, group_accuracies, group_metrics, pair_groups, wilson_interval
 from hf_pgg.metrics.localization import BoxAccuracy, PixelAveragePrecision
 from hf_pgg.metrics.tubes import FrameDetections
@@ -18,9 +18,11 @@ __all__ = [
     "PixelAveragePrecision",
     "VideoMAP",
     "accuracy",
+    "by_group",
     "compute_metrics_of",
     "group_accuracies",
     "group_metrics",
+    "metrics_for",
     "module_path",
     "pair_groups",
     "wilson_interval",

@@ -1,0 +1,80 @@
+"""Image classifiers to train: a checkpoint with a new head, or a small network from scratch."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from datasets import ClassLabel
+from transformers import (
+    AutoImageProcessor,
+    AutoModelForImageClassification,
+    ConvNextConfig,
+    ConvNextForImageClassification,
+    ViTConfig,
+    ViTForImageClassification,
+    ViTImageProcessor,
+)
+
+ARCHITECTURES = ("convnext", "vit")
+
+
+def head_options(label: ClassLabel) -> dict[str, Any]:
+    """Returns what a `transformers` configuration says of the classes: their number and their names.
+
+    Example:
+        >>> head_options(ClassLabel(names=["cat", "dog"]))
+        {'num_labels': 2, 'id2label': {0: 'cat', 1: 'dog'}, 'label2id': {'cat': 0, 'dog': 1}}
+    """
+    names = label.names
+    return {
+        "num_labels": len(names),
+        "id2label": dict(enumerate(names)),
+        "label2id": {name: i for i, name in enumerate(names)},
+    }
+
+
+def image_classifier(
+    label: ClassLabel,
+    checkpoint: str | None = None,
+    *,
+    architecture: str = "convnext",
+    image_size: int = 48,
+    revision: str = "main",
+) -> tuple[Any, Any]:
+    """Returns an image classifier in float32 and its image processor.
+
+    Args:
+        label (`ClassLabel`): The classes; a checkpoint of other classes gets a new head.
+        checkpoint (`str`, *optional*): Hub id or folder; by default a small network with random weights is made.
+        architecture (`str`): Of the small network: `"convnext"` or `"vit"`.
+        image_size (`int`): Side of the small network's images, in pixels.
+        revision (`str`): Revision of the checkpoint on the Hub.
+
+    Raises:
+        ValueError: If there is no such architecture.
+
+    Example:
+        >>> model, processor = image_classifier(ClassLabel(names=["cat", "dog"]), architecture="vit", image_size=16)
+        >>> model.config.id2label, processor.size["height"]
+        ({0: 'cat', 1: 'dog'}, 16)
+    """
+    head = head_options(label)
+    if checkpoint is not None:
+        model = AutoModelForImageClassification.from_pretrained(
+            checkpoint, dtype=torch.float32, ignore_mismatched_sizes=True, revision=revision, **head
+        )
+        return model, AutoImageProcessor.from_pretrained(checkpoint, revision=revision)
+    if architecture not in ARCHITECTURES:
+        raise ValueError(f"there is no architecture '{architecture}': choose {', '.join(ARCHITECTURES)}")
+    processor = ViTImageProcessor(size={"height": image_size, "width": image_size})
+    # layer norm and GELU: nothing leaks between samples, and finite differences see a smooth function
+    if architecture == "convnext":
+        shape: dict[str, Any] = {
+            "hidden_sizes": [32, 64, 128, 192],
+            "depths": [1, 1, 2, 1],
+            "layer_scale_init_value": 1.0,
+        }
+        return ConvNextForImageClassification(ConvNextConfig(**shape, image_size=image_size, **head)), processor
+    shape = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 576}
+    return ViTForImageClassification(ViTConfig(**shape, image_size=image_size, patch_size=8, **head)), processor
