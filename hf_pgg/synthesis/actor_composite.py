@@ -12,33 +12,37 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from hf_pgg.data.images import decode_mask, open_image, resize, resize_frames, to_rgb
+from hf_pgg.data.images import decode_mask, open_image, resize_frames, to_rgb
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE, PROVENANCE
 from hf_pgg.data.video_file import Size
 from hf_pgg.synthesis.background_exchange import fill_target
 from hf_pgg.synthesis.base import Sample
 from hf_pgg.synthesis.clips import ClipSynthesizer, SampledClip, refuse_decoding
-
-
-def paste_actor(frames: np.ndarray, alpha: np.ndarray, background: np.ndarray) -> np.ndarray:
-    """`frames` (T, H, W, 3) uint8 where `alpha` (T, H, W) in [0, 1] is 1, `background` of their shape where it is 0."""
-    weight = alpha[..., None]
-    return np.rint(weight * frames + (1 - weight) * background).astype(np.uint8)
+from hf_pgg.synthesis.composite import background_classes
+from hf_pgg.synthesis.pasting import blend, crop_to_aspect
 
 
 def read_masks(value: Any, clip: SampledClip) -> np.ndarray:
-    """A clip's masks at its sampled frames, (T, H, W) float32 in [0, 1], brought to the size of these frames.
+    """Reads a clip's masks at its sampled frames, brought to the size of these frames.
 
     Args:
         value: A list of masks, one a frame, or one image in which they are stacked from top to bottom. Zero is
             background, the highest value the actor.
 
+    Returns:
+        (T, H, W) float32 in [0, 1].
+
     Raises:
         ValueError: If the masks are not as many and as large as the clip's stored frames, or cannot be decoded.
+
+    Example:
+        >>> clip = SampledClip(np.zeros((2, 16, 16, 3), np.uint8), np.array([0, 7]), 8, (16, 16))
+        >>> [int(column) for mask in read_masks(clips[0]["masks"], clip) for column in mask[7].nonzero()[0][:1]]
+        [0, 7]
     """
     if not isinstance(value, (list, tuple)):
         masks = decode_mask(value, clip.length)[clip.indices]
@@ -52,15 +56,6 @@ def read_masks(value: Any, clip: SampledClip) -> np.ndarray:
             f" {clip.stored_size[1]}x{clip.stored_size[0]}"
         )
     return resize_frames(masks.astype(np.float32) / max(int(masks.max()), 1), clip.size)
-
-
-def crop_to_aspect(image: np.ndarray, size: Size, rng: np.random.Generator) -> np.ndarray:
-    """The largest window of an image (H, W, 3) with the aspect of `size`, at a random place, resized to it."""
-    scale = min(image.shape[0] / size[0], image.shape[1] / size[1])
-    height, width = (max(round(side * scale), 1) for side in size)
-    top = int(rng.integers(image.shape[0] - height + 1))
-    left = int(rng.integers(image.shape[1] - width + 1))
-    return resize(image[top : top + height, left : left + width], size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +74,13 @@ class ActorComposite(ClipSynthesizer):
             mask is the provenance.
         margin (`int`, *optional*, defaults to 3): Pixels by which a background's masks are grown before its actor is
             filled: masks often miss hair, clothes and shadow.
+        video_column, sampler, size, storage, label_column, seed, epoch, row_id_column: See
+            [`~hf_pgg.synthesis.clips.ClipSynthesizer`].
+
+    Example:
+        >>> moved = ActorComposite(backgrounds=scenes, mask_column="masks", background_column="label").map(clips)
+        >>> moved[0]["background"], moved[0]["video"][0].getpixel((15, 15))
+        (1, (20, 90, 30))
     """
 
     backgrounds: Dataset
@@ -97,19 +99,14 @@ class ActorComposite(ClipSynthesizer):
                 f" '{self.video_column}' or images in '{IMAGE}'"
             )
         refuse_decoding(self.backgrounds, self.video_column, "backgrounds")
-        if self.background_column is not None and not isinstance(
-            self.backgrounds.features.get(self.background_column), ClassLabel
-        ):
-            raise ValueError(f"column '{self.background_column}' of `backgrounds` is not a ClassLabel")
+        self.extra_features()  # refuses a `background_column` without classes
 
     @property
     def columns(self) -> tuple[str, ...]:
         return super().columns if self.mask_column is None else (*super().columns, self.mask_column)
 
     def extra_features(self) -> dict[str, Any]:
-        if self.background_column is None:
-            return {}
-        return {"background": self.backgrounds.features[self.background_column]}
+        return background_classes(self.backgrounds, self.background_column)
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         clip = self.sample(row, rng)
@@ -127,7 +124,7 @@ class ActorComposite(ClipSynthesizer):
             masks = [gaussian_filter(mask, (0, self.feather, self.feather), mode="nearest") for mask in masks]
         scene, background = self._background(len(frames), clip.size, rng)
         extra = {} if self.background_column is None else {"background": scene[self.background_column]}
-        return Sample(paste_actor(frames, np.clip(sum(masks), 0, 1), background), labels, weights, masks, extra)
+        return Sample(blend(frames, background, np.clip(sum(masks), 0, 1)), labels, weights, masks, extra)
 
     def _actors(self, row: Mapping[str, Any], clip: SampledClip) -> list[np.ndarray] | None:
         """Masks (T, H, W) of the actor of each source, None where nothing is known."""
@@ -136,7 +133,7 @@ class ActorComposite(ClipSynthesizer):
                 return [read_masks(row[self.mask_column], clip)]
             except (ValueError, OSError) as error:
                 raise ValueError(f"column '{self.mask_column}': {error}") from error
-        return None if row.get(PROVENANCE) is None else self.sources(row, clip)[2]
+        return None if row.get(PROVENANCE) is None else self.sources(row, clip).masks
 
     def _background(
         self, num_frames: int, size: Size, rng: np.random.Generator

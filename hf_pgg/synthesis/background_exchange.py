@@ -13,15 +13,30 @@ from typing import Any
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
-from hf_pgg.data.images import decode_mask, resize, to_rgb
-from hf_pgg.data.provenance import LABELS, PROVENANCE, sources_of
-from hf_pgg.synthesis.base import PairSynthesizer, Sample
+from hf_pgg.data.images import resize
+from hf_pgg.data.provenance import LABELS, PROVENANCE
+from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.images import PairSynthesizer
+from hf_pgg.synthesis.pasting import blend
 
 
 def fill_target(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """Fills the target (H, W, mask in [0, 1]) with a blur of what surrounds it, by normalised convolution.
+    """Fills the target of an image with a blur of what surrounds it, by normalised convolution.
 
     Blurs of doubling width are laid over each other from wide to narrow, each where it saw enough background.
+
+    Args:
+        image (`np.ndarray`): (H, W, 3) uint8.
+        inside (`np.ndarray`): Mask of the target, (H, W) in [0, 1].
+
+    Returns:
+        The filled image (H, W, 3) uint8, unchanged where the mask is 0.
+
+    Example:
+        >>> image = np.full((8, 8, 3), 50, np.uint8)
+        >>> image[2:6, 2:6] = 250
+        >>> fill_target(image, image[..., 0] == 250).max()
+        np.uint8(50)
     """
     outside = 1 - inside.astype(np.float32)
     filled = np.broadcast_to((image * outside[..., None]).sum((0, 1)) / max(outside.sum(), 1), image.shape).copy()
@@ -29,9 +44,8 @@ def fill_target(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
     sigma = max(image.shape[:2]) / 4
     while sigma >= 1:
         blurred, weight = np.split(_blur(layers, sigma), [3], axis=2)
-        weight = weight[..., 0]
-        trust = np.clip(weight / 0.1, 0, 1)[..., None]
-        filled = trust * blurred / np.maximum(weight, 1e-6)[..., None] + (1 - trust) * filled
+        trust = np.clip(weight / 0.1, 0, 1)
+        filled = trust * blurred / np.maximum(weight, 1e-6) + (1 - trust) * filled
         sigma /= 2
     return np.rint(outside[..., None] * image + (1 - outside[..., None]) * filled).clip(0, 255).astype(np.uint8)
 
@@ -53,26 +67,30 @@ class BackgroundExchange(PairSynthesizer):
     (a group, a scene) describe the *row's* old one afterwards.
 
     Args:
+        source (`Dataset`): The pool: the mapped dataset itself or another with provenance, map-style.
         probability (`float`, *optional*, defaults to 1.0): Share of the rows that are exchanged.
+        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+
+    Example:
+        >>> image = BackgroundExchange(source=rows, seed=1).map(rows)[0]["image"]
+        >>> rows[0]["image"].getpixel((0, 0)), image.getpixel((0, 0))  # outside the target
+        ((40, 40, 40), (120, 120, 120))
     """
 
     probability: float = 1.0
     version: int = field(default=2, init=False, repr=False)  # 2: wide blurs on smaller copies
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        image = to_rgb(row[self.image_column])
-        labels, weights, masks = sources_of(row, image.shape[:2], self.label_column)
+        image, sources = self.read(row)
         if row.get(PROVENANCE) is None:
-            return Sample(image, labels, weights, None)
+            return Sample(image, sources.labels, sources.weights, None)
         if rng.random() >= self.probability:
-            return Sample(image, labels, weights, masks)
-        partner = self.partner(rng)
+            return Sample(image, *sources)
+        partner = self.partner_row(rng)
         if partner.get(PROVENANCE) is None:
             raise ValueError(
                 f"a row of `source` (labels {partner.get(LABELS)}) has no provenance: filter such rows out"
             )
-        other = to_rgb(partner[self.image_column])
-        theirs = np.clip(sum(decode_mask(mask) / 255.0 for mask in partner[PROVENANCE]), 0, 1)
-        background = resize(fill_target(other, theirs), image.shape[:2])
-        inside = np.clip(sum(masks), 0, 1)[..., None]
-        return Sample(np.rint(inside * image + (1 - inside) * background).astype(np.uint8), labels, weights, masks)
+        other, other_sources = self.read(partner)
+        background = resize(fill_target(other, np.clip(sum(other_sources.masks), 0, 1)), image.shape[:2])
+        return Sample(blend(image, background, np.clip(sum(sources.masks), 0, 1)), *sources)

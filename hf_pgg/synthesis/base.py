@@ -1,8 +1,8 @@
-"""What every synthesis method shares: how a row gets its numbers and its partner, and how a batch is walked.
+"""What every synthesis method shares: how a row gets its random numbers, and how a batch is walked.
 
-A method is a pure function on arrays under a frozen dataclass that `Dataset.map(batched=True, with_indices=True)`
-calls. Row r of epoch e draws everything from `default_rng([seed, id of r, e])`: never from its batch, its neighbours
-or global state, so the result is the same for any `num_proc`, `batch_size`, order or sharding.
+A method is a frozen dataclass that `Dataset.map(batched=True, with_indices=True)` calls. Row r of epoch e draws
+everything from `default_rng([seed, id of r, e])`: never from its batch, its neighbours or global state, so the result
+is the same for any `num_proc`, `batch_size`, order or sharding.
 """
 
 from __future__ import annotations
@@ -18,19 +18,28 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, IterableDataset
 
-from hf_pgg.data.images import encode_mask, encode_png
+from hf_pgg.data.images import encode_mask
 from hf_pgg.data.labels import class_label
-from hf_pgg.data.loading import read_column, read_row
-from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError, provenance_features
+from hf_pgg.data.loading import read_column
+from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError
 
 Self = TypeVar("Self", bound="RowTransform")
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One synthesized sample: image (H, W, 3) uint8, K labels, K weights, K masks (H, W) float in [0, 1] or None.
+    """One synthesized sample with its K sources.
 
-    Of a clip, the image is (T, H, W, 3) and the masks are (T, H, W).
+    Args:
+        image (`np.ndarray`): (H, W, 3) uint8; of a clip (T, H, W, 3).
+        labels, weights: Label of each source, and its share of the training target.
+        masks: K masks (H, W), of a clip (T, H, W), float in [0, 1]; None if nothing is known, hence no guidance.
+        extra: Values of the columns that the method adds beside the contract's.
+
+    Example:
+        >>> left, right = np.array([[1.0, 0.0]]), np.array([[0.0, 1.0]])
+        >>> Sample(np.zeros((1, 2, 3), np.uint8), [4, 7], [0.5, 0.5], [left, right]).labels
+        [4, 7]
     """
 
     image: np.ndarray
@@ -41,7 +50,7 @@ class Sample:
 
 
 @contextlib.contextmanager
-def one_thread() -> Iterator[None]:
+def _one_thread() -> Iterator[None]:
     """torch in one thread: with more, a forked worker of `map(num_proc=)` hangs once its parent has used several."""
     threads = torch.get_num_threads()
     torch.set_num_threads(1)
@@ -60,6 +69,12 @@ class RowTransform(ABC):
         epoch (`int`, *optional*, defaults to 0): See [`FreshDraws`] for a new draw each epoch.
         row_id_column (`str`, *optional*): A column of unique ids (int or str). By default the index that `map` passes
             is the id. Needed where there is no lasting index: `IterableDataset`, `with_transform`, the collator.
+
+    Example:
+        >>> from hf_pgg.synthesis import CutMix
+        >>> method = CutMix(source=rows, row_id_column="row_id")
+        >>> method.map(rows)[0]["label_weights"] == method.at_epoch(1).map(rows)[0]["label_weights"]
+        False
     """
 
     seed: int = 0
@@ -120,11 +135,16 @@ class RowTransform(ABC):
 
 @dataclass(frozen=True, kw_only=True)
 class RowSynthesizer(RowTransform, ABC):
-    """A synthesis method, of images ([`Synthesizer`]) or clips (`ClipSynthesizer`).
+    """A synthesis method of images ([`~hf_pgg.synthesis.images.Synthesizer`]), clips or skeletons.
 
     Args:
+        label_column (`str`): Column of the class, in the mapped dataset and in the source pool where there is one.
         seed, epoch, row_id_column: See [`RowTransform`].
-        label_column (`str`): Its name in the mapped dataset (and in the source pool, where there is one).
+
+    Example:
+        >>> from hf_pgg.synthesis import CutMix
+        >>> CutMix(source=rows).columns
+        ('image', 'label', 'labels', 'label_weights', 'provenance')
     """
 
     output_column: ClassVar[str]
@@ -134,7 +154,7 @@ class RowSynthesizer(RowTransform, ABC):
     @property
     @abstractmethod
     def input_column(self) -> str:
-        """The column of the images or clips."""
+        """The column of the images, clips or skeletons."""
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -142,7 +162,7 @@ class RowSynthesizer(RowTransform, ABC):
 
     @abstractmethod
     def encode(self, image: np.ndarray) -> Any:
-        """A sample's image or clip as the value of its output column."""
+        """A sample's image, clip or skeletons as the value of the output column."""
 
     @abstractmethod
     def contract_features(self, label: ClassLabel) -> Features:
@@ -156,7 +176,7 @@ class RowSynthesizer(RowTransform, ABC):
         """Columns that the method adds beside the contract's, name to feature."""
         return {}
 
-    @one_thread()
+    @_one_thread()
     def __call__(
         self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
     ) -> dict[str, list[Any]]:
@@ -171,29 +191,24 @@ class RowSynthesizer(RowTransform, ABC):
             raise ValueError(
                 f"column '{self.input_column}' is not among {sorted(columns)}: set `{self.output_column}_column`"
             )
-        count = len(columns[self.input_column])
-        out: dict[str, list[Any]] = {
-            name: [] for name in (self.output_column, LABELS, LABEL_WEIGHTS, PROVENANCE, *self.extra_features())
-        }
+        count, extras = len(columns[self.input_column]), self.extra_features()
+        names = (self.output_column, LABELS, LABEL_WEIGHTS, PROVENANCE, *extras)
+        out: dict[str, list[Any]] = {name: [] for name in names}
         for i in range(count):
             row = {name: values[i] for name, values in columns.items()}
             name = self._row_id(row, None if indices is None else indices[i])
             try:
                 sample = self.synthesize(row, self.generator(name))
+            except ProvenanceError:
+                raise
             except (ValueError, OSError, KeyError) as error:
-                if isinstance(error, ProvenanceError):
-                    raise
-                raise ProvenanceError(
-                    name,
-                    self.input_column,
-                    str(error.args[0] if error.args else error),
-                    f"{type(self).__name__} failed",
-                ) from error
+                problem = str(error.args[0] if error.args else error)
+                raise ProvenanceError(name, self.input_column, problem, f"{type(self).__name__} failed") from error
             out[self.output_column].append(self.encode(sample.image))
             out[LABELS].append([int(label) for label in sample.labels])
             out[LABEL_WEIGHTS].append([float(np.float32(weight)) for weight in sample.weights])  # as stored
             out[PROVENANCE].append(None if sample.masks is None else [encode_mask(mask) for mask in sample.masks])
-            for extra in self.extra_features():
+            for extra in extras:
                 out[extra].append(sample.extra[extra])
         return out
 
@@ -202,62 +217,34 @@ class RowSynthesizer(RowTransform, ABC):
         return Features({**features, **self.contract_features(label), **self.extra_features()})
 
 
-@dataclass(frozen=True, kw_only=True)
-class Synthesizer(RowSynthesizer, ABC):
-    """A synthesis method of images, as a `datasets.map` transform.
-
-    Args:
-        seed, epoch, row_id_column, label_column: See [`RowSynthesizer`].
-        image_column (`str`): Its name in the mapped dataset (and in the source pool, where there is one).
-    """
-
-    output_column = IMAGE
-
-    image_column: str = IMAGE
-
-    @property
-    def input_column(self) -> str:
-        return self.image_column
-
-    def encode(self, image: np.ndarray) -> Any:
-        return encode_png(image)
-
-    def contract_features(self, label: ClassLabel) -> Features:
-        return provenance_features(label)
-
-
-@dataclass(frozen=True, kw_only=True)
-class PairSynthesizer(Synthesizer, ABC):
-    """A method that mixes each row with a partner from a source pool.
-
-    Args:
-        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
-    """
-
-    source: Dataset
-
-    def __post_init__(self) -> None:
-        if len(self.source) < 2:
-            raise ValueError(f"{type(self).__name__} mixes two images: its source has {len(self.source)} row(s)")
-
-    def partner(self, rng: np.random.Generator) -> dict[str, Any]:
-        """A row of the pool, drawn uniformly."""
-        return read_row(self.source, int(rng.integers(len(self.source))))
-
-
 class FreshDraws:
     """A method that draws afresh each epoch, for `with_transform` and for the collator's `synthesis`.
 
-    `PGGTrainer` calls `set_epoch`; a plain loop calls it itself. The epoch lives in shared memory: data loader workers
-    see the change, persistent ones too.
+    [`~hf_pgg.training.trainer.PGGTrainer`] calls `set_epoch`; a plain loop calls it itself. The epoch lives in shared
+    memory: data loader workers see the change, persistent ones too.
 
-        fresh = FreshDraws(CutMix(source=dataset, row_id_column="row_id"))
-        dataset.with_transform(fresh)
+    Args:
+        synthesizer (`RowTransform`): The method, with a `row_id_column`.
+
+    Raises:
+        ValueError: If the method has no `row_id_column`.
+
+    Example:
+        >>> from hf_pgg.synthesis import CutMix
+        >>> fresh = FreshDraws(CutMix(source=rows, row_id_column="row_id"))
+        >>> drawn = rows.with_transform(fresh)
+        >>> before = drawn[0]["label_weights"]
+        >>> fresh.set_epoch(1)
+        >>> drawn[0]["label_weights"] == before
+        False
     """
 
     def __init__(self, synthesizer: RowTransform):
         if synthesizer.row_id_column is None:
-            raise ValueError("fresh draws need `row_id_column`: outside `map` a row has no index")
+            raise ValueError(
+                "outside `map` a row has no index to draw from: store an id in a column and give its name to the"
+                " method, as `row_id_column`"
+            )
         self.synthesizer = synthesizer
         self._epoch = torch.tensor(synthesizer.epoch, dtype=torch.int64).share_memory_()
 

@@ -6,8 +6,9 @@ CVPR 2023. They join the clips of a batch; here each row draws its partners, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import accumulate, pairwise
 from typing import Any
 
 import numpy as np
@@ -18,23 +19,15 @@ from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE, ProvenanceError, Sources, provenance_features
 from hf_pgg.skeletons.rows import KEYPOINT_FEATURE, KEYPOINTS, sample_row
 from hf_pgg.synthesis.base import RowSynthesizer, Sample
+from hf_pgg.synthesis.pasting import join_sources, place_sources
 
 
-def join_persons(clips: list[np.ndarray]) -> tuple[np.ndarray, list[np.ndarray]]:
-    """The persons of several clips (P_k, F, E) in one clip (P, F, E), one after the other.
-
-    Returns:
-        The clip, and for each k the float32 mask (P, F, E) of what stems from it.
-
-    Raises:
-        ValueError: If the clips differ in frames or features.
-    """
+def _join_persons(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, list[slice]]:
+    """The persons of several clips (P_k, F, E) in one clip (P, F, E), and the place of each clip's persons in it."""
     if len({clip.shape[1:] for clip in clips}) > 1:
         raise ValueError(f"the clips have {[clip.shape[1:] for clip in clips]} frames and features: they must agree")
-    owner = np.repeat(np.arange(len(clips)), [len(clip) for clip in clips])
-    joined = np.concatenate(clips)
-    ones = np.ones(joined.shape[1:], np.float32)
-    return joined, [np.multiply.outer((owner == k).astype(np.float32), ones) for k in range(len(clips))]
+    borders = accumulate((len(clip) for clip in clips), initial=0)
+    return np.concatenate(clips), [slice(start, stop) for start, stop in pairwise(borders)]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -47,8 +40,13 @@ class BatchMix(RowSynthesizer):
         source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
         num_clips (`int`, *optional*, defaults to 2): Clips in a mix.
         sampler (`FrameSampler`, *optional*, defaults to 8 frames over the clip): Which frames make the sample.
-        keypoints_column (`str`): Its name in the mapped dataset and in the source pool.
-        seed, epoch, row_id_column, label_column: See [`~hf_pgg.synthesis.base.RowSynthesizer`].
+        keypoints_column (`str`): Column of the keypoints, in the mapped dataset and in the source pool.
+        label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.base.RowSynthesizer`].
+
+    Example:
+        >>> mixed = BatchMix(source=skeletons).map(skeletons)
+        >>> np.shape(skeletons[0]["keypoints"]), np.shape(mixed[0]["keypoints"]), mixed[0]["label_weights"]
+        ((1, 8, 6), (2, 8, 6), [0.5, 0.5])
     """
 
     output_column = KEYPOINTS
@@ -77,18 +75,12 @@ class BatchMix(RowSynthesizer):
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         clips = [self._sample(row, rng)] + [self._partner(rng) for _ in range(self.num_clips - 1)]
-        joined, owners = join_persons([keypoints for keypoints, _ in clips])
-        labels: list[int] = []
-        weights: list[float] = []
-        masks: list[np.ndarray] = []
-        for (_, (own_labels, own_weights, own_masks)), owner in zip(clips, owners, strict=True):
-            labels += own_labels
-            weights += [weight / len(clips) for weight in own_weights]
-            for mask in own_masks:
-                placed = np.zeros_like(owner)
-                placed[owner > 0] = mask.ravel()
-                masks.append(placed)
-        return Sample(joined, labels, weights, masks)
+        joined, places = _join_persons([keypoints for keypoints, _ in clips])
+        parts = [
+            place_sources(sources, joined.shape, place, 1 / len(clips))
+            for (_, sources), place in zip(clips, places, strict=True)
+        ]
+        return Sample(joined, *join_sources(parts))
 
     def _sample(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[np.ndarray, Sources]:
         return sample_row(row, rng, self.sampler, self.keypoints_column, self.label_column)
@@ -98,6 +90,5 @@ class BatchMix(RowSynthesizer):
         try:
             return self._sample(read_row(self.source, index), rng)
         except ValueError as error:
-            raise ProvenanceError(
-                f"{index} of the source", self.keypoints_column, str(error), "Mend or drop the row."
-            ) from error
+            remedy = "Mend or drop the row."
+            raise ProvenanceError(f"{index} of the source", self.keypoints_column, str(error), remedy) from error

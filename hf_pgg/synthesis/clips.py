@@ -28,7 +28,15 @@ from hf_pgg.synthesis.base import RowSynthesizer
 class SampledClip:
     """The frames of a clip that go into a mix.
 
-    frames: (T, H, W, 3) uint8. indices: (T,) int64, where they are among the clip's `length` frames of `stored_size`.
+    Args:
+        frames (`np.ndarray`): (T, H, W, 3) uint8.
+        indices (`np.ndarray`): (T,) int64, where the frames are in the clip.
+        length (`int`): Frames of the whole clip.
+        stored_size (`tuple[int, int]`): (height, width) of the clip's frames before they were resized.
+
+    Example:
+        >>> SampledClip(np.zeros((2, 8, 6, 3), np.uint8), np.array([1, 4]), 6, (240, 320)).size
+        (8, 6)
     """
 
     frames: np.ndarray
@@ -41,6 +49,44 @@ class SampledClip:
         return self.frames.shape[1], self.frames.shape[2]
 
 
+def sample_clip(value: Any, sampler: FrameSampler, rng: np.random.Generator, size: Size | None = None) -> SampledClip:
+    """Reads the frames of a clip that a sampler takes.
+
+    Args:
+        value: The clip as [`~hf_pgg.data.video.open_clip`] takes it.
+        size (`tuple[int, int]`, *optional*): (height, width) to which the frames are brought; by default their own.
+
+    Raises:
+        VideoError: If the clip cannot be read.
+        ValueError: If it is too short for the sampler.
+
+    Example:
+        >>> clip = sample_clip(clips[0]["video"], FrameSampler(4), np.random.default_rng(0))
+        >>> clip.frames.shape, clip.indices
+        ((4, 16, 16, 3), array([1, 3, 5, 7]))
+    """
+    with open_clip(value) as clip:
+        indices = sampler.indices(len(clip), rng)
+        return SampledClip(clip.read(indices, size), indices, len(clip), clip.stored_size)
+
+
+def refuse_decoding(dataset: Dataset | IterableDataset, column: str, name: str) -> None:
+    """Refuses a `Video()` column, which would decode whole clips (and needs torchcodec).
+
+    Args:
+        name (`str`): How the error names the dataset.
+
+    Example:
+        >>> refuse_decoding(clips, "video", "source")  # a list of images, not decoded: passes
+    """
+    feature = (dataset.features or {}).get(column)
+    if isinstance(feature, Video) and feature.decode:
+        raise ValueError(
+            f"column '{column}' of `{name}` decodes whole clips:"
+            f" `dataset.cast_column('{column}', Video(decode=False))` lets the method read the frames it samples"
+        )
+
+
 @dataclass(frozen=True, kw_only=True)
 class ClipSynthesizer(RowSynthesizer, ABC):
     """A synthesis method of clips, as a `datasets.map` transform.
@@ -48,8 +94,7 @@ class ClipSynthesizer(RowSynthesizer, ABC):
     Columns that describe a row's whole clip (frame counts, boxes) describe the *old* clip afterwards.
 
     Args:
-        seed, epoch, row_id_column, label_column: See [`RowSynthesizer`].
-        video_column (`str`): The clips' column in the mapped dataset (and in the source pool, where there is one):
+        video_column (`str`): Column of the clips, in the mapped dataset and in the source pool where there is one:
             `Video(decode=False)` or, cheapest, `List(Image(decode=False))`.
         sampler (`FrameSampler`, *optional*, defaults to 8 frames over the clip): Which frames make the sample.
         size (`tuple[int, int]`, *optional*): (height, width) of the sample, to which frames are squashed; by default
@@ -57,6 +102,14 @@ class ClipSynthesizer(RowSynthesizer, ABC):
         storage (`str`, *optional*, defaults to `"png"`): `"png"` stores the frames exactly (`List(Image())`), `"jpeg"`
             in a third of the space with errors that stay within 8 pixels of a mask's border (quality 95), `"mp4"` in
             a twentieth as one H.264 file (`Video(decode=False)`), whose errors follow the motion.
+        label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.base.RowSynthesizer`].
+
+    Example:
+        >>> from hf_pgg.synthesis import VideoMix
+        >>> method = VideoMix(source=clips, sampler=FrameSampler(4), size=(8, 12))
+        >>> frames = method.map(clips)[0]["video"]
+        >>> len(frames), frames[0].size
+        (4, (12, 8))
     """
 
     output_column = VIDEO
@@ -87,12 +140,7 @@ class ClipSynthesizer(RowSynthesizer, ABC):
         return super().map(dataset, **map_kwargs)
 
     def sample(self, row: Mapping[str, Any], rng: np.random.Generator, size: Size | None = None) -> SampledClip:
-        """A row's sampled frames, brought to `size` (by default the method's own).
-
-        Raises:
-            VideoError: If the clip cannot be read.
-            ValueError: If it is too short for the sampler.
-        """
+        """A row's sampled frames, brought to `size` (by default the method's own); raises what `sample_clip` does."""
         return sample_clip(row[self.video_column], self.sampler, rng, size or self.size)
 
     def sample_pool(self, pool: Dataset, rng: np.random.Generator, size: Size) -> tuple[Mapping[str, Any], SampledClip]:
@@ -106,7 +154,7 @@ class ClipSynthesizer(RowSynthesizer, ABC):
             raise ProvenanceError(f"{index} of the pool", self.video_column, str(error), remedy) from error
 
     def sources(self, row: Mapping[str, Any], clip: SampledClip) -> Sources:
-        """Labels, weights and masks (T, H, W) float32 in [0, 1] of the row's sources in its sampled clip."""
+        """The row's sources in its sampled clip, with masks (T, H, W)."""
         if row.get(PROVENANCE) is None:  # the target is every frame sampled, whatever the clip's length
             return sources_of(row, clip.frames.shape[:3], self.label_column)
         sources = sources_of(row, (clip.length, *clip.size), self.label_column)
@@ -117,12 +165,26 @@ class ClipSynthesizer(RowSynthesizer, ABC):
         return sources._replace(masks=[mask[clip.indices] for mask in sources.masks]).resized(clip.size)
 
 
+def _encode_jpeg(frame: np.ndarray) -> dict[str, Any]:
+    """A frame as the value of an `Image` column, without subsampling of the colours."""
+    buffer = io.BytesIO()
+    PILImage.fromarray(frame).save(buffer, format="JPEG", quality=95, subsampling=0)
+    return {"bytes": buffer.getvalue(), "path": None}
+
+
 @dataclass(frozen=True, kw_only=True)
 class PairClipSynthesizer(ClipSynthesizer, ABC):
     """A method that mixes each row's clip with clips from a source pool.
 
     Args:
         source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
+        video_column, sampler, size, storage, label_column, seed, epoch, row_id_column: See [`ClipSynthesizer`].
+
+    Example:
+        >>> from hf_pgg.synthesis import VideoMix
+        >>> frames, sources = VideoMix(source=clips).partner(np.random.default_rng(0), (8, 8))
+        >>> frames.shape, sources.masks[0].shape
+        ((8, 8, 8, 3), (8, 8, 8))
     """
 
     source: Dataset
@@ -137,26 +199,3 @@ class PairClipSynthesizer(ClipSynthesizer, ABC):
         """Frames (T, height, width, 3) and sources of a clip of the pool, drawn uniformly and brought to `size`."""
         row, clip = self.sample_pool(self.source, rng, size)
         return clip.frames, self.sources(row, clip)
-
-
-def sample_clip(value: Any, sampler: FrameSampler, rng: np.random.Generator, size: Size | None = None) -> SampledClip:
-    """The frames of a clip that a sampler takes, brought to `size`; raises what [`ClipSynthesizer.sample`] does."""
-    with open_clip(value) as clip:
-        indices = sampler.indices(len(clip), rng)
-        return SampledClip(clip.read(indices, size), indices, len(clip), clip.stored_size)
-
-
-def refuse_decoding(dataset: Dataset | IterableDataset, column: str, name: str) -> None:
-    """Refuses a `Video()` column, which would decode whole clips (and needs torchcodec)."""
-    feature = (dataset.features or {}).get(column)
-    if isinstance(feature, Video) and feature.decode:
-        raise ValueError(
-            f"column '{column}' of `{name}` decodes whole clips:"
-            f" `dataset.cast_column('{column}', Video(decode=False))` lets the method read the frames it samples"
-        )
-
-
-def _encode_jpeg(frame: np.ndarray) -> dict[str, Any]:
-    buffer = io.BytesIO()
-    PILImage.fromarray(frame).save(buffer, format="JPEG", quality=95, subsampling=0)
-    return {"bytes": buffer.getvalue(), "path": None}

@@ -13,11 +13,68 @@ from scipy.ndimage import gaussian_filter
 from hf_pgg.data.annotations import mask_to_box
 from hf_pgg.data.images import decode_mask, open_image, resize, to_rgb
 from hf_pgg.data.loading import read_row
-from hf_pgg.data.provenance import LABELS, PROVENANCE
-from hf_pgg.synthesis.base import Sample, Synthesizer
+from hf_pgg.data.provenance import IMAGE, LABELS, PROVENANCE
+from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.images import Synthesizer
+from hf_pgg.synthesis.pasting import blend, crop_to_aspect
 
 
-def crop_to_mask(image: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def composite(
+    cutout: np.ndarray, alpha: np.ndarray, background: np.ndarray, top: int, left: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pastes a cut-out on a background; what falls over the border is lost.
+
+    Args:
+        cutout (`np.ndarray`): (h, w, 3) uint8.
+        alpha (`np.ndarray`): (h, w) float in [0, 1], 1 where the cut-out is solid.
+        background (`np.ndarray`): (H, W, 3) uint8.
+        top, left (`int`): Row and column of the cut-out's corner, which may be negative.
+
+    Returns:
+        The image (H, W, 3) uint8 and the placed alpha (H, W) float32.
+
+    Raises:
+        ValueError: If no pixel of the cut-out lies on the background.
+
+    Example:
+        >>> white, black = np.full((1, 2, 3), 255, np.uint8), np.zeros((1, 4, 3), np.uint8)
+        >>> image, placed = composite(white, np.array([[1, 0.2]]), black, top=0, left=1)
+        >>> image[0, :, 0]
+        array([  0, 255,  51,   0], dtype=uint8)
+    """
+    height, width = background.shape[:2]
+    placed, image = np.zeros((height, width), np.float32), background.copy()
+    y0, x0 = max(top, 0), max(left, 0)
+    y1, x1 = min(top + alpha.shape[0], height), min(left + alpha.shape[1], width)
+    if y0 >= y1 or x0 >= x1:
+        raise ValueError(
+            f"a cut-out of {alpha.shape} at row {top}, column {left} lies outside the background of {height, width}"
+        )
+    part, window = np.s_[y0 - top : y1 - top, x0 - left : x1 - left], np.s_[y0:y1, x0:x1]
+    placed[window] = alpha[part]
+    image[window] = blend(cutout[part], background[window], placed[window])
+    return image, placed
+
+
+def background_classes(backgrounds: Dataset, column: str | None) -> dict[str, ClassLabel]:
+    """The output column `background` of a composite and its classes; nothing if no `column` of the pool is named.
+
+    Raises:
+        ValueError: If the column is no `ClassLabel`.
+
+    Example:
+        >>> background_classes(scenes, "label")
+        {'background': ClassLabel(names=['beach', 'forest'])}
+    """
+    if column is None:
+        return {}
+    feature = backgrounds.features.get(column)
+    if not isinstance(feature, ClassLabel):
+        raise ValueError(f"column '{column}' of `backgrounds` is not a ClassLabel but {feature}: cast it")
+    return {"background": feature}
+
+
+def _crop_to_mask(image: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Image (H, W, 3) and alpha (H, W) cropped to the box of alpha >= 1/2 (of alpha > 0 if it is faint)."""
     solid = alpha >= 0.5 if (alpha >= 0.5).any() else alpha > 0
     if not solid.any():
@@ -27,43 +84,12 @@ def crop_to_mask(image: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.n
     return image[window], alpha[window]
 
 
-def composite(
-    cutout: np.ndarray, alpha: np.ndarray, background: np.ndarray, top: int, left: int
-) -> tuple[np.ndarray, np.ndarray]:
-    """Pastes a cut-out; what falls over the border is lost.
-
-    Args:
-        cutout (`np.ndarray`): (h, w, 3) uint8. alpha (`np.ndarray`): (h, w) float in [0, 1].
-        background (`np.ndarray`): (H, W, 3) uint8. top, left (`int`): Place of the cut-out's corner.
-
-    Returns:
-        The image (H, W, 3) uint8 and the placed alpha (H, W) float32.
-    """
-    height, width = background.shape[:2]
-    placed, canvas = np.zeros((height, width), np.float32), background.astype(np.float32)
-    y0, x0 = max(top, 0), max(left, 0)
-    y1, x1 = min(top + alpha.shape[0], height), min(left + alpha.shape[1], width)
-    if y0 >= y1 or x0 >= x1:
-        raise ValueError("the cut-out lies outside the background")
-    part = (slice(y0 - top, y1 - top), slice(x0 - left, x1 - left))
-    placed[y0:y1, x0:x1] = alpha[part]
-    weight = placed[y0:y1, x0:x1, None]
-    canvas[y0:y1, x0:x1] = weight * cutout[part] + (1 - weight) * canvas[y0:y1, x0:x1]
-    return np.rint(canvas).astype(np.uint8), placed
-
-
-def square_crop(image: np.ndarray, size: int, rng: np.random.Generator) -> np.ndarray:
-    """A random square of the full shorter side, resized to `size`."""
-    side = min(image.shape[:2])
-    top, left = (int(rng.integers(length - side + 1)) for length in image.shape[:2])
-    return resize(image[top : top + side, left : left + side], (size, size))
-
-
 @dataclass(frozen=True, kw_only=True)
 class Composite(Synthesizer):
-    """Pastes each row's object on a background image. One source: the provenance is the placed alpha.
+    """Pastes each row's object on an image from a pool of backgrounds. One source: the provenance is the placed alpha.
 
-    The object is the alpha channel of an RGBA image, or `mask_column`, or the row's own provenance.
+    The object is cut out by `mask_column`, or else by the row's own provenance, or else by the alpha channel of its
+    RGBA image. It is resized and placed at random.
 
     Args:
         backgrounds (`Dataset`): Pool of background images (column `image`, and `background_column` if it is used).
@@ -79,6 +105,13 @@ class Composite(Synthesizer):
         background_column (`str`, *optional*): `ClassLabel` of `backgrounds`, kept in the output as `background`.
         cooccurrence (`tuple` of `tuple[float, ...]`, *optional*): Row c gives the probabilities of the background
             classes for label c; by default every image of the pool is equally likely.
+        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+
+    Example:
+        >>> tied = ((1.0, 0.0), (0.0, 1.0))  # cats on the beach, dogs in the forest
+        >>> method = Composite(backgrounds=scenes, size=16, background_column="label", cooccurrence=tied)
+        >>> method.map(rows)["background"][:]
+        [0, 1, 0, 1]
     """
 
     backgrounds: Dataset
@@ -95,45 +128,39 @@ class Composite(Synthesizer):
 
     def __post_init__(self) -> None:
         if len(self.backgrounds) == 0:
-            raise ValueError("`backgrounds` is empty")
-        if self.cooccurrence is not None:
-            if self.background_column is None:
-                raise ValueError("`cooccurrence` needs `background_column`, the classes of the backgrounds")
-            classes = self._background_classes().num_classes
-            for label, row in enumerate(self.cooccurrence):
-                if len(row) != classes or abs(sum(row) - 1) > 1e-6 or min(row) < 0:
-                    raise ValueError(f"cooccurrence[{label}] = {row} is not {classes} probabilities that sum to 1")
-            of = np.asarray(self.backgrounds[self.background_column])
-            object.__setattr__(self, "_pools", tuple(np.flatnonzero(of == scene) for scene in range(classes)))
-
-    def _background_classes(self) -> ClassLabel:
-        feature = self.backgrounds.features.get(self.background_column)
-        if not isinstance(feature, ClassLabel):
-            raise ValueError(f"column '{self.background_column}' of `backgrounds` is not a ClassLabel")
-        return feature
+            raise ValueError("`backgrounds` has no row: give at least one image")
+        if self.cooccurrence is None:
+            return
+        if self.background_column is None:
+            raise ValueError("`cooccurrence` needs `background_column`, the classes of the backgrounds")
+        classes = self.extra_features()["background"].num_classes
+        for label, row in enumerate(self.cooccurrence):
+            if len(row) != classes or abs(sum(row) - 1) > 1e-6 or min(row) < 0:
+                raise ValueError(f"cooccurrence[{label}] = {row} is not {classes} probabilities that sum to 1")
+        of = np.asarray(self.backgrounds[self.background_column])
+        object.__setattr__(self, "_pools", tuple(np.flatnonzero(of == scene) for scene in range(classes)))
 
     @property
     def columns(self) -> tuple[str, ...]:
         return super().columns if self.mask_column is None else (*super().columns, self.mask_column)
 
     def extra_features(self) -> dict[str, Any]:
-        return {} if self.background_column is None else {"background": self._background_classes()}
+        return background_classes(self.backgrounds, self.background_column)
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         label = row[LABELS][0] if row.get(LABELS) else row[self.label_column]
-        image, alpha = crop_to_mask(*self._cutout(row))
+        image, alpha = _crop_to_mask(*self._cutout(row))
         if rng.random() < self.flip:
             image, alpha = image[:, ::-1], alpha[:, ::-1]
         longer = rng.uniform(*self.scale) * self.size
-        shape = [max(round(side * longer / max(alpha.shape)), 1) for side in alpha.shape]
-        image, alpha = resize(image, (shape[0], shape[1])), resize(alpha, (shape[0], shape[1]))
+        height, width = (max(round(side * longer / max(alpha.shape)), 1) for side in alpha.shape)
+        image, alpha = resize(image, (height, width)), resize(alpha, (height, width))
         if self.feather > 0:
             alpha = gaussian_filter(alpha, self.feather, mode="constant")
-        room = [self.size - side for side in shape]
-        where = (0.5, 0.5) if self.placement == "center" else (rng.random(), rng.random())
-        top, left = (round(part * space) for part, space in zip(where, room, strict=True))
+        down, right = (0.5, 0.5) if self.placement == "center" else (rng.random(), rng.random())
+        top, left = round(down * (self.size - height)), round(right * (self.size - width))
         scene = read_row(self.backgrounds, self._background_index(label, rng))
-        canvas = square_crop(to_rgb(scene["image"]), self.size, rng)
+        canvas = crop_to_aspect(to_rgb(scene[IMAGE]), (self.size, self.size), rng)
         mixed, placed = composite(image, alpha, canvas, top, left)
         extra = {} if self.background_column is None else {"background": scene[self.background_column]}
         return Sample(mixed, [label], [1.0], [placed], extra)
@@ -141,12 +168,14 @@ class Composite(Synthesizer):
     def _background_index(self, label: int, rng: np.random.Generator) -> int:
         if self.cooccurrence is None:
             return int(rng.integers(len(self.backgrounds)))
-        pool = self._pools[int(rng.choice(len(self._pools), p=self.cooccurrence[label]))]
+        drawn = int(rng.choice(len(self._pools), p=self.cooccurrence[label]))
+        pool = self._pools[drawn]
         if len(pool) == 0:
-            raise ValueError(f"no background of a class that label {label} needs")
+            raise ValueError(f"`backgrounds` has no image of class {drawn}, which `cooccurrence` gives label {label}")
         return int(pool[rng.integers(len(pool))])
 
     def _cutout(self, row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+        """The row's image (H, W, 3) uint8 and its object's alpha (H, W) float32."""
         image = to_rgb(row[self.image_column])
         if self.mask_column is not None:
             mask = np.array(open_image(row[self.mask_column]))

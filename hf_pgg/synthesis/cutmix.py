@@ -11,14 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_pgg.data.images import resize, to_rgb
-from hf_pgg.data.provenance import sources_of
-from hf_pgg.synthesis.base import PairSynthesizer, Sample
-
-Box = tuple[int, int, int, int]
+from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.images import PairSynthesizer
+from hf_pgg.synthesis.pasting import paste_window
 
 
-def cutmix_box(height: int, width: int, lam: float, center_y: int, center_x: int) -> Box:
+def _cutmix_box(height: int, width: int, lam: float, center_y: int, center_x: int) -> tuple[int, int, int, int]:
     """Rows y0..y1 and columns x0..x1 (exclusive) of a box of share 1 - lam of the image, clipped at its border."""
     cut = np.sqrt(1.0 - lam)
     half_height, half_width = int(height * cut) // 2, int(width * cut) // 2
@@ -30,57 +28,30 @@ def cutmix_box(height: int, width: int, lam: float, center_y: int, center_x: int
     )
 
 
-def paste_box(image: np.ndarray, other: np.ndarray, box: Box) -> tuple[np.ndarray, np.ndarray]:
-    """`image` (H, W, 3) with the box taken from `other` (of the box's size or of the image's).
-
-    Returns:
-        The mixed image, and the float mask (H, W) of what stems from `other`.
-    """
-    y0, y1, x0, x1 = box
-    mixed, mask = image.copy(), np.zeros(image.shape[:2], np.float32)
-    mixed[y0:y1, x0:x1] = other[y0:y1, x0:x1] if other.shape == image.shape else other
-    mask[y0:y1, x0:x1] = 1
-    return mixed, mask
-
-
-def mix_sources(
-    sources: tuple[list[int], list[float], list[np.ndarray]],
-    other_sources: tuple[list[int], list[float], list[np.ndarray]],
-    mask: np.ndarray,
-) -> tuple[list[int], list[float], list[np.ndarray]]:
-    """Labels, weights and masks of a mix in which `mask` says what stems from the other image.
-
-    Weights are the exact shares of the pixels (the paper's lambda, corrected for clipping); a source that already
-    has an object mask keeps its part of it.
-    """
-    share = float(mask.mean())
-    labels, weights, masks = sources
-    other_labels, other_weights, other_masks = other_sources
-    return (
-        [*labels, *other_labels],
-        [w * (1 - share) for w in weights] + [w * share for w in other_weights],
-        [m * (1 - mask) for m in masks] + [m * mask for m in other_masks],
-    )
-
-
 @dataclass(frozen=True, kw_only=True)
 class CutMix(PairSynthesizer):
-    """CutMix with a partner from `source`, which is resized to the row's image.
+    """Replaces a random rectangle of each row's image by that of a partner from `source`, resized to the image.
+
+    The weight of the partner's label is the exact share of the pixels that were replaced.
 
     Args:
+        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
         alpha (`float`, *optional*, defaults to 1.0): lambda, the share that stays, is drawn from Beta(alpha, alpha).
+        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+
+    Example:
+        >>> mixed = CutMix(source=rows, seed=2).map(rows)
+        >>> mixed[0]["labels"], mixed[0]["label_weights"]
+        ([0, 1], [0.75, 0.25])
     """
 
     alpha: float = 1.0
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        image = to_rgb(row[self.image_column])
+        image, sources = self.read(row)
         height, width = image.shape[:2]
         lam = rng.beta(self.alpha, self.alpha)
-        box = cutmix_box(height, width, lam, int(rng.integers(height)), int(rng.integers(width)))
-        partner = self.partner(rng)
-        other = to_rgb(partner[self.image_column])
-        theirs = sources_of(partner, other.shape[:2], self.label_column)
-        mixed, mask = paste_box(image, resize(other, (height, width)), box)
-        theirs = theirs.resized((height, width))
-        return Sample(mixed, *mix_sources(sources_of(row, (height, width), self.label_column), theirs, mask))
+        y0, y1, x0, x1 = _cutmix_box(height, width, lam, int(rng.integers(height)), int(rng.integers(width)))
+        other, other_sources = self.partner(rng, (height, width))
+        mixed, mask = paste_window(image, other, np.s_[y0:y1, x0:x1])
+        return Sample(mixed, *sources.mix(other_sources, mask))

@@ -16,20 +16,29 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import disk
 
 from hf_pgg.data.images import resize, to_rgb
-from hf_pgg.data.provenance import sources_of
-from hf_pgg.synthesis.base import Sample, Synthesizer
+from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.images import Synthesizer
 
 Editor = Callable[..., Any]
 
 
 def unedited_mask(source: np.ndarray, edit: np.ndarray, *, radius: int = 2, min_difference: float = 4.0) -> np.ndarray:
-    """Which pixels an edit left alone: bool (H, W), True where unchanged.
+    """Finds the pixels that an edit left alone.
 
     Args:
         source, edit (`np.ndarray`): (H, W, 3) uint8, aligned.
-        radius (`int`): Of the disk of the opening and closing that clean the mask, in pixels; 0 does neither.
+        radius (`int`): Radius, in pixels, of the disk of the opening and closing that clean the mask; 0 does neither.
         min_difference (`float`): Mean absolute difference (of 255) under which an image counts as unedited: Otsu's
             method always finds two classes, in recompression noise too.
+
+    Returns:
+        bool (H, W), True where the image is unchanged.
+
+    Example:
+        >>> edit = np.zeros((32, 32, 3), np.uint8)
+        >>> edit[16:] = 200
+        >>> unedited_mask(np.zeros_like(edit), edit).sum(1)[[0, 10, 20, 31]]
+        array([32, 32,  0,  0])
     """
     difference = np.abs(source.astype(np.float32) - edit.astype(np.float32)).mean(2)
     difference = gaussian_filter(difference, 1, mode="nearest")
@@ -49,13 +58,20 @@ class Edit(Synthesizer):
     """Edits each row's image and keeps as provenance what the edit left alone.
 
     Args:
-        editor (`Callable`): `image -> image`, (H, W, 3) uint8 array or PIL image out. One that knows what it left
-            alone returns `(image, unedited)`, a mask (H, W) in [0, 1] beside it. It must be picklable and
+        editor (`Callable`): `image -> image`, (H, W, 3) uint8 array in, array or PIL image out. One that knows what it
+            left alone returns `(image, unedited)`, with a mask (H, W) in [0, 1]. It must be picklable and
             deterministic given its arguments.
         random (`bool`, *optional*, defaults to `False`): Whether `editor` takes the row's random generator, too.
         takes_row (`bool`, *optional*, defaults to `False`): Whether its last argument is the row, with its masks.
-        radius (`int`, *optional*, defaults to 2): See [`unedited_mask`].
-        min_difference (`float`, *optional*, defaults to 4.0): See [`unedited_mask`].
+        radius, min_difference (*optional*, default to 2 and 4.0): See [`unedited_mask`].
+        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+
+    Example:
+        >>> def darken_left(image):
+        ...     return np.where(np.arange(16)[:, None] < 8, image // 4, image)
+        >>> provenance = Edit(editor=darken_left).map(rows)[3]["provenance"][0]
+        >>> [provenance.getpixel((x, 8)) for x in (4, 11)]  # of the target, the right half is left
+        [0, 255]
     """
 
     editor: Editor
@@ -65,7 +81,7 @@ class Edit(Synthesizer):
     min_difference: float = 4.0
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        source = to_rgb(row[self.image_column])
+        source, (labels, weights, masks) = self.read(row)
         edited = self.editor(source.copy(), *([rng] if self.random else []), *([row] if self.takes_row else []))
         edited, kept = edited if isinstance(edited, tuple) else (edited, None)
         if not isinstance(edited, np.ndarray | PILImage.Image):
@@ -74,6 +90,5 @@ class Edit(Synthesizer):
         if kept is None:
             kept = unedited_mask(source, edit, radius=self.radius, min_difference=self.min_difference)
         elif kept.shape != source.shape[:2]:
-            raise ValueError(f"`editor` returned a mask {kept.shape} for an image {source.shape}")
-        labels, weights, masks = sources_of(row, source.shape[:2], self.label_column)
+            raise ValueError(f"`editor` returned a mask of {kept.shape} for an image of {source.shape[:2]}")
         return Sample(edit, labels, weights, [mask * kept for mask in masks])

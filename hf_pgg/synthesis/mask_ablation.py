@@ -21,11 +21,8 @@ from hf_pgg.synthesis.base import RowTransform
 Kind = Literal["dilate", "erode", "random", "whole"]
 
 
-def resize_mask_area(mask: np.ndarray, fraction: float) -> np.ndarray:
-    """Grows (fraction > 0) or shrinks (< 0) a mask (H, W) evenly along its border by `fraction` of its area.
-
-    The mask is cut at 1/2 first; the result is bool, and its area is exact while the image has room for it.
-    """
+def _resize_mask_area(mask: np.ndarray, fraction: float) -> np.ndarray:
+    """A mask (H, W), cut at 1/2, grown (fraction > 0) or shrunk (< 0) along its border by `fraction` of its area."""
     solid = mask >= 0.5
     wanted = round(solid.sum() * (1 + fraction))
     if not solid.any() or wanted >= solid.size:
@@ -37,27 +34,29 @@ def resize_mask_area(mask: np.ndarray, fraction: float) -> np.ndarray:
     return grown.reshape(mask.shape)
 
 
-def misplaced_mask(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    """The mask ([T,] H, W) shifted around the borders by a uniform offset, one for all frames.
-
-    Area and shape stay the true ones; the place is random.
-    """
+def _misplaced_mask(mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """The mask ([T,] H, W) shifted around the borders by a uniform offset, one for all frames; its area stays."""
     height, width = mask.shape[-2:]
     return np.roll(mask, (int(rng.integers(height)), int(rng.integers(width))), axis=(-2, -1))
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskAblation(RowTransform):
-    """Replaces each row's masks.
+    """Replaces each row's masks, and nothing else, to show what right masks are worth.
 
     Args:
-        seed, epoch, row_id_column: See [`RowTransform`](hf_pgg.synthesis.base.RowTransform).
-        kind (`str`): `"dilate"`/`"erode"` by `fraction` of the area, `"random"` (true shape, random place), or
+        kind (`str`): `"dilate"` or `"erode"` by `fraction` of the area, `"random"` (true shape, random place), or
             `"whole"`: I = 0, the penalty over the whole image (for the form l2 alone: the share outside an empty mask
             is constant). Dilated or misplaced masks of several sources may overlap: set `allow_overlap` in the config.
-        fraction (`float`, *optional*, defaults to 0.1): For `"dilate"` and `"erode"`.
+        fraction (`float`, *optional*, defaults to 0.1): Share of the area, for `"dilate"` and `"erode"`.
         video_column (`str`, *optional*): The rows are clips, in this column: their masks change frame by frame, all by
             one shift where the kind is `"random"`.
+        seed, epoch, row_id_column: See [`~hf_pgg.synthesis.base.RowTransform`].
+
+    Example:
+        >>> eroded = MaskAblation(kind="erode", fraction=0.5).map(rows)
+        >>> [int((np.asarray(row["provenance"][0]) > 0).sum()) for row in (rows[0], eroded[0])]
+        [64, 32]
     """
 
     kind: Kind
@@ -116,10 +115,10 @@ class MaskAblation(RowTransform):
 
     def _replace(self, mask: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         if self.kind == "random":
-            return misplaced_mask(mask, rng)
+            return _misplaced_mask(mask, rng)
         if self.kind == "whole":
             return np.zeros_like(mask)
         fraction = self.fraction if self.kind == "dilate" else -self.fraction
         if mask.ndim == 2:
-            return resize_mask_area(mask, fraction)
-        return np.stack([resize_mask_area(frame, fraction) for frame in mask])
+            return _resize_mask_area(mask, fraction)
+        return np.stack([_resize_mask_area(frame, fraction) for frame in mask])

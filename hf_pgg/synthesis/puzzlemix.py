@@ -31,20 +31,18 @@ from scipy.sparse import csr_array
 from scipy.sparse.csgraph import breadth_first_order, maximum_flow
 from torch import nn
 
-from hf_pgg.data.images import resize, to_rgb
+from hf_pgg.data.images import resize
 from hf_pgg.data.preprocessing import InputSpec
-from hf_pgg.data.provenance import sources_of
-from hf_pgg.synthesis.base import PairSynthesizer, Sample
-from hf_pgg.synthesis.cutmix import mix_sources
+from hf_pgg.data.provenance import Sources
+from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.images import PairSynthesizer
+from hf_pgg.synthesis.pasting import blend
 
 Saliency = Callable[[np.ndarray, int], np.ndarray]
 """saliency(image (H, W, 3) uint8, label) -> (H, W), finite and not negative; its scale does not matter."""
 
 _PATCH = 4  # pixels: borders are compared by the mean colours of patches of this side, halved until they tile a block
 _PRIOR_FLOOR = 1e-8  # keeps log p finite for lambda 0 and 1
-
-
-# ---------------------------------------------------------------------------------------------- saliency
 
 
 @dataclass(frozen=True)
@@ -58,6 +56,14 @@ class InputGradientSaliency:
         model (`nn.Module`): A `transformers` classifier. A copy in evaluation mode is kept, on the same device: further
             training of the model changes nothing here. On a GPU, `map` in one process.
         spec (`InputSpec`): The model's input, `InputSpec.from_processor(image_processor)`.
+
+    Example:
+        >>> from transformers import ConvNextConfig, ConvNextForImageClassification
+        >>> config = ConvNextConfig(depths=[1, 1, 1, 1], hidden_sizes=[4, 4, 4, 4], image_size=32)
+        >>> spec = InputSpec((32, 32), (32, 32), (0.5,) * 3, (0.5,) * 3)
+        >>> saliency = InputGradientSaliency(ConvNextForImageClassification(config), spec)
+        >>> saliency(np.zeros((20, 30, 3), np.uint8), label=1).shape
+        (20, 30)
     """
 
     model: nn.Module
@@ -78,10 +84,7 @@ class InputGradientSaliency:
         return resize(gradient.square().mean(0).sqrt().cpu().numpy(), image.shape[:2])
 
 
-# ---------------------------------------------------------------------------------------------- blocks
-
-
-def block_saliency(saliency: np.ndarray, n: int) -> np.ndarray:
+def _block_saliency(saliency: np.ndarray, n: int) -> np.ndarray:
     """(H, W) saliency to the (n, n) shares of the blocks, which sum to 1; uniform if it is 0 everywhere."""
     height, width = saliency.shape
     blocks = saliency.astype(np.float64).reshape(n, height // n, n, width // n).sum((1, 3))
@@ -89,13 +92,13 @@ def block_saliency(saliency: np.ndarray, n: int) -> np.ndarray:
     return blocks / total if total > 0 else np.full((n, n), 1 / n**2)
 
 
-def expand_blocks(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
+def _expand_blocks(values: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """(n, n) values of blocks to their pixels, (H, W) float32."""
     n = len(values)
     return values.astype(np.float32).repeat(shape[0] // n, 0).repeat(shape[1] // n, 1)
 
 
-def permute_blocks(array: np.ndarray, order: np.ndarray) -> np.ndarray:
+def _permute_blocks(array: np.ndarray, order: np.ndarray) -> np.ndarray:
     """(H, W[, C]) array whose block i, counted row by row, is block `order[i]` of the given one."""
     n = math.isqrt(len(order))
     height, width = array.shape[:2]
@@ -104,12 +107,9 @@ def permute_blocks(array: np.ndarray, order: np.ndarray) -> np.ndarray:
     return moved.reshape(array.shape)
 
 
-# ---------------------------------------------------------------------------------------------- mask
-
-
-def mask_costs(
+def _mask_costs(
     images: Sequence[np.ndarray],
-    saliencies: Sequence[np.ndarray],
+    shares: Sequence[np.ndarray],
     lam: float,
     *,
     beta: float,
@@ -119,19 +119,12 @@ def mask_costs(
     """The energy of a mask, but for a constant, as costs: sum_b unary[b, 2 z_b] + sum_(b, c) weight_bc (z_b - z_c)^2.
 
     D, known where z is 0 or 1, is continued to 1/2 as in the authors' code: linear in z_b and in z_c, plus a multiple
-    of (z_b - z_c)^2.
-
-    Args:
-        images: The row's and its partner's, (H, W, 3) uint8, of sides divisible by n.
-        saliencies: Theirs, (n, n), of sum 1.
-        lam (`float`): Expected share of the row, in [0, 1].
-
-    Returns:
-        unary (n, n, 3); the weights of vertical neighbours (n - 1, n) and of horizontal ones (n, n - 1).
+    of (z_b - z_c)^2. The images are (H, W, 3), their saliencies `shares` (n, n) of sum 1. Returns unary (n, n, 3), and
+    the weights of vertical neighbours (n - 1, n) and of horizontal ones (n, n - 1).
     """
-    n = len(saliencies[0])
+    n = len(shares[0])
     smoothness = beta / (16 * n)
-    take = np.stack([saliencies[1], saliencies[0]])  # what taking a block from one image loses of the other
+    take = np.stack([shares[1], shares[0]])  # what taking a block from one image loses of the other
     patches = [_patch_means(image, n) for image in images]
     weights = []
     for costs, sides in ((take, patches), (take.swapaxes(1, 2), [side.swapaxes(0, 1) for side in patches])):
@@ -160,20 +153,11 @@ def _border_difference(first: np.ndarray, second: np.ndarray, n: int) -> np.ndar
     return np.abs(first[rows - 1 : -1 : rows] - second[rows::rows]).mean(2).reshape(n - 1, n, -1).mean(2)
 
 
-def solve_mask(unary: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
-    """The mask of the least energy, by one minimum cut; costs are rounded to 2^-30 of their sum.
+def _solve_mask(unary: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.ndarray:
+    """The mask z (n, n) of the least energy, by one minimum cut; costs are rounded to 2^-30 of their sum.
 
     A block has two nodes, u for z >= 1/2 and v for z = 1, on the source's side (1, else 0) where that holds. For two
     blocks, 4 (z - z')^2 = |u - u'| + |u - v'| + |v - u'| + |v - v'| - u + v - u' + v'.
-
-    Args:
-        unary, down, right: See [`mask_costs`].
-
-    Returns:
-        z (n, n) float64 of 0, 1/2 and 1.
-
-    Raises:
-        ValueError: If a weight is negative: that is no minimum cut.
     """
     if min(down.min(), right.min()) < 0:
         raise ValueError("neighbouring blocks have a negative weight: `beta` must be at least 0 and `gamma` at most 1")
@@ -208,21 +192,12 @@ def solve_mask(unary: np.ndarray, down: np.ndarray, right: np.ndarray) -> np.nda
     return ((ones[:count] + ones[count : 2 * count]) / 2).reshape(n, n)
 
 
-# ---------------------------------------------------------------------------------------------- transport and mix
-
-
-def transport(saliency: np.ndarray, kept: np.ndarray, cost: float = 0.8) -> np.ndarray:
+def _transport(saliency: np.ndarray, kept: np.ndarray, cost: float = 0.8) -> np.ndarray:
     """The order of an image's blocks that keeps the most saliency for the least movement, by linear assignment.
 
-    It maximises the sum over places i of kept_i saliency_order[i] - cost distance(i, order[i])^2 / (n - 1)^2.
-
-    Args:
-        saliency (`np.ndarray`): (n, n), of sum 1.
-        kept (`np.ndarray`): (n, n) bool, where the mask shows the image.
-        cost (`float`): Of moving a block by the side of the image.
-
-    Returns:
-        order (n * n,) int, a permutation: which block comes to lie at each place. The identity for uniform saliency.
+    It maximises the sum over places i of kept_i saliency_order[i] - cost distance(i, order[i])^2 / (n - 1)^2, given
+    `kept` (n, n) bool, where the mask shows the image. The order (n * n,) says which block comes to lie at each place:
+    the identity for uniform saliency.
     """
     n = len(saliency)
     y, x = np.divmod(np.arange(n * n), n)
@@ -247,27 +222,36 @@ def puzzlemix(
         images: The row's and its partner's, (H, W, 3) uint8, of sides divisible by n.
         saliencies: Theirs, (H, W), not negative.
         lam (`float`): Expected share of the row, in [0, 1].
+        beta, gamma, eta, transport_cost (`float`): See [`PuzzleMix`].
 
     Returns:
-        The mix (H, W, 3) uint8; z (n, n), the row's share of each block; the two orders of blocks (see [`transport`]).
+        The mix (H, W, 3) uint8; z (n, n), the row's share of each block; for each image the order (n * n,) of its
+        blocks: which of them came to lie at each place, row by row.
+
+    Example:
+        >>> images, saliencies = [np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 9, np.uint8)], np.zeros((2, 4, 4))
+        >>> saliencies[0, :2, :2] = saliencies[1, 2:, 2:] = 1  # each in a corner
+        >>> mixed, z, orders = puzzlemix(images, saliencies, lam=0.5, n=2)
+        >>> z[0, 0], z[1, 1]
+        (np.float64(1.0), np.float64(0.0))
     """
-    shares = [block_saliency(saliency, n) for saliency in saliencies]
-    z = solve_mask(*mask_costs(images, shares, lam, beta=beta, gamma=gamma, eta=eta))
-    orders = transport(shares[0], z > 0, transport_cost), transport(shares[1], z < 1, transport_cost)
-    ours, theirs = (permute_blocks(image, order) for image, order in zip(images, orders, strict=True))
-    share = expand_blocks(z, ours.shape[:2])[..., None]
-    return np.rint(share * ours + (1 - share) * theirs).astype(np.uint8), z, orders
+    shares = [_block_saliency(saliency, n) for saliency in saliencies]
+    z = _solve_mask(*_mask_costs(images, shares, lam, beta=beta, gamma=gamma, eta=eta))
+    orders = _transport(shares[0], z > 0, transport_cost), _transport(shares[1], z < 1, transport_cost)
+    ours, theirs = (_permute_blocks(image, order) for image, order in zip(images, orders, strict=True))
+    return blend(ours, theirs, _expand_blocks(z, ours.shape[:2])), z, orders
 
 
 @dataclass(frozen=True, kw_only=True)
 class PuzzleMix(PairSynthesizer):
-    """PuzzleMix with a partner from `source`.
+    """Mixes each row's image with that of a partner from `source`, block by block, by what is salient in either.
 
     The row's image is resized to the nearest sides that are multiples of n, its partner to the same. A source with
     several labels is as salient as the weighted mean over them; one with an object mask keeps its part, moved along.
     torch runs in one thread meanwhile: `num_proc` spreads the rows.
 
     Args:
+        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
         saliency (`Callable`): `(image (H, W, 3) uint8, label) -> (H, W)`, picklable and deterministic:
             [`InputGradientSaliency`], or your own.
         blocks (`tuple[int, ...]`, *optional*, defaults to (2, 4, 8, 16)): n is drawn from these.
@@ -275,8 +259,17 @@ class PuzzleMix(PairSynthesizer):
             Beta(alpha, alpha).
         beta, gamma, eta (`float`, *optional*, defaults to 1.2, 0.5 and 0.2): Weights of the smoothness of the mask, of
             that of the colours across its borders (at most 1), and of the prior by lambda.
-        transport_cost (`float`, *optional*, defaults to 0.8): See [`transport`]. At the authors' 0.8 next to no block
-            moves where saliency is smooth; at 0.05 one in twenty did (photographs of pets, a trained EfficientNet).
+        transport_cost (`float`, *optional*, defaults to 0.8): Cost of moving a block by the side of the image. At the
+            authors' 0.8 next to no block moves where saliency is smooth; at 0.05 one in twenty did (photographs of
+            pets, a trained EfficientNet).
+        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+
+    Example:
+        >>> def redness(image, label):
+        ...     return image[..., 0].astype(float)
+        >>> mixed = PuzzleMix(source=rows, saliency=redness, blocks=(4,)).map(rows)
+        >>> mixed[0]["labels"], mixed[0]["label_weights"]
+        ([0, 1], [0.5, 0.5])
     """
 
     saliency: Saliency
@@ -297,26 +290,26 @@ class PuzzleMix(PairSynthesizer):
             )
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        n, lam, partner = int(rng.choice(self.blocks)), float(rng.beta(self.alpha, self.alpha)), self.partner(rng)
-        images = [to_rgb(part[self.image_column]) for part in (row, partner)]
-        height, width = (max(round(side / n), 1) * n for side in images[0].shape[:2])
-        sources = []
-        for i, part in enumerate((row, partner)):
-            labels, weights, masks = sources_of(part, images[i].shape[:2], self.label_column)
-            sources.append((labels, weights, [resize(mask, (height, width)) for mask in masks]))
-            images[i] = resize(images[i], (height, width))
-        saliencies = [self._saliency_of(image, *source[:2]) for image, source in zip(images, sources, strict=True)]
+        n, lam = int(rng.choice(self.blocks)), float(rng.beta(self.alpha, self.alpha))
+        image, sources = self.read(row)
+        height, width = (max(round(side / n), 1) * n for side in image.shape[:2])
+        images, parts = zip(
+            (resize(image, (height, width)), sources.resized((height, width))),
+            self.partner(rng, (height, width)),
+            strict=True,
+        )
+        saliencies = [self._saliency_of(image, part) for image, part in zip(images, parts, strict=True)]
         options = {name: getattr(self, name) for name in ("beta", "gamma", "eta", "transport_cost")}
         mixed, z, orders = puzzlemix(images, saliencies, lam, n, **options)
         ours, theirs = (
-            (labels, weights, [permute_blocks(mask, order) for mask in masks])
-            for (labels, weights, masks), order in zip(sources, orders, strict=True)
+            part._replace(masks=[_permute_blocks(mask, order) for mask in part.masks])
+            for part, order in zip(parts, orders, strict=True)
         )
-        return Sample(mixed, *mix_sources(ours, theirs, expand_blocks(1 - z, (height, width))))
+        return Sample(mixed, *ours.mix(theirs, _expand_blocks(1 - z, (height, width))))
 
-    def _saliency_of(self, image: np.ndarray, labels: Sequence[int], weights: Sequence[float]) -> np.ndarray:
+    def _saliency_of(self, image: np.ndarray, sources: Sources) -> np.ndarray:
         total = np.zeros(image.shape[:2])
-        for label, weight in zip(labels, weights, strict=True):
+        for label, weight in zip(sources.labels, sources.weights, strict=True):
             saliency = np.asarray(self.saliency(image.copy(), label))
             if saliency.shape != total.shape or not np.isfinite(saliency).all() or saliency.min() < 0:
                 raise ValueError(

@@ -12,13 +12,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_pgg.data.images import resize, to_rgb
-from hf_pgg.data.provenance import sources_of
-from hf_pgg.synthesis.base import PairSynthesizer, Sample
-from hf_pgg.synthesis.cutmix import Box, mix_sources, paste_box
+from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.images import PairSynthesizer
+from hf_pgg.synthesis.pasting import paste_window, place_sources
 
 
-def resizemix_box(height: int, width: int, scale: float, top: float, left: float) -> Box:
+def _resizemix_box(height: int, width: int, scale: float, top: float, left: float) -> tuple[int, int, int, int]:
     """A box of `scale` times the image's sides (at least one pixel); `top`, `left` in [0, 1] place it inside."""
     box_height, box_width = max(round(height * scale), 1), max(round(width * scale), 1)
     y0, x0 = round(top * (height - box_height)), round(left * (width - box_width))
@@ -27,11 +26,18 @@ def resizemix_box(height: int, width: int, scale: float, top: float, left: float
 
 @dataclass(frozen=True, kw_only=True)
 class ResizeMix(PairSynthesizer):
-    """ResizeMix with a partner from `source`.
+    """Pastes the whole image of a partner from `source`, made small, at a random place of each row's image.
 
     Args:
+        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
         min_scale, max_scale (`float`, *optional*, defaults to 0.1 and 0.8): Bounds of the uniform draw of the pasted
             image's side relative to the row's (tau in the paper).
+        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+
+    Example:
+        >>> mixed = ResizeMix(source=rows, min_scale=0.5, max_scale=0.5).map(rows)
+        >>> mixed[0]["label_weights"]  # half as high and half as wide
+        [0.75, 0.25]
     """
 
     min_scale: float = 0.1
@@ -40,19 +46,14 @@ class ResizeMix(PairSynthesizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if not 0 < self.min_scale <= self.max_scale <= 1:
-            raise ValueError(f"scales must satisfy 0 < min <= max <= 1, not {self.min_scale} and {self.max_scale}")
+            raise ValueError(f"scales {self.min_scale} and {self.max_scale}: give 0 < min_scale <= max_scale <= 1")
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
-        image = to_rgb(row[self.image_column])
+        image, sources = self.read(row)
         height, width = image.shape[:2]
-        box = resizemix_box(height, width, rng.uniform(self.min_scale, self.max_scale), rng.random(), rng.random())
-        y0, y1, x0, x1 = box
-        partner = self.partner(rng)
-        other = to_rgb(partner[self.image_column])
-        labels, weights, masks = sources_of(partner, other.shape[:2], self.label_column)
-        mixed, mask = paste_box(image, resize(other, (y1 - y0, x1 - x0)), box)
-        placed = [np.zeros((height, width), np.float32) for _ in masks]
-        for target, source in zip(placed, masks, strict=True):
-            target[y0:y1, x0:x1] = resize(source, (y1 - y0, x1 - x0))
-        ours = sources_of(row, (height, width), self.label_column)
-        return Sample(mixed, *mix_sources(ours, (labels, weights, placed), mask))
+        scale = rng.uniform(self.min_scale, self.max_scale)
+        y0, y1, x0, x1 = _resizemix_box(height, width, scale, rng.random(), rng.random())
+        other, other_sources = self.partner(rng, (y1 - y0, x1 - x0))
+        window = np.s_[y0:y1, x0:x1]
+        mixed, mask = paste_window(image, other, window)
+        return Sample(mixed, *sources.mix(place_sources(other_sources, mask.shape, window), mask))

@@ -1,4 +1,9 @@
-"""tilemix."""
+"""TileMix: several whole clips side by side.
+
+The images' form of the mixing of whole clips that R. Hachiuma et al. train a weakly supervised localizer with
+("Unified Keypoint-based Action Recognition Framework via Structured Keypoint Pooling", CVPR 2023): they join the
+skeletons of several clips under a mixed label; here the clips themselves stand side by side.
+"""
 
 from __future__ import annotations
 
@@ -12,9 +17,10 @@ import numpy as np
 from hf_pgg.data.images import resize_frames
 from hf_pgg.synthesis.base import Sample
 from hf_pgg.synthesis.clips import PairClipSynthesizer
+from hf_pgg.synthesis.pasting import join_sources, place_sources
 
 
-def tile_places(height: int, width: int, grid: tuple[int, int]) -> list[tuple[slice, slice]]:
+def _tile_places(height: int, width: int, grid: tuple[int, int]) -> list[tuple[slice, slice]]:
     """Rows and columns of each tile of a `grid` (rows, columns), from left to right and top to bottom."""
     rows = np.linspace(0, height, grid[0] + 1).round().astype(int)
     columns = np.linspace(0, width, grid[1] + 1).round().astype(int)
@@ -27,12 +33,19 @@ def tile_places(height: int, width: int, grid: tuple[int, int]) -> list[tuple[sl
 
 @dataclass(frozen=True, kw_only=True)
 class TileMix(PairClipSynthesizer):
-    """Whole clips side by side in the tiles of a grid: the row's in a random one, partners from `source` in the others.
+    """Puts each row's clip in a random tile of a grid, and partners from `source` in the other tiles.
 
-    Every source's weight is its tile's share of the image.
+    Every clip is shown whole; the weight of its label is its tile's share of the image.
 
     Args:
+        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
         grid (`tuple[int, int]`, *optional*, defaults to (1, 2)): Rows and columns of tiles.
+        video_column, sampler, size, storage, label_column, seed, epoch, row_id_column: See
+            [`~hf_pgg.synthesis.clips.ClipSynthesizer`].
+
+    Example:
+        >>> TileMix(source=clips, grid=(2, 2)).map(clips)[0]["label_weights"]
+        [0.25, 0.25, 0.25, 0.25]
     """
 
     grid: tuple[int, int] = (1, 2)
@@ -40,25 +53,18 @@ class TileMix(PairClipSynthesizer):
     def __post_init__(self) -> None:
         super().__post_init__()
         if min(self.grid) < 1 or self.grid[0] * self.grid[1] < 2:
-            raise ValueError(f"a grid of {self.grid} does not hold two clips")
+            raise ValueError(f"a grid of {self.grid} does not hold two clips: give two tiles or more, as in (1, 2)")
 
     def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
         clip = self.sample(row, rng)
         height, width = clip.size
-        places = tile_places(height, width, self.grid)
+        places = _tile_places(height, width, self.grid)
         own = int(rng.integers(len(places)))
-        mixed = np.empty_like(clip.frames)
-        labels: list[int] = []
-        weights: list[float] = []
-        masks: list[np.ndarray] = []
+        mixed, parts = np.empty_like(clip.frames), []
         for i, (rows, columns) in enumerate(places):
             tile = (rows.stop - rows.start, columns.stop - columns.start)
             frames, sources = (clip.frames, self.sources(row, clip)) if i == own else self.partner(rng, tile)
             mixed[:, rows, columns] = resize_frames(frames, tile)
-            labels += sources[0]
-            weights += [weight * tile[0] * tile[1] / (height * width) for weight in sources[1]]
-            for mask in sources[2]:
-                placed = np.zeros(mixed.shape[:3], np.float32)
-                placed[:, rows, columns] = resize_frames(mask, tile)
-                masks.append(placed)
-        return Sample(mixed, labels, weights, masks)
+            share = tile[0] * tile[1] / (height * width)
+            parts.append(place_sources(sources.resized(tile), mixed.shape[:3], np.s_[:, rows, columns], share))
+        return Sample(mixed, *join_sources(parts))

@@ -1,12 +1,8 @@
-"""VideoMix and tiled clips: several clips mixed into one by boxes in space and time.
+"""VideoMix: a cuboid of one clip, in space, in time or in both, replaced by that of another.
 
-VideoMix: S. Yun et al., "VideoMix: Rethinking Data Augmentation for Video Classification", arXiv 2012.03457. A cuboid
-of one clip replaces that of another; labels are mixed by the share of voxels. Here the share counts what was replaced
-after clipping at the border, and each row draws its own cuboid, so that it does not depend on its batch.
-
-Tiles: the images' form of the mixing of whole clips that R. Hachiuma et al. train a weakly supervised localizer with
-("Unified Keypoint-based Action Recognition Framework via Structured Keypoint Pooling", CVPR 2023): they join the
-skeletons of several clips under a mixed label; here the clips themselves stand side by side.
+S. Yun et al., "VideoMix: Rethinking Data Augmentation for Video Classification", arXiv 2012.03457. Labels are mixed by
+the share of voxels. Here the share counts what was replaced after clipping at the border, and each row draws its own
+cuboid, so that it does not depend on its batch.
 """
 
 from __future__ import annotations
@@ -19,55 +15,40 @@ import numpy as np
 
 from hf_pgg.synthesis.base import Sample
 from hf_pgg.synthesis.clips import PairClipSynthesizer
-from hf_pgg.synthesis.cutmix import mix_sources
+from hf_pgg.synthesis.pasting import paste_window
 
-Cuboid = tuple[slice, slice, slice]
-Mode = Literal["spatial", "temporal", "spatiotemporal"]
 _AXES: dict[str, tuple[int, ...]] = {"spatial": (1, 2), "temporal": (0,), "spatiotemporal": (0, 1, 2)}
 
 
-def videomix_cuboid(shape: tuple[int, int, int], lam: float, centre: tuple[int, int, int], mode: Mode) -> Cuboid:
-    """Frames, rows and columns of a cuboid of share 1 - lam of a clip of `shape` (T, H, W), clipped at its border.
-
-    The cuboid spans the clip along the axes that `mode` does not cut; along the d axes that it does, it takes
-    (1 - lam)^(1/d) of the clip's length around `centre`.
-    """
-    axes = _AXES[mode]
-    cut = (1 - lam) ** (1 / len(axes))
-    spans = []
-    for axis, length in enumerate(shape):
-        if axis not in axes:
-            spans.append(slice(0, length))
-            continue
-        side = round(length * cut)
+def _videomix_cuboid(shape: tuple[int, ...], lam: float, centre: tuple[int, ...], mode: str) -> tuple[slice, ...]:
+    """Frames, rows and columns of a cuboid of share 1 - lam of a clip of `shape` (T, H, W), clipped at its border."""
+    cuboid = [slice(0, length) for length in shape]
+    for axis in _AXES[mode]:
+        side = round(shape[axis] * (1 - lam) ** (1 / len(_AXES[mode])))
         start = centre[axis] - side // 2
-        spans.append(slice(max(start, 0), min(start + side, length)))
-    return spans[0], spans[1], spans[2]
-
-
-def paste_cuboid(clip: np.ndarray, other: np.ndarray, cuboid: Cuboid) -> tuple[np.ndarray, np.ndarray]:
-    """`clip` (T, H, W, 3) with the cuboid taken from `other`, of the same shape.
-
-    Returns:
-        The mixed clip, and the float32 mask (T, H, W) of what stems from `other`.
-    """
-    mixed, mask = clip.copy(), np.zeros(clip.shape[:3], np.float32)
-    mixed[cuboid] = other[cuboid]
-    mask[cuboid] = 1
-    return mixed, mask
+        cuboid[axis] = slice(max(start, 0), min(start + side, shape[axis]))
+    return tuple(cuboid)
 
 
 @dataclass(frozen=True, kw_only=True)
 class VideoMix(PairClipSynthesizer):
-    """VideoMix with a partner from `source`, which is sampled in the same way and resized to the row's clip.
+    """Replaces a cuboid of each row's clip by that of a partner from `source`, resized to the clip.
 
     Args:
+        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
         mode (`str`, *optional*, defaults to `"spatial"`): `"spatial"` (the same rectangle in every frame),
             `"temporal"` (all of the frames in one span of time) or `"spatiotemporal"`.
         alpha (`float`, *optional*, defaults to 1.0): lambda, the share that stays, is drawn from Beta(alpha, alpha).
+        video_column, sampler, size, storage, label_column, seed, epoch, row_id_column: See
+            [`~hf_pgg.synthesis.clips.ClipSynthesizer`].
+
+    Example:
+        >>> mixed = VideoMix(source=clips, mode="temporal").map(clips)
+        >>> len(mixed[0]["video"]), mixed[0]["label_weights"]
+        (8, [0.5, 0.5])
     """
 
-    mode: Mode = "spatial"
+    mode: Literal["spatial", "temporal", "spatiotemporal"] = "spatial"
     alpha: float = 1.0
 
     def __post_init__(self) -> None:
@@ -79,7 +60,7 @@ class VideoMix(PairClipSynthesizer):
         clip = self.sample(row, rng)
         shape = clip.frames.shape[:3]
         lam = rng.beta(self.alpha, self.alpha)
-        frame, y, x = (int(rng.integers(length)) for length in shape)
-        other, theirs = self.partner(rng, clip.size)
-        mixed, mask = paste_cuboid(clip.frames, other, videomix_cuboid(shape, lam, (frame, y, x), self.mode))
-        return Sample(mixed, *mix_sources(self.sources(row, clip), theirs, mask))
+        centre = tuple(int(rng.integers(length)) for length in shape)
+        other, other_sources = self.partner(rng, clip.size)
+        mixed, mask = paste_window(clip.frames, other, _videomix_cuboid(shape, lam, centre, self.mode))
+        return Sample(mixed, *self.sources(row, clip).mix(other_sources, mask))

@@ -1,0 +1,96 @@
+"""The steps that several methods are made of: pasting, blending and cropping arrays, and placing their sources."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from hf_pgg.data.images import resize
+from hf_pgg.data.provenance import Sources
+
+
+def paste_window(image: np.ndarray, other: np.ndarray, window: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
+    """Replaces a window of an image, or of a clip, by another one.
+
+    Args:
+        image (`np.ndarray`): (H, W, 3), or (T, H, W, 3). It is left as it is.
+        other (`np.ndarray`): Of the shape of `image`, or of the window's.
+        window (`tuple[slice, ...]`): Rows and columns; of a clip, frames, rows and columns.
+
+    Returns:
+        The mix, and the float32 mask (H, W) or (T, H, W) that is 1 where it stems from `other`.
+
+    Example:
+        >>> mixed, mask = paste_window(np.zeros((2, 3, 3)), np.ones((2, 3, 3)), np.s_[0:1, 1:3])
+        >>> mask
+        array([[0., 1., 1.],
+               [0., 0., 0.]], dtype=float32)
+    """
+    mixed, mask = image.copy(), np.zeros(image.shape[:-1], np.float32)
+    mixed[window] = other[window] if other.shape == image.shape else other
+    mask[window] = 1
+    return mixed, mask
+
+
+def blend(image: np.ndarray, background: np.ndarray, alpha: np.ndarray) -> np.ndarray:
+    """Mixes two images, or clips, pixel by pixel: `image` where `alpha` is 1, `background` where it is 0.
+
+    Args:
+        image, background (`np.ndarray`): (H, W, 3) or (T, H, W, 3), in [0, 255].
+        alpha (`np.ndarray`): (H, W) or (T, H, W) float in [0, 1].
+
+    Returns:
+        The mix as uint8.
+
+    Example:
+        >>> blend(np.full((1, 2, 1), 200), np.full((1, 2, 1), 100), np.array([[1, 0.5]])).ravel()
+        array([200, 150], dtype=uint8)
+    """
+    weight = alpha[..., None]
+    return np.rint(weight * image + (1 - weight) * background).astype(np.uint8)
+
+
+def crop_to_aspect(image: np.ndarray, size: tuple[int, int], rng: np.random.Generator) -> np.ndarray:
+    """Cuts the largest window with the aspect of `size` (height, width) at a random place, and resizes it to `size`.
+
+    Example:
+        >>> crop_to_aspect(np.zeros((20, 30, 3), np.uint8), (8, 8), np.random.default_rng(0)).shape
+        (8, 8, 3)
+    """
+    scale = min(image.shape[0] / size[0], image.shape[1] / size[1])
+    height, width = (max(round(side * scale), 1) for side in size)
+    top = int(rng.integers(image.shape[0] - height + 1))
+    left = int(rng.integers(image.shape[1] - width + 1))
+    return resize(image[top : top + height, left : left + width], size)
+
+
+def place_sources(sources: Sources, shape: tuple[int, ...], window: Any, share: float = 1.0) -> Sources:
+    """The sources of a sample that fills one window of a larger sample.
+
+    Args:
+        shape (`tuple[int, ...]`): Shape of the larger sample's masks, which are 0 outside the window.
+        window: Index of the window, slices of an array of `shape`.
+        share (`float`): Share of the larger sample's label, by which the weights are multiplied.
+
+    Example:
+        >>> placed = place_sources(Sources([1], [1.0], [np.ones((1, 2), np.float32)]), (1, 4), np.s_[:, 2:], 0.5)
+        >>> placed.weights, placed.masks[0]
+        ([0.5], array([[0., 0., 1., 1.]], dtype=float32))
+    """
+    masks = [np.zeros(shape, np.float32) for _ in sources.masks]
+    for placed, mask in zip(masks, sources.masks, strict=True):
+        placed[window] = mask
+    return Sources(sources.labels, [weight * share for weight in sources.weights], masks)
+
+
+def join_sources(parts: Sequence[Sources]) -> Sources:
+    """The sources of several samples, one after the other.
+
+    Example:
+        >>> join_sources([Sources([1], [0.5], [np.ones((1, 1))]), Sources([0], [0.5], [np.zeros((1, 1))])]).labels
+        [1, 0]
+    """
+    labels, weights, masks = ([value for part in column for value in part] for column in zip(*parts, strict=True))
+    return Sources(labels, weights, masks)
