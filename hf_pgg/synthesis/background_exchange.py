@@ -74,7 +74,7 @@ class BackgroundExchange(PairSynthesizer):
     Example:
         >>> image = BackgroundExchange(source=rows, seed=1).map(rows)[0]["image"]
         >>> rows[0]["image"].getpixel((0, 0)), image.getpixel((0, 0))  # outside the target
-        ((40, 40, 40), (120, 120, 120))
+        ((40, 40, 40), (160, 160, 160))
     """
 
     probability: float = 1.0

@@ -42,7 +42,7 @@ class CutMix(PairSynthesizer):
     Example:
         >>> mixed = CutMix(source=rows, seed=2).map(rows)
         >>> mixed[0]["labels"], mixed[0]["label_weights"]
-        ([0, 1], [0.75, 0.25])
+        ([0, 1], [0.6875, 0.3125])
     """
 
     alpha: float = 1.0

@@ -269,7 +269,7 @@ class PuzzleMix(PairSynthesizer):
         ...     return image[..., 0].astype(float)
         >>> mixed = PuzzleMix(source=rows, saliency=redness, blocks=(4,)).map(rows)
         >>> mixed[0]["labels"], mixed[0]["label_weights"]
-        ([0, 1], [0.5, 0.5])
+        ([0, 1], [0.625, 0.375])
     """
 
     saliency: Saliency
@@ -293,12 +293,9 @@ class PuzzleMix(PairSynthesizer):
         n, lam = int(rng.choice(self.blocks)), float(rng.beta(self.alpha, self.alpha))
         image, sources = self.read(row)
         height, width = (max(round(side / n), 1) * n for side in image.shape[:2])
-        images, parts = zip(
-            (resize(image, (height, width)), sources.resized((height, width))),
-            self.partner(rng, (height, width)),
-            strict=True,
-        )
-        saliencies = [self._saliency_of(image, part) for image, part in zip(images, parts, strict=True)]
+        other, other_sources = self.partner(rng, (height, width))
+        images, parts = [resize(image, (height, width)), other], [sources.resized((height, width)), other_sources]
+        saliencies = [self._saliency_of(*pair) for pair in zip(images, parts, strict=True)]
         options = {name: getattr(self, name) for name in ("beta", "gamma", "eta", "transport_cost")}
         mixed, z, orders = puzzlemix(images, saliencies, lam, n, **options)
         ours, theirs = (

@@ -45,7 +45,7 @@ class VideoMix(PairClipSynthesizer):
     Example:
         >>> mixed = VideoMix(source=clips, mode="temporal").map(clips)
         >>> len(mixed[0]["video"]), mixed[0]["label_weights"]
-        (8, [0.5, 0.5])
+        (8, [0.75, 0.25])
     """
 
     mode: Literal["spatial", "temporal", "spatiotemporal"] = "spatial"

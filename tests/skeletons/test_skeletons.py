@@ -26,7 +26,7 @@ from hf_pgg.guidance.forward import GuidanceSettings, guided_forward
 from hf_pgg.guidance.modes import RandomState, second_derivatives
 from hf_pgg.skeletons.model import SkeletonClassifier, SkeletonConfig
 from hf_pgg.skeletons.rows import KEYPOINT_FEATURE, SkeletonCollator, normalize_tracks, read_keypoints
-from hf_pgg.synthesis.batchmix import join_persons
+from hf_pgg.synthesis.batchmix import _join_persons
 
 POINTS, FRAMES, CLASSES = 5, 6, 4
 FEATURES = 2 * POINTS
@@ -363,7 +363,7 @@ def test_a_mix_depends_on_seed_row_and_epoch_alone(skeletons):
 
 def test_clips_that_cannot_be_joined_are_refused(skeletons):
     with pytest.raises(ValueError, match=r"\[\(6, 10\), \(6, 8\)\] frames and features: they must agree"):
-        join_persons([np.zeros((1, 6, 10)), np.zeros((1, 6, 8))])
+        _join_persons([np.zeros((1, 6, 10)), np.zeros((1, 6, 8))])
     with pytest.raises(ProvenanceError, match=r"row 0, column 'keypoints': .* need a clip of 7 frames, this one has 6"):
         BatchMix(source=skeletons, sampler=FrameSampler(7, "dense")).map(skeletons)
     broken = Dataset.from_list([{**row, "keypoints": [[None]]} for row in skeletons], features=skeletons.features)

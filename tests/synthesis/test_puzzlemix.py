@@ -11,20 +11,20 @@ from torch import nn
 
 from hf_pgg.data.images import decode_mask, to_rgb
 from hf_pgg.data.preprocessing import InputSpec
-from hf_pgg.data.provenance import ProvenanceError
+from hf_pgg.data.provenance import ProvenanceError, Sources
 from hf_pgg.data.validation import validate_row
 from hf_pgg.synthesis.base import FreshDraws
 from hf_pgg.synthesis.cutmix import CutMix
 from hf_pgg.synthesis.puzzlemix import (
     InputGradientSaliency,
     PuzzleMix,
-    block_saliency,
-    expand_blocks,
-    mask_costs,
-    permute_blocks,
+    _block_saliency,
+    _expand_blocks,
+    _mask_costs,
+    _permute_blocks,
+    _solve_mask,
+    _transport,
     puzzlemix,
-    solve_mask,
-    transport,
 )
 from tests.conftest import SIZE, tiny_model
 
@@ -123,11 +123,11 @@ def test_the_mask_minimises_the_papers_energy_over_all_81_labelings(seed):
     images, shares = random_pair(rng, 2, 16, 24)
     images[0] //= 4  # borders between the images differ from those within
     options = {"lam": float(rng.random()), "beta": 1.2, "gamma": 0.5, "eta": 0.2}
-    costs = mask_costs(images, shares, **options)
+    costs = _mask_costs(images, shares, **options)
     energies = [energy_by_definition(z, images, shares, **options) for z in all_masks(2)]
     offsets = [e - energy_of_costs(z, *costs) for e, z in zip(energies, all_masks(2), strict=True)]
     assert np.ptp(offsets) < 1e-7
-    found = energy_by_definition(solve_mask(*costs), images, shares, **options)
+    found = energy_by_definition(_solve_mask(*costs), images, shares, **options)
     assert found == pytest.approx(min(energies), abs=1e-7)
 
 
@@ -136,7 +136,7 @@ def test_the_minimum_cut_is_exact_for_any_costs(seed):
     rng = np.random.default_rng(seed)
     costs = random_costs(rng, 2)
     best = min(energy_of_costs(z, *costs) for z in all_masks(2))
-    assert energy_of_costs(solve_mask(*costs), *costs) == pytest.approx(best, abs=1e-6)
+    assert energy_of_costs(_solve_mask(*costs), *costs) == pytest.approx(best, abs=1e-6)
 
 
 def test_the_minimum_cut_is_exact_over_all_19683_labelings_of_nine_blocks():
@@ -144,13 +144,13 @@ def test_the_minimum_cut_is_exact_over_all_19683_labelings_of_nine_blocks():
     for seed in range(3):
         costs = random_costs(np.random.default_rng(seed), 3)
         best = min(energy_of_costs(z, *costs) for z in masks)
-        assert energy_of_costs(solve_mask(*costs), *costs) == pytest.approx(best, abs=1e-6)
+        assert energy_of_costs(_solve_mask(*costs), *costs) == pytest.approx(best, abs=1e-6)
 
 
 def test_no_change_of_a_block_or_a_line_of_blocks_improves_a_mask_of_256():
     rng = np.random.default_rng(0)
-    costs = mask_costs(*random_pair(rng, 16, 64, 64), 0.6, beta=1.2, gamma=0.5, eta=0.2)
-    z = solve_mask(*costs)
+    costs = _mask_costs(*random_pair(rng, 16, 64, 64), 0.6, beta=1.2, gamma=0.5, eta=0.2)
+    z = _solve_mask(*costs)
     assert set(np.unique(z)) == set(LEVELS)
     best = energy_of_costs(z, *costs)
     for y, x, level in itertools.product(range(16), range(16), LEVELS):
@@ -164,17 +164,17 @@ def test_without_saliency_to_tell_them_apart_lambda_decides():
     grey = np.full((2, 16, 16, 3), 128, np.uint8)
     uniform = np.full((2, 4, 4), 1 / 16)
     for lam, level in ((0.0, 0), (0.1, 0), (0.5, 0.5), (0.9, 1), (1.0, 1)):
-        costs = mask_costs(grey, uniform, lam, beta=1.2, gamma=0.5, eta=0.2)
-        assert (solve_mask(*costs) == level).all()
+        costs = _mask_costs(grey, uniform, lam, beta=1.2, gamma=0.5, eta=0.2)
+        assert (_solve_mask(*costs) == level).all()
 
 
 def test_equal_costs_give_a_mask_too():
-    assert (solve_mask(np.zeros((2, 2, 3)), np.zeros((1, 2)), np.zeros((2, 1))) == 0).all()
+    assert (_solve_mask(np.zeros((2, 2, 3)), np.zeros((1, 2)), np.zeros((2, 1))) == 0).all()
 
 
 def test_a_negative_weight_is_no_minimum_cut():
     with pytest.raises(ValueError, match="`gamma` at most 1"):
-        solve_mask(np.zeros((2, 2, 3)), np.full((1, 2), -1.0), np.zeros((2, 1)))
+        _solve_mask(np.zeros((2, 2, 3)), np.full((1, 2), -1.0), np.zeros((2, 1)))
 
 
 # ---------------------------------------------------------------------------------------------- the transport
@@ -190,7 +190,7 @@ def test_transport_is_the_best_of_all_24_orders(seed):
         return (kept.ravel() * saliency.ravel()[list(order)]).sum() - cost * sum(moved)
 
     best = max(gain(order) for order in itertools.permutations(range(4)))
-    assert gain(transport(saliency, kept, cost)) == pytest.approx(best)
+    assert gain(_transport(saliency, kept, cost)) == pytest.approx(best)
 
 
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
@@ -198,19 +198,19 @@ def test_transport_is_a_permutation_that_never_loses_saliency(n):
     rng = np.random.default_rng(n)
     for _ in range(3):
         saliency, kept = rng.gamma(0.3, size=(n, n)), rng.random((n, n)) > 0.5
-        order = transport(saliency / saliency.sum(), kept)
+        order = _transport(saliency / saliency.sum(), kept)
         assert sorted(order) == list(range(n * n))
         assert saliency.ravel()[order][kept.ravel()].sum() >= saliency[kept].sum() - 1e-9
         uniform = np.full((n, n), 1 / n**2)
-        assert (transport(uniform, kept) == np.arange(n * n)).all()
+        assert (_transport(uniform, kept) == np.arange(n * n)).all()
 
 
 def test_a_hidden_salient_block_moves_next_door_where_it_is_seen():
     saliency, kept = np.zeros((4, 4)), np.zeros((4, 4), bool)
     saliency[1, 1], kept[1, 2], kept[3, 3] = 1, True, True
     swap = 2 / 3**2  # two blocks, each by one side of a block of three
-    assert transport(saliency, kept, cost=0.99 / swap)[1 * 4 + 2] == 1 * 4 + 1
-    assert (transport(saliency, kept, cost=1.01 / swap) == np.arange(16)).all()
+    assert _transport(saliency, kept, cost=0.99 / swap)[1 * 4 + 2] == 1 * 4 + 1
+    assert (_transport(saliency, kept, cost=1.01 / swap) == np.arange(16)).all()
 
 
 # ---------------------------------------------------------------------------------------------- pixels
@@ -232,9 +232,9 @@ def test_every_pixel_is_the_blend_of_the_blocks_that_mask_and_orders_name(n):
         share = z.ravel()[i]
         expected = share * block(images[0], order[i]) + (1 - share) * block(images[1], other_order[i])
         assert np.abs(block(mixed, i) - expected).max() <= 0.5
-        assert (block(expand_blocks(z, (height, width))[..., None], i) == share).all()
+        assert (block(_expand_blocks(z, (height, width))[..., None], i) == share).all()
     assert n == 2 or {tuple(order), tuple(other_order)} != {tuple(range(n * n))}
-    assert (permute_blocks(permute_blocks(images[0], order), np.argsort(order)) == images[0]).all()
+    assert (_permute_blocks(_permute_blocks(images[0], order), np.argsort(order)) == images[0]).all()
 
 
 @pytest.mark.parametrize("n", [2, 4, 8, 16])
@@ -300,7 +300,7 @@ def test_a_source_of_several_labels_is_salient_by_their_weights(photos):
         return np.full(image.shape[:2], 1.0 + label)
 
     method = PuzzleMix(source=photos, saliency=saliency)
-    total = method._saliency_of(to_rgb(row["image"]), row["labels"], row["label_weights"])
+    total = method._saliency_of(to_rgb(row["image"]), Sources(row["labels"], row["label_weights"], []))
     assert seen == [0, 2] and (total == 0.25 * 1 + 0.75 * 3).all()
 
 
@@ -361,8 +361,8 @@ def test_saliency_keeps_a_copy_of_the_model_in_evaluation_mode(processor):
 
 def test_no_gradient_counts_as_uniform_saliency():
     saliency = InputGradientSaliency(LinearClassifier(scale=0.0), SPEC)(np.zeros((8, 8, 3), np.uint8), 0)
-    assert (saliency == 0).all() and (block_saliency(saliency, 4) == 1 / 16).all()
-    assert block_saliency(np.arange(16.0).reshape(4, 4), 2) == pytest.approx(np.array([[10, 18], [42, 50]]) / 120)
+    assert (saliency == 0).all() and (_block_saliency(saliency, 4) == 1 / 16).all()
+    assert _block_saliency(np.arange(16.0).reshape(4, 4), 2) == pytest.approx(np.array([[10, 18], [42, 50]]) / 120)
 
 
 # ---------------------------------------------------------------------------------------------- as a transform

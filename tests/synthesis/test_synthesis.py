@@ -25,11 +25,12 @@ from hf_pgg import (
 from hf_pgg.data.images import decode_mask, to_rgb
 from hf_pgg.data.validation import validate_row
 from hf_pgg.synthesis.background_exchange import fill_target
-from hf_pgg.synthesis.composite import composite, crop_to_mask
-from hf_pgg.synthesis.cutmix import cutmix_box, paste_box
+from hf_pgg.synthesis.composite import _crop_to_mask, composite
+from hf_pgg.synthesis.cutmix import _cutmix_box
 from hf_pgg.synthesis.edit import unedited_mask
-from hf_pgg.synthesis.mask_ablation import misplaced_mask, resize_mask_area
-from hf_pgg.synthesis.resizemix import resizemix_box
+from hf_pgg.synthesis.mask_ablation import _misplaced_mask, _resize_mask_area
+from hf_pgg.synthesis.pasting import paste_window
+from hf_pgg.synthesis.resizemix import _resizemix_box
 
 
 def grey_band(image):
@@ -98,16 +99,16 @@ def test_cutmix_takes_every_pixel_from_the_source_its_mask_names(photos):
 def test_the_cutmix_box_is_clipped_and_lambda_exact(seed):
     rng = np.random.default_rng(seed)
     y, x = int(rng.integers(20)), int(rng.integers(30))
-    box = cutmix_box(20, 30, rng.random(), y, x)
+    box = _cutmix_box(20, 30, rng.random(), y, x)
     assert 0 <= box[0] <= box[1] <= 20 and 0 <= box[2] <= box[3] <= 30
     image, other = rng.integers(0, 256, (2, 20, 30, 3), dtype=np.uint8)
-    mixed, mask = paste_box(image, other, box)
+    mixed, mask = paste_window(image, other, np.s_[box[0] : box[1], box[2] : box[3]])
     assert (mixed[mask == 1] == other[mask == 1]).all() and (mixed[mask == 0] == image[mask == 0]).all()
 
 
 def test_resizemix_pastes_the_whole_partner():
-    assert resizemix_box(20, 30, 0.5, 0.0, 1.0) == (0, 10, 15, 30)
-    box = resizemix_box(33, 17, 0.8, 0.37, 0.91)
+    assert _resizemix_box(20, 30, 0.5, 0.0, 1.0) == (0, 10, 15, 30)
+    box = _resizemix_box(33, 17, 0.8, 0.37, 0.91)
     assert 0 <= box[0] < box[1] <= 33 and 0 <= box[2] < box[3] <= 17
 
 
@@ -191,7 +192,7 @@ def test_filling_removes_the_object():
 def test_dilation_and_erosion_are_by_area(fraction):
     rows, columns = np.mgrid[:60, :60]
     mask = ((rows - 30) ** 2 + (columns - 25) ** 2 < 200).astype(np.float32)
-    moved = resize_mask_area(mask, fraction)
+    moved = _resize_mask_area(mask, fraction)
     assert moved.sum() == round(mask.sum() * (1 + fraction))
     assert (moved >= (mask > 0)).all() if fraction > 0 else (moved <= (mask > 0)).all()
 
@@ -199,7 +200,7 @@ def test_dilation_and_erosion_are_by_area(fraction):
 def test_a_random_mask_has_the_true_ones_area():
     mask = np.zeros((9, 9))
     mask[2:5, 3:5] = 1
-    moved = [misplaced_mask(mask, np.random.default_rng(seed)) for seed in range(8)]
+    moved = [_misplaced_mask(mask, np.random.default_rng(seed)) for seed in range(8)]
     assert all(m.sum() == mask.sum() for m in moved)
     assert any((m != mask).any() for m in moved)
 
@@ -324,7 +325,7 @@ def test_an_empty_cutout_is_named(photos, scenes):
     empty = photos.map(lambda row: {"mask": PILImage.new("L", row["image"].size)})
     with pytest.raises(ProvenanceError, match=r"row 0.*cut-out is empty"):
         Composite(backgrounds=scenes, mask_column="mask").map(empty)
-    assert crop_to_mask(np.zeros((4, 4, 3)), np.eye(4))[1].shape == (4, 4)
+    assert _crop_to_mask(np.zeros((4, 4, 3)), np.eye(4))[1].shape == (4, 4)
 
 
 def test_masks_decode_to_what_was_mixed(photos):

@@ -13,10 +13,11 @@ from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, resize_frames
 from hf_pgg.data.validation import validate_row
 from hf_pgg.data.video import open_clip, probe
-from hf_pgg.synthesis.actor_composite import ActorComposite, crop_to_aspect, paste_actor, read_masks
+from hf_pgg.synthesis.actor_composite import ActorComposite, read_masks
 from hf_pgg.synthesis.clips import SampledClip
-from hf_pgg.synthesis.tilemix import TileMix, tile_places
-from hf_pgg.synthesis.videomix import VideoMix, paste_cuboid, videomix_cuboid
+from hf_pgg.synthesis.pasting import blend, crop_to_aspect, paste_window
+from hf_pgg.synthesis.tilemix import TileMix, _tile_places
+from hf_pgg.synthesis.videomix import VideoMix, _videomix_cuboid
 
 HEIGHT, WIDTH, COUNT = 24, 32, 10
 GREY = np.arange(COUNT) * 20 + 40  # clip i is of this grey throughout
@@ -128,23 +129,23 @@ def test_a_cuboid_has_the_share_drawn_where_it_fits_and_is_clipped_elsewhere(mod
     shape = (64, 80, 96)
     middle = (32, 40, 48)
     for lam in (0.2, 0.5, 0.9):
-        mixed, mask = paste_cuboid(
+        mixed, mask = paste_window(
             np.zeros((*shape, 3), np.uint8),
             np.ones((*shape, 3), np.uint8),
-            videomix_cuboid(shape, lam, middle, mode),
+            _videomix_cuboid(shape, lam, middle, mode),
         )
         assert mask.mean() == pytest.approx(1 - lam, abs=0.02) and (mixed == mask[..., None]).all()
-        corner = videomix_cuboid(shape, lam, (0, 79, 0), mode)
+        corner = _videomix_cuboid(shape, lam, (0, 79, 0), mode)
         assert all(0 <= span.start <= span.stop <= length for span, length in zip(corner, shape, strict=True))
-    assert videomix_cuboid(shape, 0.0, middle, mode) == (slice(0, 64), slice(0, 80), slice(0, 96))
-    none = videomix_cuboid(shape, 1.0, middle, mode)
+    assert _videomix_cuboid(shape, 0.0, middle, mode) == (slice(0, 64), slice(0, 80), slice(0, 96))
+    none = _videomix_cuboid(shape, 1.0, middle, mode)
     assert any(span.start == span.stop for span in none)
 
 
 def test_tiles_cover_the_image_once():
     for grid in ((1, 2), (2, 2), (3, 1), (2, 5)):
         covered = np.zeros((23, 31), int)
-        for rows, columns in tile_places(23, 31, grid):
+        for rows, columns in _tile_places(23, 31, grid):
             covered[rows, columns] += 1
         assert (covered == 1).all()
 
@@ -243,7 +244,7 @@ def test_pasting_is_a_weighted_mean():
     frames, background = rng.integers(0, 256, (2, 3, 4, 5, 3), dtype=np.uint8)
     alpha = rng.random((3, 4, 5)).astype(np.float32)
     expected = alpha[..., None] * frames + (1 - alpha[..., None]) * background
-    assert np.abs(paste_actor(frames, alpha, background) - expected).max() <= 0.5 + 1e-3
+    assert np.abs(blend(frames, background, alpha) - expected).max() <= 0.5 + 1e-3
 
 
 def test_masks_are_read_from_a_stack_or_a_list():
