@@ -94,7 +94,7 @@ def as_synthetic(rows: Dataset, args: DataArguments, config: PGGConfig) -> Datas
 def open_synthetic(name: str, image_column: str) -> Dataset:
     """Generated rows, whose images are in column `image` or in the real rows' own."""
     rows = open_dataset(name, "train")
-    return rows if image_column in rows.column_names else open_dataset(name, "train", names={IMAGE: image_column})
+    return rows if image_column in rows.column_names else open_dataset(name, "train", columns={IMAGE: image_column})
 
 
 @lru_cache

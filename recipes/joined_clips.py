@@ -84,7 +84,9 @@ def load_data(task: JoinedArguments) -> DatasetDict:
         model = AutoConfig.from_pretrained(task.checkpoints[0])
         return digits_in_motion(size=model.image_size, num_frames=model.num_frames)
     names = {task.video_column: VIDEO, task.label_column: "label"}
-    train, test = (open_dataset(task.dataset_name, split, names=names) for split in (task.train_split, task.test_split))
+    train, test = (
+        open_dataset(task.dataset_name, split, columns=names) for split in (task.train_split, task.test_split)
+    )
     task.video_column, task.label_column = VIDEO, "label"
     return DatasetDict(validation=hold_out(train, task.validation_share, task.source_column)[1], test=test)
 

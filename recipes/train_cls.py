@@ -22,7 +22,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets, load_dataset
+from datasets import ClassLabel, Dataset, DatasetDict, concatenate_datasets
 from huggingface_hub import upload_folder
 from torchvision.transforms import v2
 from transformers import (
@@ -40,6 +40,7 @@ from transformers import (
 from benchmarks.tables import mean_and_spread
 from hf_pgg import BackgroundExchange, Composite, CutMix, PGGConfig, PGGTrainer, ResizeMix, add_provenance
 from hf_pgg.data.labels import class_label
+from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_on_photographs, photographs
 from hf_pgg.metrics import group_accuracies, group_metrics, pair_groups
@@ -212,27 +213,6 @@ def load_data(args: DataArguments, config: PGGConfig) -> tuple[DatasetDict, str 
     return data, args.group_column, args.dataset_name
 
 
-def open_dataset(
-    name: str, split: str, config_name: str | None = None, names: Mapping[str, str] | None = None
-) -> Dataset:
-    """A split of a Hub data set, of a local folder, or of a parquet file.
-
-    Args:
-        names: Columns to rename, theirs to ours: transforms and collators have one name for an image and its label. A
-            column that has our name already, and is not the one meant, gives way.
-    """
-    if Path(name).is_file():
-        rows = load_dataset("parquet", data_files=name, split="train")
-    else:
-        rows = load_dataset(name, config_name, split=split)
-    for theirs, ours in (names or {}).items():
-        if theirs not in rows.column_names:
-            raise SystemExit(f"{name} has no column '{theirs}' but {', '.join(rows.column_names)}")
-        if theirs != ours:
-            rows = (rows.remove_columns(ours) if ours in rows.column_names else rows).rename_column(theirs, ours)
-    return rows
-
-
 def with_generated(train: Dataset, args: DataArguments, label_column: str = "label") -> Dataset:
     """The real rows, the generated ones, or both; generated rows keep what provenance they have.
 
@@ -243,7 +223,7 @@ def with_generated(train: Dataset, args: DataArguments, label_column: str = "lab
         raise SystemExit(f"--train_on {args.train_on}: choose real, generated or both")
     if args.generated is None or args.train_on == "real":
         return train
-    rows = open_dataset(args.generated, "train", names={IMAGE: IMAGE, label_column: "label"})
+    rows = open_dataset(args.generated, "train", columns={IMAGE: IMAGE, label_column: "label"})
     rows = rows.select_columns([name for name in ("label", *CONTRACT_COLUMNS) if name in rows.column_names])
     label, theirs = (class_label(part.features, "label") for part in (train, rows))
     if theirs.names != label.names:

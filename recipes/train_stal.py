@@ -173,7 +173,7 @@ def load_data(task: ClipArguments, config: ClipConfig) -> DatasetDict:
     """
     if task.dataset_name is not None:
         names = {str(config.video_column): VIDEO, config.label_column: "label"}
-        train, test = (open_dataset(task.dataset_name, s, names=names) for s in (task.train_split, task.test_split))
+        train, test = (open_dataset(task.dataset_name, s, columns=names) for s in (task.train_split, task.test_split))
         config.video_column, config.label_column = VIDEO, "label"
         return split_and_sample(train, test, task, config)
     clips = digits_in_motion(bias=task.bias, seed=config.seed, size=config.image_size, num_frames=config.num_frames)

@@ -184,7 +184,7 @@ def load_data(task: LocalizationArguments, config: LocalizationConfig) -> Datase
         return DatasetDict(train=train, selection=boxed["validation"], test=boxed["test"])
     names = {config.image_column: IMAGE, config.label_column: "label"}
     splits = {task.train_split, task.selection_split, task.test_split}
-    parts = {split: open_dataset(task.dataset_name, split, names=names) for split in sorted(splits)}
+    parts = {split: open_dataset(task.dataset_name, split, columns=names) for split in sorted(splits)}
     config.image_column, config.label_column = IMAGE, "label"
     images = [IMAGE, *([task.train_mask_column] if task.train_mask_column else [])]
     train = parts[task.train_split].select_columns([*images, "label"])

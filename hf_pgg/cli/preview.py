@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+from datasets import Dataset
 
 from hf_pgg.data.annotations import add_provenance
 from hf_pgg.data.images import open_image
+from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.provenance import IMAGE, PROVENANCE
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_on_photographs, photographs
 from hf_pgg.reports.figures import MOST_IMAGES, _write, contact_sheet, sheet_samples
@@ -28,26 +28,14 @@ def open_rows(name: str | None, split: str = "train", config: str | None = None)
         name (`str`, *optional*): None for the embedded digits on photographs.
 
     Raises:
-        FileNotFoundError: If a path does not exist, or the Hub has no such data set.
-        ValueError: If there is no such split, or a file is not parquet.
+        ValueError: If there is no such data set or split.
     """
-    if name is None:
-        splits = digits_on_photographs()
-    elif Path(name).is_file():
-        if Path(name).suffix != ".parquet":
-            raise ValueError(f"{name} is neither a parquet file nor a folder")
-        return load_dataset("parquet", data_files=name, split="train")
-    elif Path(name).is_dir() and any((Path(name) / file).is_file() for file in ("state.json", "dataset_dict.json")):
-        splits = load_from_disk(name)
-    elif Path(name).is_dir() or not (Path(name).is_absolute() or name.startswith(".")):
-        return load_dataset(name, config, split=split)
-    else:
-        raise FileNotFoundError(f"{name} does not exist")
-    if isinstance(splits, DatasetDict):
-        if split not in splits:
-            raise ValueError(f"there is no split '{split}': choose {', '.join(splits)}")
-        return splits[split]
-    return splits
+    if name is not None:
+        return open_dataset(name, split, config)
+    splits = digits_on_photographs()
+    if split not in splits:
+        raise ValueError(f"there is no split '{split}': choose {', '.join(splits)}")
+    return splits[split]
 
 
 def method_for(name: str, rows: Dataset, backgrounds: Dataset | None = None, *, embedded: bool, **options: Any) -> Any:

@@ -1,4 +1,4 @@
-"""groups."""
+"""Groups, the combinations of a label and a bias such as a background: counting them, and drawing rows by group."""
 
 from __future__ import annotations
 
@@ -9,28 +9,21 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from numpy.typing import ArrayLike
 
+from hf_pgg.data.labels import class_feature
+
 GROUP = "group"
 RULES = ("usb", "asb", "ffr")
 
 
-# ---------------------------------------------------------------------------------------------- groups
-
-
-def _classes(dataset: Dataset, column: str) -> ClassLabel:
-    feature = dataset.features.get(column)
-    if not isinstance(feature, ClassLabel):
-        raise ValueError(
-            f"column '{column}' is {'missing' if feature is None else feature}, not a ClassLabel; the columns are"
-            f" {dataset.column_names}. Turn it into classes with `dataset.class_encode_column('{column}')`."
-        )
-    return feature
-
-
 def column_values(dataset: Dataset, column: str) -> np.ndarray:
-    """(N,) int64, of a column of classes or integers.
+    """Returns a column of classes or integers as (N,) int64.
 
     Raises:
         ValueError: If a row has no value.
+
+    Example:
+        >>> column_values(rows, "label")
+        array([0, 1, 0, 1])
     """
     values = dataset.select_columns(column).with_format("arrow")[:][column]
     if values.null_count or (len(values) and values.to_numpy().min() < 0):
@@ -39,59 +32,85 @@ def column_values(dataset: Dataset, column: str) -> np.ndarray:
 
 
 def count_groups(dataset: Dataset, label_column: str, bias_column: str) -> np.ndarray:
-    """(labels, biases) int64: the rows of each group. Both columns are `ClassLabel`s.
+    """Counts the rows of each group, (labels, biases) int64.
 
     Raises:
-        ValueError: If a column is missing, is no `ClassLabel`, or has rows without a value.
+        ValueError: If a column is missing, is not a `ClassLabel`, or has rows without a value.
+
+    Example:
+        >>> scenes = ClassLabel(names=["beach", "forest"])
+        >>> count_groups(rows.add_column("scene", [0, 1, 0, 0], feature=scenes), "label", "scene")
+        array([[2, 0],
+               [1, 1]])
     """
-    shape = (_classes(dataset, label_column).num_classes, _classes(dataset, bias_column).num_classes)
+    shape = [class_feature(dataset.features, column).num_classes for column in (label_column, bias_column)]
     index = column_values(dataset, label_column) * shape[1] + column_values(dataset, bias_column)
     return np.bincount(index, minlength=shape[0] * shape[1]).reshape(shape)
 
 
 def add_groups(dataset: Dataset, columns: Sequence[str], name: str = GROUP) -> Dataset:
-    """Adds the group of each row as a `ClassLabel` of all combinations of `columns` (themselves `ClassLabel`s).
+    """Adds the group of each row as a `ClassLabel` of all combinations of `columns`, which are `ClassLabel`s.
 
     USB and ASB train on groups of (label, bias, real or synthetic): name the column of the source as the third.
+
+    Example:
+        >>> scenes = ClassLabel(names=["beach", "forest"])
+        >>> grouped = add_groups(rows.add_column("scene", [0, 1, 0, 0], feature=scenes), ["label", "scene"])
+        >>> grouped.features["group"].names
+        ['cat / beach', 'cat / forest', 'dog / beach', 'dog / forest']
+        >>> grouped["group"][:]
+        [0, 3, 0, 2]
     """
-    names = [" / ".join(parts) for parts in product(*(_classes(dataset, column).names for column in columns))]
+    classes = [class_feature(dataset.features, column) for column in columns]
+    names = [" / ".join(parts) for parts in product(*(found.names for found in classes))]
     index = np.zeros(len(dataset), np.int64)
-    for column in columns:
-        index = index * _classes(dataset, column).num_classes + column_values(dataset, column)
+    for column, found in zip(columns, classes, strict=True):
+        index = index * found.num_classes + column_values(dataset, column)
     return dataset.add_column(name, index.tolist(), feature=ClassLabel(names=names))
 
 
 def subgroup_counts(real: ArrayLike, rule: str) -> np.ndarray:
-    """How many synthetic rows each group gets, from the real rows of each.
+    """Says how many synthetic rows each group gets, (labels, biases) int64.
 
     `"usb"` tops every group up to the largest one: n_syn = sum_g (max n - n_g). `"ffr"` (stage one) and `"asb"` (added
     to the real rows) share the same total evenly: floor(n_syn / groups) each.
 
     Args:
-        real: (labels, biases) integers >= 0.
-
-    Returns:
-        (labels, biases) int64.
+        real (`ArrayLike`): Real rows of each group, (labels, biases) integers >= 0.
 
     Raises:
         ValueError: If the rule is unknown, or the counts are no table of counts.
+
+    Example:
+        >>> subgroup_counts([[90, 10], [10, 90]], "usb")
+        array([[ 0, 80],
+               [80,  0]])
     """
     real = np.asarray(real)
     if rule not in RULES:
         raise ValueError(f"rule '{rule}' is none of {', '.join(RULES)}")
     if real.ndim != 2 or not np.issubdtype(real.dtype, np.integer) or real.size == 0 or real.min() < 0:
-        raise ValueError(f"`real` is a (labels, biases) table of counts >= 0, not {real.tolist()}")
+        raise ValueError(f"`real` is {real.tolist()}: give a (labels, biases) table of counts >= 0")
     missing = real.max() - real.astype(np.int64)
     return missing if rule == "usb" else np.full_like(missing, missing.sum() // real.size)
 
 
 def take_per_group(dataset: Dataset, counts: ArrayLike, label_column: str, bias_column: str, seed: int = 0) -> Dataset:
-    """`counts` (labels, biases) rows of each group, drawn without replacement, in the order of the dataset.
+    """Draws rows of each group without replacement; they stay in the order of the dataset.
 
     A smaller count takes a part of what a larger one takes.
 
+    Args:
+        counts (`ArrayLike`): Rows to draw of each group, (labels, biases).
+
     Raises:
-        ValueError: Naming a group with too few rows.
+        ValueError: If a group has too few rows; the message names it.
+
+    Example:
+        >>> scenes = ClassLabel(names=["beach", "forest"])
+        >>> own = rows.add_column("scene", [0, 1, 0, 0], feature=scenes)
+        >>> take_per_group(own, [[0, 0], [1, 1]], "label", "scene")["row_id"][:]
+        [1, 3]
     """
     counts, have = np.asarray(counts), count_groups(dataset, label_column, bias_column)
     if counts.shape != have.shape:
@@ -104,8 +123,8 @@ def take_per_group(dataset: Dataset, counts: ArrayLike, label_column: str, bias_
                 f"group {_group_name(dataset, label_column, y, bias_column, b)} has {have[y, b]} rows,"
                 f" {counts[y, b]} are needed: add rows, or ask for fewer"
             )
-        rows = np.flatnonzero((labels == y) & (biases == b))
-        chosen.append(np.random.default_rng([seed, y, b]).permutation(rows)[: counts[y, b]])
+        of_group = np.flatnonzero((labels == y) & (biases == b))
+        chosen.append(np.random.default_rng([seed, y, b]).permutation(of_group)[: counts[y, b]])
     return dataset.select(np.sort(np.concatenate(chosen)))
 
 
@@ -124,12 +143,19 @@ def biased_split(
     All majority rows are kept, and round(majority (1 - ratio) / ratio) others, shared evenly by the other values.
 
     Args:
-        ratio (`float`): In (0, 1]; 0.99 leaves one row in a hundred off the majority.
-        majority (`Mapping`, *optional*): Label -> bias value; by default value i goes with label i.
-        allow_empty (`bool`, *optional*, defaults to `False`): Accept groups that are left without a row.
+        ratio (`float`): Share in (0, 1]; 0.99 leaves one row in a hundred off the majority.
+        majority (`Mapping[int, int]`, *optional*): Label to bias value; by default value i goes with label i.
+        allow_empty (`bool`): Whether groups may be left without a row.
 
     Raises:
-        ValueError: If a group has too few rows or would have none, naming it; or an argument makes no sense.
+        ValueError: If a group has too few rows or would have none (the message names it), or an argument makes no
+            sense.
+
+    Example:
+        >>> scenes = ClassLabel(names=["beach", "forest"])
+        >>> own = rows.add_column("scene", [0, 1, 1, 0], feature=scenes)
+        >>> biased_split(own, "label", "scene", ratio=1.0, allow_empty=True)["row_id"][:]
+        [0, 1]
     """
     if not 0 < ratio <= 1:
         raise ValueError(f"ratio is {ratio}: it must be in (0, 1]")
@@ -148,15 +174,14 @@ def biased_split(
         rest = round(have[label, value] * (1 - ratio) / ratio)
         for i, other in enumerate(others):
             counts[label, other] = rest // len(others) + (i < rest % len(others))
-    for label, value in np.argwhere(counts == 0):
-        if not allow_empty:
-            raise ValueError(
-                f"ratio {ratio} leaves group {_group_name(dataset, label_column, label, bias_column, value)} without a"
-                " real row: no method can be judged on it. Lower the ratio, add rows, or pass `allow_empty=True`"
-            )
+    for label, value in [] if allow_empty else np.argwhere(counts == 0):
+        raise ValueError(
+            f"ratio {ratio} leaves group {_group_name(dataset, label_column, label, bias_column, value)} without a"
+            " real row: no method can be judged on it. Lower the ratio, add rows, or pass `allow_empty=True`"
+        )
     return take_per_group(dataset, counts, label_column, bias_column, seed)
 
 
 def _group_name(dataset: Dataset, label_column: str, label: int, bias_column: str, bias: int) -> str:
-    names = (_classes(dataset, label_column).names[label], _classes(dataset, bias_column).names[bias])
-    return f"({label_column} '{names[0]}', {bias_column} '{names[1]}')"
+    names = [class_feature(dataset.features, column).names for column in (label_column, bias_column)]
+    return f"({label_column} '{names[0][label]}', {bias_column} '{names[1][bias]}')"

@@ -21,7 +21,8 @@ from datasets import Dataset
 from numpy.typing import ArrayLike
 from torch.utils.data import WeightedRandomSampler
 
-from hf_pgg.data.groups import GROUP, _classes, column_values
+from hf_pgg.data.groups import GROUP, column_values
+from hf_pgg.data.labels import class_feature
 from hf_pgg.training.config import PGGConfig
 from hf_pgg.training.trainer import PGGTrainer
 
@@ -159,8 +160,8 @@ class GroupDROTrainer(PGGTrainer):
         super().__init__(model, args, **kwargs)
         if group_column not in getattr(self.data_collator, "extra_columns", ()):
             raise ValueError(f"no batch has groups: give the collator `extra_columns=['{group_column}']`")
-        groups = _train_groups(self.train_dataset, group_column)
-        classes = _classes(self.train_dataset, group_column).num_classes
+        rows: Any = self.train_dataset
+        groups, classes = _train_groups(rows, group_column), class_feature(rows.features, group_column).num_classes
         self.group_column = group_column
         self.dro = GroupDRO(np.bincount(groups, minlength=classes) > 0, step_size)
         self._group_counts: torch.Tensor | None = None
