@@ -14,6 +14,7 @@ from datasets import Features
 from scipy.ndimage import distance_transform_edt
 
 from hf_pgg.data.images import decode_mask, encode_mask
+from hf_pgg.data.loading import read_column
 from hf_pgg.data.provenance import PROVENANCE, ProvenanceError
 from hf_pgg.data.video import open_clip
 from hf_pgg.synthesis.base import RowTransform
@@ -89,7 +90,7 @@ class MaskAblation(RowTransform):
         Raises:
             ProvenanceError: If a mask cannot be read, naming the row.
         """
-        columns = {name: batch[name] for name in (PROVENANCE, self.row_id_column, self.video_column) if name}
+        columns = {name: read_column(batch, name, indices) for name in self.columns}
         replaced: list[Any] = []
         for i, masks in enumerate(columns[PROVENANCE]):
             row = {name: values[i] for name, values in columns.items()}

@@ -13,7 +13,6 @@ from hf_pgg.data.images import decode_mask, to_rgb
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import ProvenanceError, Sources
 from hf_pgg.data.validation import validate_row
-from hf_pgg.synthesis.base import FreshDraws
 from hf_pgg.synthesis.cutmix import CutMix
 from hf_pgg.synthesis.puzzlemix import (
     InputGradientSaliency,
@@ -366,37 +365,6 @@ def test_no_gradient_counts_as_uniform_saliency():
 
 
 # ---------------------------------------------------------------------------------------------- as a transform
-
-
-def contents(rows):
-    out = {}
-    for row in rows:
-        masks = [decode_mask(mask).tobytes() for mask in row["provenance"]]
-        out[row["name"]] = (to_rgb(row["image"]).tobytes(), row["labels"], row["label_weights"], masks)
-    return out
-
-
-def test_the_result_depends_on_seed_row_and_epoch_alone(photos, gradient_saliency):
-    """num_proc 1 = 2 = other batch sizes = shuffled = streaming, with a model in the transform."""
-    method = PuzzleMix(source=photos, saliency=gradient_saliency, seed=7, row_id_column="name")
-    reference = contents(method.map(photos))
-    assert contents(method.map(photos, num_proc=2)) == reference
-    assert contents(method.map(photos, batch_size=5)) == reference
-    assert contents(method.map(photos.shuffle(seed=1))) == reference
-    assert contents(method.map(photos.to_iterable_dataset(num_shards=3))) == reference
-    assert contents(method.at_epoch(1).map(photos)) != reference
-    other = PuzzleMix(source=photos, saliency=gradient_saliency, seed=8, row_id_column="name")
-    assert contents(other.map(photos)) != reference
-    fresh = FreshDraws(method)
-    assert contents(photos.with_transform(fresh)) == reference
-
-
-def test_nothing_draws_from_global_random_state(photos, gradient_saliency):
-    np.random.seed(0)
-    torch.manual_seed(0)
-    before = (np.random.get_state()[1].copy(), torch.get_rng_state())
-    PuzzleMix(source=photos, saliency=gradient_saliency).map(photos, load_from_cache_file=False)
-    assert (np.random.get_state()[1] == before[0]).all() and torch.equal(torch.get_rng_state(), before[1])
 
 
 @pytest.mark.parametrize("family", ["vit", "convnext"])

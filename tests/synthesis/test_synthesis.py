@@ -1,14 +1,12 @@
 """Every pixel of a mask against the source it claims, and the same result for any way of walking the data."""
 
 import io
-from dataclasses import FrozenInstanceError
 
 import numpy as np
 import pytest
 import torch
-from datasets import Dataset, Features, Image, List
+from datasets import Dataset, Features, Image
 from datasets.distributed import split_dataset_by_node
-from datasets.fingerprint import Hasher
 from PIL import Image as PILImage
 
 from hf_pgg import (
@@ -23,7 +21,6 @@ from hf_pgg import (
     ResizeMix,
 )
 from hf_pgg.data.images import decode_mask, to_rgb
-from hf_pgg.data.validation import validate_row
 from hf_pgg.synthesis.background_exchange import fill_target
 from hf_pgg.synthesis.composite import _crop_to_mask, composite
 from hf_pgg.synthesis.cutmix import _cutmix_box
@@ -31,49 +28,13 @@ from hf_pgg.synthesis.edit import unedited_mask
 from hf_pgg.synthesis.mask_ablation import _misplaced_mask, _resize_mask_area
 from hf_pgg.synthesis.pasting import paste_window
 from hf_pgg.synthesis.resizemix import _resizemix_box
+from tests.synthesis.conftest import contents
 
 
 def grey_band(image):
     """An edit: the lower half becomes grey."""
     image[image.shape[0] // 2 :] = 128
     return image
-
-
-def noisy_band(image, rng):
-    image[: image.shape[0] // 2] = rng.integers(0, 256, image[: image.shape[0] // 2].shape)
-    return image
-
-
-@pytest.fixture(scope="module")
-def scenes(photos):
-    return photos.select_columns(["image", "scene"]).rename_column("scene", "label")
-
-
-def methods(photos, guided_photos, scenes, **options):
-    """Every method, with the dataset it maps."""
-    return {
-        "cutmix": (CutMix(source=photos, **options), photos),
-        "resizemix": (ResizeMix(source=photos, **options), photos),
-        "composite": (
-            Composite(backgrounds=scenes, mask_column="mask", size=40, background_column="label", **options),
-            photos,
-        ),
-        "edit": (Edit(editor=noisy_band, random=True, **options), photos),
-        "exchange": (BackgroundExchange(source=guided_photos, **options), guided_photos),
-        "ablation": (MaskAblation(kind="random", **options), guided_photos),
-    }
-
-
-METHODS = ("cutmix", "resizemix", "composite", "edit", "exchange", "ablation")
-
-
-def contents(rows):
-    """What rows hold, independent of their order."""
-    out = {}
-    for row in rows:
-        masks = [decode_mask(mask).tobytes() for mask in row["provenance"]]
-        out[row["name"]] = (to_rgb(row["image"]).tobytes(), row["labels"], row["label_weights"], masks)
-    return out
 
 
 # ---------------------------------------------------------------------------------------------- pixels
@@ -126,10 +87,10 @@ def test_a_composite_is_the_object_inside_and_the_background_outside():
     assert np.abs(mixed[9:, :3] - expected).max() <= 0.5 + 1e-3
 
 
-def test_a_cutout_comes_from_rgba_from_a_mask_or_from_provenance(photos, guided_photos, scenes):
+def test_a_cutout_comes_from_rgba_from_a_mask_or_from_provenance(photos, guided_photos, photo_scenes):
     mask = np.asarray(photos[1]["mask"])
     rgba = PILImage.fromarray(np.dstack([to_rgb(photos[1]["image"]), mask]))
-    options = {"backgrounds": scenes, "size": 40, "seed": 5}
+    options = {"backgrounds": photo_scenes, "size": 40, "seed": 5}
     rows = [
         Composite(mask_column="mask", **options).synthesize(photos[1], np.random.default_rng(0)),
         Composite(**options).synthesize(guided_photos[1], np.random.default_rng(0)),
@@ -140,9 +101,9 @@ def test_a_cutout_comes_from_rgba_from_a_mask_or_from_provenance(photos, guided_
         Composite(**options)({"image": [photos[1]["image"]], "label": [1]}, [0])
 
 
-def test_cooccurrence_ties_labels_to_backgrounds(photos, scenes):
+def test_cooccurrence_ties_labels_to_backgrounds(photos, photo_scenes):
     method = Composite(
-        backgrounds=scenes,
+        backgrounds=photo_scenes,
         mask_column="mask",
         size=24,
         background_column="label",
@@ -151,9 +112,9 @@ def test_cooccurrence_ties_labels_to_backgrounds(photos, scenes):
     rows = method.map(photos)
     for row in rows:
         assert row["label"] == 2 or row["background"] == row["label"]
-    assert rows.features["background"] == scenes.features["label"]
+    assert rows.features["background"] == photo_scenes.features["label"]
     with pytest.raises(ValueError, match=r"cooccurrence\[0\]"):
-        Composite(backgrounds=scenes, background_column="label", cooccurrence=((0.5, 0.6),))
+        Composite(backgrounds=photo_scenes, background_column="label", cooccurrence=((0.5, 0.6),))
 
 
 def test_an_edit_keeps_what_it_left_alone(photos):
@@ -213,46 +174,6 @@ def test_the_whole_image_penalty_has_no_inside(guided_photos):
 # ---------------------------------------------------------------------------------------------- determinism
 
 
-@pytest.mark.parametrize("name", METHODS)
-def test_the_result_depends_on_seed_row_and_epoch_alone(name, photos, guided_photos, scenes):
-    """num_proc 1 = 4 = other batch sizes = shuffled = streaming."""
-    method, data = methods(photos, guided_photos, scenes, seed=7, row_id_column="name")[name]
-    reference = contents(method.map(data))
-    assert contents(method.map(data, num_proc=4)) == reference
-    assert contents(method.map(data, batch_size=5)) == reference
-    assert contents(method.map(data.shuffle(seed=1))) == reference
-    assert contents(method.map(data.to_iterable_dataset(num_shards=3))) == reference
-    assert contents(method.at_epoch(1).map(data)) != reference
-    assert (
-        contents(methods(photos, guided_photos, scenes, seed=8, row_id_column="name")[name][0].map(data)) != reference
-    )
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_rows_keep_the_contract(name, photos, guided_photos, scenes):
-    method, data = methods(photos, guided_photos, scenes)[name]
-    rows = method.map(data)
-    assert rows.features["provenance"] == List(Image(mode="L"))
-    for i, row in enumerate(rows):
-        validate_row(row, i, 3)
-
-
-def test_nothing_draws_from_global_random_state(photos, guided_photos, scenes):
-    for method, data in methods(photos, guided_photos, scenes).values():
-        np.random.seed(0)
-        torch.manual_seed(0)
-        before = (np.random.get_state()[1].copy(), torch.get_rng_state())
-        method.map(data, load_from_cache_file=False)
-        assert (np.random.get_state()[1] == before[0]).all() and torch.equal(torch.get_rng_state(), before[1])
-
-
-def test_methods_hash_stably_and_by_their_settings(photos):
-    assert Hasher.hash(CutMix(source=photos, seed=1)) == Hasher.hash(CutMix(source=photos, seed=1))
-    assert Hasher.hash(CutMix(source=photos, seed=1)) != Hasher.hash(CutMix(source=photos, seed=2))
-    with pytest.raises(FrozenInstanceError):
-        CutMix(source=photos).seed = 3
-
-
 def test_fresh_draws_change_with_the_epoch_in_transform_and_collator(photos, processor):
     fresh = FreshDraws(CutMix(source=photos, row_id_column="name"))
     rows = photos.with_transform(fresh)
@@ -299,13 +220,6 @@ def test_one_row_is_too_few_for_two_sources(photos):
         CutMix(source=photos.select([0]))
 
 
-def test_an_iterable_dataset_needs_an_id_column(photos):
-    with pytest.raises(ValueError, match="row_id_column"):
-        CutMix(source=photos).map(photos.to_iterable_dataset())
-    with pytest.raises(ValueError, match="row_id_column"):
-        FreshDraws(CutMix(source=photos))
-
-
 def test_a_truncated_image_is_named_by_its_row(photos):
     broken = photos.cast_column("image", Image(decode=False))
     rows = [dict(row) for row in broken]
@@ -321,10 +235,10 @@ def test_an_editor_that_returns_nothing_is_named(photos):
         Edit(editor=lambda image: None).map(photos)
 
 
-def test_an_empty_cutout_is_named(photos, scenes):
+def test_an_empty_cutout_is_named(photos, photo_scenes):
     empty = photos.map(lambda row: {"mask": PILImage.new("L", row["image"].size)})
     with pytest.raises(ProvenanceError, match=r"row 0.*cut-out is empty"):
-        Composite(backgrounds=scenes, mask_column="mask").map(empty)
+        Composite(backgrounds=photo_scenes, mask_column="mask").map(empty)
     assert _crop_to_mask(np.zeros((4, 4, 3)), np.eye(4))[1].shape == (4, 4)
 
 

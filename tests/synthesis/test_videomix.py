@@ -4,61 +4,20 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from datasets import ClassLabel, Dataset, Features, Image, List, Value, Video
-from datasets.fingerprint import Hasher
+from datasets import ClassLabel, Dataset, Features, Image, List, Video
 from scipy.ndimage import binary_erosion
 
-from hf_pgg import FreshDraws, MaskAblation, ProvenanceError, add_provenance
+from hf_pgg import MaskAblation, ProvenanceError, add_provenance
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, resize_frames
 from hf_pgg.data.validation import validate_row
-from hf_pgg.data.video import open_clip, probe
+from hf_pgg.data.video import probe
 from hf_pgg.synthesis.actor_composite import ActorComposite, read_masks
 from hf_pgg.synthesis.clips import SampledClip
 from hf_pgg.synthesis.pasting import blend, crop_to_aspect, paste_window
 from hf_pgg.synthesis.tilemix import TileMix, _tile_places
 from hf_pgg.synthesis.videomix import VideoMix, _videomix_cuboid
-
-HEIGHT, WIDTH, COUNT = 24, 32, 10
-GREY = np.arange(COUNT) * 20 + 40  # clip i is of this grey throughout
-LABEL = ClassLabel(names=["jump", "run", "sit"])
-
-
-def actor_masks(i, length):
-    """An actor that moves to the right, a column a frame."""
-    masks = np.zeros((length, HEIGHT, WIDTH), bool)
-    for t in range(length):
-        masks[t, 6:18, (2 * i + t) % 20 : (2 * i + t) % 20 + 8] = True
-    return masks
-
-
-@pytest.fixture(scope="module")
-def clips():
-    """Ten clips of 8 to 12 frames, each of one grey, its actor of another colour; and the actors' masks."""
-    rows = {"video": [], "masks": [], "boxes": [], "label": [], "name": []}
-    for i in range(COUNT):
-        length = 8 + i % 5
-        masks = actor_masks(i, length)
-        frames = np.full((length, HEIGHT, WIDTH, 3), GREY[i], np.uint8)
-        frames[masks] = (GREY[i], 255, 0)
-        rows["video"].append([encode_png(frame) for frame in frames])
-        rows["masks"].append(encode_mask(masks))
-        rows["boxes"].append([[(2 * i + t) % 20, 6, 8, 12] for t in range(length)])
-        rows["label"].append(i % 3)
-        rows["name"].append(f"clip-{i}")
-    features = Features(
-        video=List(Image(decode=False)),
-        masks=Image(),
-        boxes=List(List(Value("float32"))),
-        label=LABEL,
-        name=Value("string"),
-    )
-    return Dataset.from_dict(rows, features=features)
-
-
-@pytest.fixture(scope="module")
-def guided_clips(clips):
-    return add_provenance(clips, mask_column="masks", video_column="video")
+from tests.synthesis.conftest import COUNT, GREY, HEIGHT, LABEL, WIDTH, actor_masks, frames_of
 
 
 @pytest.fixture(scope="module")
@@ -69,33 +28,8 @@ def scenes():
     return Dataset.from_dict(rows, features=Features(image=Image(), kind=ClassLabel(names=["sea", "forest"])))
 
 
-def methods(clips, **options):
-    return {
-        "spatial": VideoMix(source=clips, **options),
-        "temporal": VideoMix(source=clips, mode="temporal", sampler=FrameSampler(6, "window"), **options),
-        "tiles": TileMix(source=clips, grid=(2, 2), **options),
-        "actor": ActorComposite(backgrounds=clips, mask_column="masks", background_column="label", **options),
-    }
-
-
-METHODS = ("spatial", "temporal", "tiles", "actor")
-
-
-def frames_of(row):
-    with open_clip(row["video"]) as clip:
-        return clip.read(np.arange(len(clip)))
-
-
 def masks_of(row, length=8):
     return [decode_mask(mask, length) for mask in row["provenance"]]
-
-
-def contents(rows):
-    out = {}
-    for row in rows:
-        masks = [decode_mask(mask).tobytes() for mask in row["provenance"]]
-        out[row["name"]] = (frames_of(row).tobytes(), row["labels"], row["label_weights"], masks)
-    return out
 
 
 # ---------------------------------------------------------------------------------------------- voxels
@@ -267,42 +201,7 @@ def test_windows_and_resizing():
     assert resize_frames(np.ones((2, 8, 6), np.float32), (4, 3)).dtype == np.float32
 
 
-# ---------------------------------------------------------------------------------------------- determinism
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_the_result_depends_on_seed_row_and_epoch_alone(name, clips):
-    method = methods(clips, seed=7, row_id_column="name")[name]
-    reference = contents(method.map(clips))
-    assert contents(method.map(clips, num_proc=2)) == reference
-    assert contents(method.map(clips, batch_size=3)) == reference
-    assert contents(method.map(clips.shuffle(seed=1))) == reference
-    assert contents(method.map(clips.to_iterable_dataset(num_shards=3))) == reference
-    assert contents(method.at_epoch(1).map(clips)) != reference
-    assert contents(methods(clips, seed=8, row_id_column="name")[name].map(clips)) != reference
-    assert Hasher.hash(method) == Hasher.hash(methods(clips, seed=7, row_id_column="name")[name])
-
-
-def test_fresh_draws_change_with_the_epoch(clips):
-    fresh = FreshDraws(VideoMix(source=clips, row_id_column="name"))
-    rows = clips.with_transform(fresh)
-    first = frames_of(rows[3])
-    fresh.set_epoch(1)
-    assert (first != frames_of(rows[3])).any()
-    fresh.set_epoch(0)
-    assert (first == frames_of(rows[3])).all()
-
-
 # ---------------------------------------------------------------------------------------------- what is stored
-
-
-@pytest.mark.parametrize("name", METHODS)
-def test_rows_keep_the_contract(name, clips):
-    rows = methods(clips)[name].map(clips)
-    assert rows.features["video"] == List(Image()) and rows.features["provenance"] == List(Image(mode="L"))
-    assert "image" not in rows.features
-    for i, row in enumerate(rows):
-        validate_row(row, i, 3, video_column="video")
 
 
 @pytest.mark.parametrize(
