@@ -79,6 +79,11 @@ def frames_of(row: dict[str, Any]) -> np.ndarray:
         return clip.read(np.arange(len(clip)))
 
 
+def masks_of(row: dict[str, Any], length: int = 8) -> list[np.ndarray]:
+    """The masks (T, H, W) of the sources of a row's clip of `length` frames."""
+    return [decode_mask(mask, length) for mask in row["provenance"]]
+
+
 def contents(rows: Any) -> dict[str, Any]:
     """What rows hold, decoded, by their name: independent of their order."""
     out = {}
