@@ -1,7 +1,9 @@
-"""What the examples in docstrings find without an import: `np`, `torch`, and four small data sets.
+"""What the examples in docstrings find without an import: `np`, `torch`, four small data sets, and two small models.
 
 `rows` holds images of cats and dogs with their provenance, `scenes` backgrounds, `clips` short clips of a moving
 square with its masks, and `skeletons` the keypoints of one person a clip. All are of 16 x 16 pixels and 8 frames.
+`boxed_rows` and `boxed_clips` hold boxes too. `model` is an untrained ViT for the images, `video_model` an untrained
+VideoMAE for 4 frames, and `spec` their input.
 """
 
 from __future__ import annotations
@@ -12,8 +14,10 @@ import numpy as np
 import pytest
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
+from transformers import VideoMAEConfig, VideoMAEForVideoClassification, ViTConfig, ViTForImageClassification
 
 from hf_pgg.data.images import encode_mask, encode_png
+from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import provenance_features
 from hf_pgg.skeletons.rows import KEYPOINT_FEATURE
 
@@ -24,6 +28,21 @@ ANIMALS = ClassLabel(names=["cat", "dog"])
 @pytest.fixture(scope="session", autouse=True)
 def _names_in_examples(doctest_namespace: dict[str, Any]) -> None:
     doctest_namespace.update(np=np, torch=torch, rows=_rows(), scenes=_scenes(), clips=_clips(), skeletons=_skeletons())
+    with torch.random.fork_rng():
+        torch.manual_seed(0)
+        doctest_namespace.update(_models())
+    boxes = [[[t, 6, 4, 4] for t in range(FRAMES)]] * len(doctest_namespace["clips"])
+    doctest_namespace["boxed_clips"] = doctest_namespace["clips"].add_column("bboxes", boxes)
+    doctest_namespace["boxed_rows"] = doctest_namespace["rows"].add_column("bbox", [[4, 4, 8, 8]] * 4)
+
+
+def _models() -> dict[str, Any]:
+    """Two classes, one layer, patches of four pixels."""
+    small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
+    shape = {**small, "image_size": SIDE, "patch_size": 4, "num_labels": 2}
+    spec = InputSpec((SIDE, SIDE), (SIDE, SIDE), mean=(0.5,) * 3, std=(0.5,) * 3)
+    video_model = VideoMAEForVideoClassification(VideoMAEConfig(**shape, num_frames=4))
+    return {"model": ViTForImageClassification(ViTConfig(**shape)), "video_model": video_model, "spec": spec}
 
 
 def _rows() -> Dataset:

@@ -24,7 +24,7 @@ from hf_pgg.data.images import open_image, resize, to_rgb
 from hf_pgg.data.provenance import PROVENANCE
 from hf_pgg.demo_data import PHOTOGRAPHS, digits, photographs
 from hf_pgg.localization import classifier as classifiers
-from hf_pgg.localization.attribution import input_gradient
+from hf_pgg.localization.attribution import input_gradient_map
 from hf_pgg.localization.classifier import CheckpointError, Classifier
 from hf_pgg.localization.score_maps import score_maps
 from hf_pgg.synthesis import Composite
@@ -239,7 +239,7 @@ def ask(classifier: Classifier, images: Sequence[np.ndarray], mask: np.ndarray) 
     """
     weight = resize(mask.astype(np.float32), classifier.spec.size)
     answers = []
-    for scored in score_maps(classifier.model, classifier.spec, images, input_gradient, batch_size=16):
+    for scored in score_maps(classifier.model, classifier.spec, images, input_gradient_map, batch_size=16):
         best = np.argsort(scored.probabilities)[::-1][:ANSWERS]
         energy = scored.score_map.astype(np.float64) ** 2
         total = energy.sum()

@@ -46,7 +46,7 @@ from hf_pgg.data.labels import class_label
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE
 from hf_pgg.demo_data import digits_on_photographs
-from hf_pgg.localization.attribution import AttributionError
+from hf_pgg.localization.features import AttributionError
 from hf_pgg.localization.images import LocalizationSettings, box_of_map, evaluate_localization
 from hf_pgg.localization.score_maps import score_maps, with_smoothing
 from hf_pgg.reports.figures import draw

@@ -2,8 +2,7 @@
 
 Every method is called as `method(model, pixel_values, target)` on any classifier that takes `pixel_values` and returns
 `logits` (`transformers`, its timm wrapper, VideoMAE), and gives one map a sample, of the input's own height and width.
-No layer is named by hand: the last layer whose output still has a place for every part of the input, and through
-which the logit's gradient flows, is found in the forward pass ([`spatial_features`]).
+No layer is named by hand: [`~hf_pgg.localization.features.spatial_features`] finds it.
 
     cam                 class activation map (Zhou et al., CVPR 2016), for heads of pooling and one linear layer
     grad_cam            Grad-CAM (Selvaraju et al., ICCV 2017), for every head
@@ -19,7 +18,6 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -31,31 +29,29 @@ from torchvision.transforms.v2 import functional as vision
 from transformers import activations as hf_activations
 
 from hf_pgg.guidance.modes import evaluation_mode
+from hf_pgg.localization.features import AttributionError, spatial_features, token_grid
 
 Method = Callable[[nn.Module, torch.Tensor, torch.Tensor], torch.Tensor]
 """(model, pixel_values (B, [T,] C, H, W), target (B,) int64) -> (B, [T,] H, W) float32, detached."""
 
 
-class AttributionError(ValueError):
-    """The model has no layer that a method needs. The message names a method that serves it."""
-
-
 # ---------------------------------------------------------------------------------------------- from the input
 
 
-def input_gradient(
+def input_gradient_map(
     model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, *, smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Norm over the channels of the gradient of the target's logit.
+    """Returns the norm over the channels of the gradient of the target's logit: the method `input_gradient`.
 
     Args:
-        smoothing (`float`, *optional*, defaults to 0.0): Standard deviation of a Gaussian over the map, as a share of
-            the input's shorter side; a raw gradient is too grainy for a box (0.05 is a good start).
+        smoothing (`float`): Standard deviation of a Gaussian over the map, as a share of the input's shorter side. A
+            raw gradient is too grainy for a box; 0.05 is a good start.
+
+    Example:
+        >>> input_gradient_map(model, torch.rand(2, 3, 16, 16), torch.tensor([0, 1])).shape
+        torch.Size([2, 16, 16])
     """
-    with evaluating(model):
-        pixels = pixel_values.detach().clone().requires_grad_()
-        gradient = Saliency(_logits_of(model)).attribute(pixels, target=target, abs=False)
-    return _blurred(_norm(gradient), smoothing)
+    return _blurred(_gradient_norm(model, pixel_values, target), smoothing)
 
 
 def smooth_gradient(
@@ -68,36 +64,41 @@ def smooth_gradient(
     smoothing: float = 0.0,
     seed: int = 0,
 ) -> torch.Tensor:
-    """SmoothGrad: norm of the gradient averaged over noisy copies of the input.
+    """Returns the norm of the input gradient averaged over noisy copies of the input (SmoothGrad).
 
     Args:
-        samples (`int`): Noisy copies, one backward pass each.
-        noise (`float`): Standard deviation of the noise, as a share of the batch's range of values (the paper's).
-        smoothing (`float`): As in [`input_gradient`].
-        seed (`int`): Of the noise; global random state is left alone.
+        samples (`int`): Number of noisy copies, one backward pass each.
+        noise (`float`): Standard deviation of the noise, as a share of the batch's range of values.
+        smoothing (`float`): As in [`input_gradient_map`].
+        seed (`int`): Seed of the noise; the global random state is left alone.
+
+    Example:
+        >>> smooth_gradient(model, torch.rand(1, 3, 16, 16), torch.tensor([0]), samples=2).shape
+        torch.Size([1, 16, 16])
     """
     spread = float(pixel_values.max() - pixel_values.min())
     devices = [pixel_values.device] if pixel_values.device.type == "cuda" else []
-    with evaluating(model), torch.random.fork_rng(devices=devices):
+    with torch.random.fork_rng(devices=devices):
         torch.manual_seed(seed)
-        gradient = NoiseTunnel(Saliency(_logits_of(model))).attribute(
-            pixel_values.detach().clone().requires_grad_(),
-            target=target,
-            abs=False,
-            nt_type="smoothgrad",
-            nt_samples=samples,
-            nt_samples_batch_size=1,
-            stdevs=noise * spread,
-        )
-    return _blurred(_norm(gradient), smoothing)
+        noisy = {"nt_type": "smoothgrad", "nt_samples": samples, "nt_samples_batch_size": 1, "stdevs": noise * spread}
+        norm = _gradient_norm(model, pixel_values, target, NoiseTunnel, **noisy)
+    return _blurred(norm, smoothing)
 
 
-def _norm(gradient: torch.Tensor) -> torch.Tensor:
-    """(B, [T,] C, H, W) to (B, [T,] H, W)."""
+def _gradient_norm(
+    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, around: Any = None, **options: Any
+) -> torch.Tensor:
+    """The norm over the channels of captum's gradient of the target's logit; `around` is a method upon that."""
+    saliency: Any = Saliency(lambda pixels: model(pixel_values=pixels).logits.float())
+    attribution = saliency if around is None else around(saliency)
+    with evaluation_mode(model), torch.enable_grad():
+        pixels = pixel_values.detach().clone().requires_grad_()
+        gradient = attribution.attribute(pixels, target=target, abs=False, **options)
     return gradient.detach().float().norm(dim=-3)
 
 
 def _blurred(maps: torch.Tensor, smoothing: float) -> torch.Tensor:
+    """The maps under a Gaussian whose deviation is a share of their shorter side."""
     if smoothing <= 0:
         return maps
     sigma = smoothing * min(maps.shape[-2:])
@@ -106,10 +107,14 @@ def _blurred(maps: torch.Tensor, smoothing: float) -> torch.Tensor:
 
 
 def blurred_over_time(maps: torch.Tensor, smoothing: float) -> torch.Tensor:
-    """A Gaussian over the frames of each clip, (B, T, H, W) to the same; its weights sum to 1 at the ends too.
+    """Blurs the maps of clips (B, T, H, W) over their frames; the Gaussian's weights sum to 1 at the ends too.
 
     Args:
         smoothing (`float`): Standard deviation, as a share of T: at 1 nearly the clip's mean map, 0 changes nothing.
+
+    Example:
+        >>> blurred_over_time(torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1), 0.5).flatten()
+        tensor([0.3620, 0.3844, 0.3620])
     """
     if smoothing <= 0:
         return maps
@@ -121,116 +126,20 @@ def blurred_over_time(maps: torch.Tensor, smoothing: float) -> torch.Tensor:
 # ---------------------------------------------------------------------------------------------- from the features
 
 
-@dataclass
-class SpatialFeatures:
-    """The last spatial layer of a forward pass.
-
-    activations, gradients: (B, D, [T',] h, w) float32, the gradient being that of the target's logit.
-    head: what lies between the pooled features and the logits, see [`cam`].
-    """
-
-    activations: torch.Tensor
-    gradients: torch.Tensor
-    head: list[tuple[nn.Module, torch.Tensor]]
-    layer: str
-
-
-def spatial_features(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> SpatialFeatures:
-    """Finds the last layer whose output has a place for every part of the input and receives the logit's gradient.
-
-    Convolutional outputs (B, D, h, w) and (B, h, w, D) of any module count, and the tokens (B, N, D) of layer norms. A
-    head on the class token alone sends no gradient back to the patches of the last block's output; there it is the norm
-    before the last attention that counts, which is what Grad-CAM on transformers uses.
-
-    Raises:
-        AttributionError: If there is none.
-    """
-    seen: list[tuple[str, nn.Module, torch.Tensor, torch.Tensor | None]] = []
-
-    def record(name: str) -> Callable[..., None]:
-        def hook(module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-            if isinstance(output, torch.Tensor) and output.requires_grad:
-                first = inputs[0] if inputs and isinstance(inputs[0], torch.Tensor) else None
-                seen.append((name, module, output, first))
-
-        return hook
-
-    with evaluating(model):
-        handles = [module.register_forward_hook(record(name)) for name, module in model.named_modules() if name]
-        try:
-            pixels = pixel_values.detach().clone().requires_grad_()
-            logits = model(pixel_values=pixels).logits
-        finally:
-            for handle in handles:
-                handle.remove()
-        places = [
-            (i, layout)
-            for i, (_, module, output, _) in enumerate(seen)
-            if (layout := _layout(module, output, pixels, model)) is not None
-        ]
-        chosen = logits.float().gather(1, target[:, None]).sum()
-        outputs = [seen[i][2] for i, _ in places]
-        gradients = torch.autograd.grad(chosen, outputs, allow_unused=True) if outputs else ()
-    for (i, layout), gradient in zip(reversed(places), reversed(gradients), strict=True):
-        if gradient is None:
-            continue
-        spread = layout(gradient).float()
-        if (spread.abs().flatten(2).amax((0, 1)) > 0).all():
-            head = [(module, first.detach()) for _, module, _, first in seen[i + 1 :] if first is not None]
-            return SpatialFeatures(layout(seen[i][2]).detach().float(), spread, head, seen[i][0])
-    raise AttributionError(
-        f"{type(model).__name__} has no layer whose output keeps the places of the input: use `input_gradient`"
-    )
-
-
-def _layout(
-    module: nn.Module, output: torch.Tensor, pixels: torch.Tensor, model: nn.Module
-) -> Callable[[torch.Tensor], torch.Tensor] | None:
-    """How an output becomes (B, D, [T',] h, w), or None if it has no places."""
-    height, width = pixels.shape[-2:]
-    if output.shape[0] != pixels.shape[0]:
-        return None
-    if output.ndim == 4 and pixels.ndim == 4:
-        if min(output.shape[2:]) > 1 and output.shape[2] * width == output.shape[3] * height:
-            return lambda tensor: tensor
-        if min(output.shape[1:3]) > 1 and output.shape[1] * width == output.shape[2] * height:
-            return lambda tensor: tensor.permute(0, 3, 1, 2)
-    if output.ndim == 3 and isinstance(module, nn.LayerNorm):
-        grid = _token_grid(output.shape[1], pixels, model)
-        if grid is not None:
-            count = torch.Size(grid).numel()
-            return lambda tensor: tensor[:, -count:].transpose(1, 2).unflatten(2, grid)  # class tokens come first
-    return None
-
-
-def _token_grid(tokens: int, pixels: torch.Tensor, model: nn.Module) -> tuple[int, ...] | None:
-    """([T',] h, w) of the patch tokens, from the model's patch size, or from the number of tokens alone."""
-    height, width = pixels.shape[-2:]
-    config: Any = getattr(model, "config", None)
-    patch = getattr(config, "patch_size", None)
-    if isinstance(patch, int):
-        grid: tuple[int, ...] = (height // patch, width // patch)
-        if pixels.ndim == 5:
-            grid = (pixels.shape[1] // config.tubelet_size, *grid)
-        return grid if 0 <= tokens - torch.Size(grid).numel() < 16 else None
-    if pixels.ndim == 5:
-        return None
-    # timm: the largest grid of the input's aspect that fits, beside at most a class, a distillation and some registers
-    for rows in range(int((tokens * height / width) ** 0.5 + 1e-6), 1, -1):
-        columns = rows * width / height
-        if columns == int(columns) and 0 <= tokens - rows * int(columns) < 16:
-            return rows, int(columns)
-    return None
-
-
 def cam(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Class activation map: the features of each place times the target's weights in the last linear layer.
+    """Returns the class activation map: the features of each place times the target's weights in the last layer.
 
     A layer norm between pooling and that layer (ConvNeXt) is taken as linear, its statistics held fixed, so that the
     mean of the map over the places is the logit up to a constant.
 
     Raises:
         AttributionError: If the head is not pooling, at most a layer norm, and one linear layer.
+
+    Example:
+        >>> from transformers import ConvNextConfig, ConvNextForImageClassification
+        >>> convnext = ConvNextForImageClassification(ConvNextConfig(hidden_sizes=[4] * 4, depths=[1] * 4))
+        >>> cam(convnext, torch.rand(1, 3, 64, 64), torch.tensor([1])).shape
+        torch.Size([1, 64, 64])
     """
     features = spatial_features(model, pixel_values, target)
     depth = features.activations.shape[1]
@@ -250,7 +159,12 @@ def cam(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> t
 
 
 def grad_cam(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Grad-CAM: the features weighted by their gradient's mean over the places, negative evidence cut off."""
+    """Returns the features weighted by their gradient's mean over the places, negative evidence cut off.
+
+    Example:
+        >>> grad_cam(model, torch.rand(1, 3, 16, 16), torch.tensor([0])).min() >= 0
+        tensor(True)
+    """
     features = spatial_features(model, pixel_values, target)
     weights = features.gradients.flatten(2).mean(2)
     weights = weights.view(*weights.shape, *(1,) * (features.activations.ndim - 2))
@@ -260,23 +174,24 @@ def grad_cam(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor)
 def guided_grad_cam(
     model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, *, smoothing: float = 0.0
 ) -> torch.Tensor:
-    """Grad-CAM times the norm of the guided input gradient, blurred as in [`input_gradient`].
+    """Returns Grad-CAM times the norm of the guided input gradient, blurred as in [`input_gradient_map`].
 
     Guided backpropagation lets only positive gradients through each activation. captum's knows ReLU alone; here every
     elementwise activation counts (ReLU6, GELU, SiLU, ...).
+
+    Example:
+        >>> guided_grad_cam(model, torch.rand(1, 3, 16, 16), torch.tensor([0])).shape
+        torch.Size([1, 16, 16])
     """
-    handles = [
-        module.register_full_backward_hook(_positive) for module in model.modules() if isinstance(module, _ACTIVATIONS)
-    ]
+    activations = [module for module in model.modules() if isinstance(module, _ACTIVATIONS)]
+    handles = [module.register_full_backward_hook(_positive) for module in activations]
     try:
-        with evaluating(model), _not_in_place(model):
-            pixels = pixel_values.detach().clone().requires_grad_()
-            logits = model(pixel_values=pixels).logits
-            guided = torch.autograd.grad(logits.float().gather(1, target[:, None]).sum(), pixels)[0]
+        with _not_in_place(model):
+            guided = _gradient_norm(model, pixel_values, target)
     finally:
         for handle in handles:
             handle.remove()
-    return grad_cam(model, pixel_values, target) * _blurred(_norm(guided), smoothing)
+    return grad_cam(model, pixel_values, target) * _blurred(guided, smoothing)
 
 
 def _positive(module: nn.Module, grad_input: Any, grad_output: Any) -> tuple[torch.Tensor, ...]:
@@ -284,12 +199,12 @@ def _positive(module: nn.Module, grad_input: Any, grad_output: Any) -> tuple[tor
 
 
 def _activation_classes() -> tuple[type[nn.Module], ...]:
-    def modules(namespace: Any) -> list[type[nn.Module]]:
-        return [v for v in vars(namespace).values() if isinstance(v, type) and issubclass(v, nn.Module)]
-
-    own = [c for space in (torch.nn.modules.activation, hf_activations, timm_activations) for c in modules(space)]
+    """The elementwise activations of torch, transformers and timm."""
+    spaces = (torch.nn.modules.activation, hf_activations, timm_activations)
     excluded = (nn.MultiheadAttention, nn.Softmax, nn.Softmin, nn.LogSoftmax, nn.Softmax2d, nn.GLU)
-    return tuple(c for c in dict.fromkeys(own) if c is not nn.Module and not issubclass(c, excluded))
+    classes: Any = [each for space in spaces for each in vars(space).values() if isinstance(each, type)]
+    modules = [each for each in dict.fromkeys(classes) if issubclass(each, nn.Module) and each is not nn.Module]
+    return tuple(each for each in modules if not issubclass(each, excluded))
 
 
 _ACTIVATIONS = _activation_classes()
@@ -309,23 +224,27 @@ def _not_in_place(model: nn.Module) -> Iterator[None]:
 
 
 def attention_rollout(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
-    """Attention, averaged over heads and mixed half and half with the identity, multiplied through the layers.
+    """Returns what the class token (without one: the mean token) gathers from each patch, whatever the `target`.
 
-    What the class token (without one: the mean token) gathers from each patch. It does not depend on `target`.
+    Attention is averaged over heads, mixed half and half with the identity, and multiplied through the layers.
 
     Raises:
         AttributionError: If the layers give no attention weights, or not over the whole input (windows).
+
+    Example:
+        >>> attention_rollout(model, torch.rand(1, 3, 16, 16), torch.tensor([0])).shape
+        torch.Size([1, 16, 16])
     """
-    with evaluating(model), torch.no_grad():
+    with evaluation_mode(model), torch.no_grad():
         weights = _attentions(model, pixel_values)
     if len({weight.shape for weight in weights}) != 1 or len(weights[0]) != len(pixel_values):
         raise AttributionError(f"no attention over the whole input in {type(model).__name__}: use `grad_cam`")
-    total = torch.eye(weights[0].shape[-1], device=pixel_values.device).expand(len(pixel_values), -1, -1)
+    tokens = weights[0].shape[-1]
+    identity = torch.eye(tokens, device=pixel_values.device)
+    total = identity.expand(len(pixel_values), -1, -1)
     for attention in weights:
-        mixed = attention.float().mean(1) / 2 + torch.eye(attention.shape[-1], device=pixel_values.device) / 2
-        total = mixed @ total
-    tokens = total.shape[-1]
-    grid = _token_grid(tokens, pixel_values, model)
+        total = (attention.float().mean(1) / 2 + identity / 2) @ total
+    grid = token_grid(tokens, pixel_values, model)
     if grid is None:
         raise AttributionError(f"{tokens} tokens form no grid of the input's shape: use `grad_cam`")
     count = torch.Size(grid).numel()
@@ -338,17 +257,15 @@ def _attentions(model: Any, pixel_values: torch.Tensor) -> list[torch.Tensor]:
     found: list[torch.Tensor] = []
     timm_blocks: list[Any] = [module for module in model.modules() if getattr(module, "fused_attn", None) is not None]
     if timm_blocks:
-        fused = [module.fused_attn for module in timm_blocks]
-        handles = [
-            module.attn_drop.register_forward_hook(lambda _, __, output: found.append(output)) for module in timm_blocks
-        ]
-        for module in timm_blocks:
-            module.fused_attn = False
+        fused = [block.fused_attn for block in timm_blocks]
+        handles = [block.attn_drop.register_forward_hook(lambda _, __, out: found.append(out)) for block in timm_blocks]
+        for block in timm_blocks:
+            block.fused_attn = False
         try:
             model(pixel_values=pixel_values)
         finally:
-            for module, was, handle in zip(timm_blocks, fused, handles, strict=True):
-                module.fused_attn = was
+            for block, was, handle in zip(timm_blocks, fused, handles, strict=True):
+                block.fused_attn = was
                 handle.remove()
     elif hasattr(model, "set_attn_implementation") and not hasattr(model, "timm_model"):
         before = model.config._attn_implementation
@@ -360,18 +277,29 @@ def _attentions(model: Any, pixel_values: torch.Tensor) -> list[torch.Tensor]:
     return [weights for weights in found if weights.ndim == 4 and weights.shape[-1] == weights.shape[-2]]
 
 
-# ---------------------------------------------------------------------------------------------- shared
+def _enlarged(maps: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    """(B, [T',] h, w) to the input's (B, [T,] H, W), bilinear (trilinear over a clip)."""
+    size = list(pixels.shape[-2:]) if pixels.ndim == 4 else [pixels.shape[1], *pixels.shape[-2:]]
+    mode = "bilinear" if pixels.ndim == 4 else "trilinear"
+    return F.interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0].detach()
+
+
+# ---------------------------------------------------------------------------------------------- the baseline
 
 
 def center_gaussian(
     model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, *, spread: float = 0.25
 ) -> torch.Tensor:
-    """A Gaussian in the middle of every image: what a map must beat to locate anything (Choe et al., CVPR 2020).
+    """Returns a Gaussian in the middle of every image: what a map must beat to locate anything (Choe et al., 2020).
 
     It looks at neither image nor model, and is no name in [`METHODS`].
 
     Args:
-        spread (`float`, *optional*, defaults to 0.25): Standard deviation, as a share of height and of width.
+        spread (`float`): Standard deviation, as a share of height and of width.
+
+    Example:
+        >>> center_gaussian(model, torch.rand(1, 3, 1, 5), torch.tensor([0])).argmax().item()
+        2
     """
     height, width = pixel_values.shape[-2:]
     y, x = (((torch.arange(n, device=pixel_values.device) + 0.5) / n - 0.5) / spread for n in (height, width))
@@ -383,25 +311,7 @@ METHODS: dict[str, Method] = {
     "cam": cam,
     "grad_cam": grad_cam,
     "guided_grad_cam": guided_grad_cam,
-    "input_gradient": input_gradient,
+    "input_gradient": input_gradient_map,
     "smooth_gradient": smooth_gradient,
     "attention_rollout": attention_rollout,
 }
-
-
-@contextlib.contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode, with gradients on."""
-    with evaluation_mode(model), torch.enable_grad():
-        yield
-
-
-def _logits_of(model: nn.Module) -> Callable[[torch.Tensor], torch.Tensor]:
-    return lambda pixels: model(pixel_values=pixels).logits.float()
-
-
-def _enlarged(maps: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """(B, [T',] h, w) to the input's (B, [T,] H, W), bilinear (trilinear over a clip)."""
-    size = list(pixels.shape[-2:]) if pixels.ndim == 4 else [pixels.shape[1], *pixels.shape[-2:]]
-    mode = "bilinear" if pixels.ndim == 4 else "trilinear"
-    return F.interpolate(maps[:, None], size=size, mode=mode, align_corners=False)[:, 0].detach()

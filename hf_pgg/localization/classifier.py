@@ -23,12 +23,23 @@ PICKLES = (".bin", ".pt", ".pth", ".pkl", ".ckpt")
 
 
 class CheckpointError(ValueError):
-    """A name is not that of an image classifier that can be loaded. The message is one sentence."""
+    """A name is not that of an image classifier that can be loaded. The message is one sentence.
+
+    Example:
+        >>> load_classifier("./none")
+        Traceback (most recent call last):
+        hf_pgg.localization.classifier.CheckpointError: ./none is not a folder with a checkpoint
+    """
 
 
 @dataclass(frozen=True)
 class Classifier:
-    """A model in evaluation mode, its input, and the names of its classes."""
+    """A model in evaluation mode, its input, and the names of its classes.
+
+    Example:
+        >>> Classifier("tiny", model, spec, labels={0: "cat", 1: "dog"}).labels[1]
+        'dog'
+    """
 
     name: str
     model: nn.Module
@@ -37,16 +48,24 @@ class Classifier:
 
 
 def load_classifier(name: str, revision: str = "main", image_size: int | None = None) -> Classifier:
-    """An image classification checkpoint with its image processor.
+    """Loads an image classification checkpoint with its image processor.
 
     Args:
         name (`str`): Hub id or local folder.
-        revision (`str`, *optional*, defaults to `"main"`): Of the Hub's repository.
+        revision (`str`): Revision of the Hub's repository.
         image_size (`int`, *optional*): Input size other than the checkpoint's, in pixels.
 
     Raises:
         CheckpointError: If there is no such checkpoint, it is no image classifier, its weights are pickled, or its code
             would have to be run.
+
+    Example:
+        >>> import tempfile, transformers
+        >>> folder = tempfile.TemporaryDirectory()
+        >>> model.save_pretrained(folder.name)
+        >>> _ = transformers.ViTImageProcessor(size={"height": 16, "width": 16}).save_pretrained(folder.name)
+        >>> load_classifier(folder.name).spec.size
+        (16, 16)
     """
     folder = Path(name)
     options: Any = {"revision": revision, "trust_remote_code": False}
@@ -78,6 +97,7 @@ def load_classifier(name: str, revision: str = "main", image_size: int | None = 
 
 
 def _check_folder(folder: Path) -> None:
+    """Raises unless the folder holds a config and weights that are not pickled."""
     files = [file.name for file in folder.iterdir()]
     if "config.json" not in files:
         raise CheckpointError(f"{folder} is not a checkpoint: it holds no config.json")
@@ -88,6 +108,7 @@ def _check_folder(folder: Path) -> None:
 
 
 def _sentence(name: str, folder: Path, error: Exception) -> str:
+    """What went wrong, in one sentence."""
     if folder.is_absolute() or name.startswith((".", "~")) or folder.is_file():
         return f"{name} is not a folder with a checkpoint"
     if not folder.is_dir():
@@ -101,10 +122,14 @@ def _first_line(error: Exception) -> str:
 
 
 def class_number(classifier: Classifier, target: str) -> int:
-    """The number of a class given by name or number.
+    """Returns the number of a class given by its name or number.
 
     Raises:
         ValueError: If the checkpoint has no such class.
+
+    Example:
+        >>> class_number(Classifier("tiny", model, spec, labels={0: "cat", 1: "dog"}), "dog")
+        1
     """
     by_name = {label: number for number, label in classifier.labels.items()}
     if target in by_name:

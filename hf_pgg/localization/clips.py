@@ -12,13 +12,15 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset, DatasetDict
+from numpy.typing import ArrayLike
 from torch import nn
 
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.video import open_clip
 from hf_pgg.data.video_file import Size
-from hf_pgg.localization.attribution import AttributionError, Method, center_gaussian
+from hf_pgg.localization.attribution import Method, center_gaussian
+from hf_pgg.localization.features import AttributionError
 from hf_pgg.localization.images import boxes_of_map
 from hf_pgg.localization.score_maps import SMOOTHED, score_maps, with_smoothing
 from hf_pgg.metrics.actions import FrameMAP, VideoMAP
@@ -32,8 +34,17 @@ _JUDGE = "frame_mAP@0.5"
 class DetectedAction:
     """What is found in one clip.
 
-    probabilities: (classes,) float32. maps: (T, H, W), of the predicted class. indices: (T,), the frames of the maps.
-    length, size: the clip's number of frames, and their (height, width) in pixels.
+    Attributes:
+        probabilities: Probability of each class, (classes,) float32.
+        maps: Maps of the predicted class, (T, H, W).
+        indices: The frames of the maps, (T,).
+        length: Number of frames of the clip.
+        size: Height and width of its frames in pixels.
+
+    Example:
+        >>> found = DetectedAction(np.array([0.2, 0.8]), np.ones((1, 8, 8)), np.array([0]), length=3, size=(40, 60))
+        >>> found.label, found.tube(0.5).boxes[2].tolist()  # a constant map gives whole frames
+        (1, [0.0, 0.0, 59.0, 39.0])
     """
 
     probabilities: np.ndarray
@@ -48,11 +59,11 @@ class DetectedAction:
         return int(self.probabilities.argmax())
 
     def tube(self, threshold: float) -> Tube:
-        """Of the predicted class, see [`tubes_of_maps`]."""
+        """The tube of the predicted class, see [`tubes_of_maps`]."""
         return self.tubes([threshold])[0]
 
     def tubes(self, thresholds: Sequence[float]) -> list[Tube]:
-        """One for each threshold, which is faster than one by one."""
+        """One tube for each threshold, which is faster than one by one."""
         score = float(self.probabilities[self.label])
         return tubes_of_maps(self.maps, thresholds, self.indices, self.length, self.size, self.label, score)
 
@@ -66,14 +77,20 @@ def tubes_of_maps(
     label: int,
     score: float = 1.0,
 ) -> list[Tube]:
-    """For each threshold the tube around the largest part of each frame's map above it, over all frames of a clip.
+    """Returns for each threshold the tube around the largest part of each frame's map above it, over the whole clip.
 
     Args:
-        maps: (T, H, W) of the sampled frames; each is normalised to its own minimum and maximum.
-        thresholds: Each in [0, 1].
-        indices: (T,) ascending frame numbers of the maps; a frame that is repeated counts once.
-        length (`int`): Frames of the clip.
-        size: (height, width) of the clip's frames, in pixels.
+        maps (`np.ndarray`): Maps of some frames, (T, H, W); each is normalised to its own minimum and maximum.
+        thresholds (`Sequence[float]`): Numbers in [0, 1].
+        indices (`np.ndarray`): The frames of the maps, (T,) ascending; a frame that is repeated counts once.
+        length (`int`): Number of frames of the clip.
+        size (`tuple[int, int]`): Height and width of the clip's frames in pixels.
+
+    Example:
+        >>> maps = np.zeros((2, 224, 224))
+        >>> maps[0, :, :100] = maps[1, :, 20:120] = 1
+        >>> tubes_of_maps(maps, [0.5], np.array([0, 2]), length=3, size=(224, 224), label=0)[0].boxes[:, 0]
+        array([ 0., 10., 20.])
     """
     indices, first = np.unique(indices, return_index=True)
     boxes = np.stack([boxes_of_map(maps[i], thresholds, size[::-1]) for i in first], axis=1)
@@ -86,17 +103,26 @@ def tubes_of_maps(
     return tubes
 
 
-def corners(boxes: np.ndarray) -> np.ndarray:
-    """(N, 4) `[x, y, width, height]` to `[x1, y1, x2, y2]` whose last pixels belong to the box."""
+def corners(boxes: ArrayLike) -> np.ndarray:
+    """Turns boxes `[x, y, width, height]` (N, 4) into `[x1, y1, x2, y2]` whose last pixels belong to the box.
+
+    Example:
+        >>> corners([[2, 3, 4, 1]])
+        array([[2., 3., 5., 3.]])
+    """
     boxes = np.asarray(boxes, np.float64)
     return np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2] + boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
 
 
 def clip_boxes(value: Any, length: int, clip: str, column: str) -> np.ndarray:
-    """The annotated boxes of a clip, (T, 4) float64 `[x, y, width, height]`.
+    """Checks the annotated boxes of a clip and returns them as (T, 4) float64 `[x, y, width, height]`.
 
     Raises:
         ClipError: Naming clip and column, if there is not one box for each of the `length` frames, or one is empty.
+
+    Example:
+        >>> clip_boxes([[0, 0, 4, 4], [1, 0, 4, 4]], length=2, clip="run/3", column="bboxes").shape
+        (2, 4)
     """
     remedy = "Give a box [x, y, width, height] on every frame."
     if value is None:
@@ -124,11 +150,17 @@ def detect_actions(
     video_column: str = "video",
     batch_size: int = 8,
 ) -> Iterator[DetectedAction]:
-    """The action of each clip, in order.
+    """Yields the action of each clip, in order.
 
     Args:
-        model, spec, method: See [`score_maps`]; the model takes (B, T, C, H, W).
-        sampler ([`FrameSampler`]): Which frames the model sees.
+        model, spec, method: As in [`score_maps`]; the model takes (B, T, C, H, W).
+        dataset (`Dataset`): Rows with a clip.
+        sampler ([`~hf_pgg.data.frame_sampling.FrameSampler`]): Which frames the model sees.
+
+    Example:
+        >>> actions = detect_actions(video_model, spec, clips, center_gaussian, sampler=FrameSampler(4))
+        >>> next(actions).maps.shape
+        (4, 16, 16)
     """
     read: list[tuple[np.ndarray, int, Size]] = []
 
@@ -144,6 +176,7 @@ def detect_actions(
 
 
 def _read(value: Any, sampler: FrameSampler) -> tuple[np.ndarray, np.ndarray, int]:
+    """The frames that the model sees, their numbers, and the clip's length."""
     with open_clip(value) as clip:
         indices = sampler.indices(len(clip), np.random.default_rng(0))
         return clip.read(indices), indices, len(clip)
@@ -157,19 +190,24 @@ def evaluate_actions(
     label_column: str = "label",
     box_column: str = "bboxes",
 ) -> dict[float, dict[str, float]]:
-    """Clip accuracy, frame-mAP at 0.5 and video-mAP, of one actor a clip, for each threshold of the maps.
+    """Measures clip accuracy, frame-mAP at 0.5 and video-mAP, of one actor a clip, for each threshold of the maps.
 
     The boxes are those of the predicted class's map, and stand for every class with that class's probability.
 
     Args:
-        actions: Of [`detect_actions`] on `dataset`.
-        dataset (`Dataset`): Clips with a label and a box `[x, y, width, height]` on every frame.
+        actions (`Iterable[DetectedAction]`): What [`detect_actions`] yields on `dataset`.
+        dataset (`Dataset`): Clips with a label, and a box `[x, y, width, height]` on every frame.
 
     Returns:
         For each threshold, `accuracy` in [0, 1], and in percent what [`FrameMAP`] and [`VideoMAP`] return.
 
     Raises:
         ClipError: If a clip has no box, an empty or an inverted one on some frame.
+
+    Example:
+        >>> actions = detect_actions(video_model, spec, boxed_clips, center_gaussian, sampler=FrameSampler(4))
+        >>> list(evaluate_actions(actions, boxed_clips, [0.5])[0.5])[:3]
+        ['accuracy', 'frame_mAP@0.5', 'video_mAP@0.2']
     """
     num_classes, right = dataset.features[label_column].num_classes, 0
     frame_maps = {threshold: FrameMAP(num_classes, thresholds=(0.5,)) for threshold in thresholds}
@@ -182,28 +220,18 @@ def evaluate_actions(
         right += int(action.label == row[label_column])
         scores = action.probabilities.astype(np.float64)
         for threshold, tube in zip(thresholds, action.tubes(thresholds), strict=True):
-            found = tube.boxes
-            tubes = [Tube(frames, found, float(score), label) for label, score in enumerate(scores)]
+            tubes = [Tube(frames, tube.boxes, float(score), label) for label, score in enumerate(scores)]
             video_maps[threshold].update(clip, [truth], tubes)
             detections = FrameDetections(
                 np.tile(frames, num_classes),
-                np.tile(found, (num_classes, 1)),
+                np.tile(tube.boxes, (num_classes, 1)),
                 np.repeat(scores, action.length),
                 np.repeat(np.arange(num_classes), action.length),
                 clip,
             )
             frame_maps[threshold].update(clip, [truth], detections)
-    return {
-        threshold: {
-            "accuracy": right / len(dataset),
-            **frame_maps[threshold].compute(),
-            **video_maps[threshold].compute(),
-        }
-        for threshold in thresholds
-    }
-
-
-# ---------------------------------------------------------------------------------------------- choice of a map
+    accuracy = {"accuracy": right / len(dataset)}
+    return {at: {**accuracy, **frame_maps[at].compute(), **video_maps[at].compute()} for at in thresholds}
 
 
 class ClipMap(NamedTuple):
@@ -260,6 +288,12 @@ def measure_maps(
     Returns:
         The figures, see [`evaluate_actions`]; and what was chosen: `map`, `smoothing`, `over_time`, `threshold`,
         `centre_threshold`, and `selection`, the frame-mAP of everything that was compared.
+
+    Example:
+        >>> data = DatasetDict(validation=boxed_clips.select([0, 1]), test=boxed_clips.select([2, 3]))
+        >>> figures, chosen = measure_maps(video_model, spec, data, [ClipMap("grad_cam")], FrameSampler(4))
+        >>> chosen["map"], len(chosen["selection"])
+        ('grad_cam', 6)
     """
 
     def measure(split: str, method: Method, thresholds: Sequence[float]) -> dict[float, dict[str, float]]:

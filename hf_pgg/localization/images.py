@@ -33,20 +33,20 @@ def box_of_map(score_map: np.ndarray, threshold: float, original_size: tuple[int
         original_size (`tuple[int, int]`): Width and height of the image in pixels.
 
     Example:
-        >>> score_map = np.zeros((8, 8))
-        >>> score_map[2:6, 4:] = 1
-        >>> box_of_map(np.kron(score_map, np.ones((28, 28))), 0.5, (80, 160))
+        >>> score_map = np.zeros((224, 224))
+        >>> score_map[56:168, 112:] = 1
+        >>> box_of_map(score_map, 0.5, (80, 160))
         [40.0, 40.0, 40.0, 80.0]
     """
     return boxes_of_map(score_map, [threshold], original_size)[0].tolist()
 
 
 def boxes_of_map(score_map: np.ndarray, thresholds: Sequence[float], original_size: tuple[int, int]) -> np.ndarray:
-    """Returns one box of [`box_of_map`] for each threshold, (thresholds, 4) float64, in one pass over the map.
+    """Returns the box of [`box_of_map`] at each threshold, (thresholds, 4) float64, in one pass over the map.
 
     Example:
-        >>> boxes_of_map(np.eye(224), [0.0, 0.5], (100, 50)).tolist()
-        [[0.0, 0.0, 100.0, 50.0], [0.0, 0.0, 100.0, 50.0]]
+        >>> boxes_of_map(np.tri(224), [0.5], (100, 50))
+        array([[  0.,   0., 100.,  50.]])
     """
     normalized = normalize_map(score_map)
     width, height = original_size
@@ -116,16 +116,8 @@ def evaluate_localization(
             names the row.
 
     Example:
-        >>> from transformers import ViTConfig, ViTForImageClassification
-        >>> small = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-        >>> model = ViTForImageClassification(ViTConfig(image_size=32, patch_size=16, **small))
-        >>> spec = InputSpec((32, 32), (32, 32), mean=(0.5,) * 3, std=(0.5,) * 3)
-        >>> image = np.zeros((32, 32, 3), np.uint8)
-        >>> image[8:24, 8:24] = 255
-        >>> rows = Dataset.from_list([{"image": image.tolist(), "label": 0, "bbox": [8, 8, 16, 16]}])
-        >>> def brightness(model, pixel_values, target):
-        ...     return pixel_values.mean(1)
-        >>> evaluate_localization(model, spec, rows.with_format("numpy"), brightness)["max_box_acc_v2"]
+        >>> from hf_pgg.localization.attribution import center_gaussian
+        >>> evaluate_localization(model, spec, boxed_rows, center_gaussian)["max_box_acc_v2_50"]
         1.0
     """
     settings = settings or LocalizationSettings()

@@ -28,15 +28,21 @@ from hf_pgg.metrics.tubes import Tube, label_by_viterbi, temporal_iou, trim
 _THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 _SWITCH_COSTS = (0.0, 1.0, 2.0, 4.0)
 
-# ---------------------------------------------------------------------------------------------- joining
-
 
 @dataclass(frozen=True, eq=False)
 class JoinedClip:
     """Clips one after the other.
 
-    frames: (N, H, W, 3) uint8. truth: of each clip its tube, in frames of the whole. acting: which of them is asked
-    for; no other is of its class.
+    Attributes:
+        frames: All frames, (N, H, W, 3) uint8.
+        truth: The tube of each clip, in frames of the whole.
+        acting: Which of them is asked for; no other is of its class.
+        name: Name of the acting clip.
+
+    Example:
+        >>> clip = JoinedClip(np.zeros((9, 4, 4, 3), np.uint8), [Tube([3, 4], [[0, 0, 3, 3]] * 2, 1.0, 5)], 0, "row 7")
+        >>> clip.truth[clip.acting].label
+        5
     """
 
     frames: np.ndarray
@@ -46,16 +52,20 @@ class JoinedClip:
 
 
 def join_plan(labels: Sequence[int], seed: int = 0) -> list[tuple[int, int, int]]:
-    """For every clip i, which clips are joined, in order of time: one of another class, i, and one of another class.
+    """Says for every clip i which clips are joined, in order of time: one of another class, i, one of another class.
 
     The neighbours of clip i are drawn from `default_rng([seed, i])`; they may be of one class.
 
     Raises:
         ValueError: If all clips are of one class.
+
+    Example:
+        >>> join_plan([0, 1, 1])
+        [(2, 0, 2), (0, 1, 0), (0, 2, 0)]
     """
     classes = np.asarray(labels)
     if len(np.unique(classes)) < 2:
-        raise ValueError(f"the {len(classes)} clips are of one class: a joined clip needs others around the acting one")
+        raise ValueError(f"the {len(classes)} clips are of one class: give clips of two classes at least")
     plan = []
     for i, label in enumerate(classes):
         before, after = np.random.default_rng([seed, i]).choice(np.flatnonzero(classes != label), 2).tolist()
@@ -71,14 +81,19 @@ def join_clips(
     label_column: str = "label",
     box_column: str = "bboxes",
 ) -> Iterator[JoinedClip]:
-    """The joined clips of a plan, one by one; clips around the acting one are brought to its size, with their boxes.
+    """Yields the joined clips of a plan; those around the acting one are brought to its size, with their boxes.
 
     Args:
-        dataset (`Dataset`): Clips with a label and a box `[x, y, width, height]` on every frame.
+        dataset (`Dataset`): Clips with a label, and a box `[x, y, width, height]` on every frame.
+        plan: Rows of each joined clip, see [`join_plan`].
 
     Raises:
         ClipError: If a clip has no box, an empty or an inverted one on some frame.
         VideoError: If a clip cannot be read.
+
+    Example:
+        >>> next(join_clips(boxed_clips, [(1, 0, 3)])).frames.shape
+        (24, 16, 16, 3)
     """
     for rows in plan:
         size: Size | None = None
@@ -99,15 +114,8 @@ def join_clips(
         yield JoinedClip(np.concatenate([parts[position] for position in range(3)]), tubes, 1, f"row {rows[1]}")
 
 
-# ---------------------------------------------------------------------------------------------- scores
-
-
-def window_starts(length: int, window: int, stride: int) -> np.ndarray:
-    """First frames of windows `stride` apart, (W,) int64 ascending; the last window ends with the clip.
-
-    Raises:
-        ValueError: If the window does not fit in the clip, or frames between two windows would have no score.
-    """
+def _window_starts(length: int, window: int, stride: int) -> np.ndarray:
+    """First frames of windows `stride` apart, (W,) int64 ascending; the last window ends with the clip."""
     if not 1 <= stride <= window <= length:
         raise ValueError(
             f"windows of {window} frames, {stride} apart, in a clip of {length}: take 1 <= stride <= window <= length"
@@ -115,20 +123,15 @@ def window_starts(length: int, window: int, stride: int) -> np.ndarray:
     return np.unique(np.append(np.arange(0, length - window + 1, stride), length - window))
 
 
-def frame_scores(scores: ArrayLike, starts: ArrayLike, window: int, length: int) -> np.ndarray:
-    """Scores of frames, (N, classes) float64: the mean over the windows that a frame lies in.
-
-    Args:
-        scores: (W, classes), one row a window. starts: (W,), see [`window_starts`].
-    """
-    values, firsts = np.asarray(scores, np.float64), np.asarray(starts)
-    frames = np.arange(length)
+def _frame_scores(scores: ArrayLike, starts: ArrayLike, window: int, length: int) -> np.ndarray:
+    """Scores of windows (W, classes) to those of frames (N, classes): the mean over the windows around a frame."""
+    frames, firsts = np.arange(length), np.asarray(starts)
     covers = (frames[:, None] >= firsts) & (frames[:, None] < firsts + window)  # (N, W)
-    return covers @ values / covers.sum(1, keepdims=True)
+    return covers @ np.asarray(scores, np.float64) / covers.sum(1, keepdims=True)
 
 
-def contrast(curve: ArrayLike) -> np.ndarray:
-    """A class's scores over a clip's frames (N,), from 0 at their least to 1 at their greatest; 1 if they are constant.
+def _contrast(curve: ArrayLike) -> np.ndarray:
+    """A class's scores (N,), from 0 at their least to 1 at their greatest; 1 where they are constant.
 
     A softmax over many classes seldom exceeds one half: what counts is when a class scores more than at other times.
     """
@@ -141,8 +144,18 @@ def contrast(curve: ArrayLike) -> np.ndarray:
 class ScannedClip:
     """What a classifier says along one joined clip.
 
-    scores: (N, classes), see [`frame_scores`]. maps: (M, H, W), means of the maps of each window's predicted class, on
-    the frames `indices` (M,). size: (height, width) of the frames, in pixels. truth, acting, name: see [`JoinedClip`].
+    Attributes:
+        scores: Scores of each frame, (N, classes): the mean over the windows that it lies in.
+        maps: Means of the maps of each window's predicted class, (M, H, W).
+        indices: The frames of the maps, (M,).
+        size: Height and width of the frames in pixels.
+        truth, acting, name: As in [`JoinedClip`].
+
+    Example:
+        >>> scores = np.array([[0.1], [0.9], [0.8], [0.2]])
+        >>> scan = ScannedClip(scores, np.ones((1, 8, 8)), np.array([0]), (40, 60), [], 0, "row 7")
+        >>> [tube.frames.tolist() for tube in scan.tubes(scan.frame_boxes([0.5])[0.5], scan.when(0.5))]
+        [[1, 2]]
     """
 
     scores: np.ndarray
@@ -154,28 +167,26 @@ class ScannedClip:
     name: str
 
     def frame_boxes(self, thresholds: Sequence[float]) -> dict[float, np.ndarray]:
-        """(N, 4) boxes of all frames at each threshold; see [`~hf_pgg.localization.clips.tubes_of_maps`]."""
+        """Returns the boxes (N, 4) of all frames at each threshold; see [`tubes_of_maps`]."""
         tubes = tubes_of_maps(self.maps, thresholds, self.indices, len(self.scores), self.size, 0)
         return {threshold: tube.boxes for threshold, tube in zip(thresholds, tubes, strict=True)}
 
     def when(self, switch_cost: float) -> np.ndarray:
-        """The frames that show each class, (classes, N) bool: [`label_by_viterbi`] on the class's [`contrast`].
+        """Says which frames show each class, (classes, N) bool: [`label_by_viterbi`] on its scores, stretched to [0, 1].
 
         At a high `switch_cost` a class is found from end to end or not at all.
         """
-        return np.stack([label_by_viterbi(contrast(curve), switch_cost) for curve in self.scores.T])
+        return np.stack([label_by_viterbi(_contrast(curve), switch_cost) for curve in self.scores.T])
 
     def tubes(self, boxes: np.ndarray, when: np.ndarray) -> list[Tube]:
-        """The stretches of each class, of [`frame_boxes`] and [`when`], with its mean score there."""
-        frames = np.arange(len(self.scores))
-        return [
-            stretch
-            for label, (curve, keep) in enumerate(zip(self.scores.T, when, strict=True))
-            for stretch in trim(Tube(frames, boxes, 1.0, label, self.name), curve, keep)
-        ]
+        """Returns the stretches of each class, from [`frame_boxes`] and [`when`], with its mean score there."""
+        tubes: list[Tube] = []
+        for whole, curve, keep in zip(self.untrimmed(boxes), self.scores.T, when, strict=True):
+            tubes += trim(whole, curve, keep)
+        return tubes
 
     def untrimmed(self, boxes: np.ndarray) -> list[Tube]:
-        """Each class from end to end, with its greatest score: what trimming is compared with."""
+        """Returns each class from end to end, with its greatest score: what trimming is compared with."""
         frames = np.arange(len(self.scores))
         return [Tube(frames, boxes, float(score), label, self.name) for label, score in enumerate(self.scores.max(0))]
 
@@ -194,32 +205,36 @@ def scan_clips(
     """Slides a classifier over each clip.
 
     Args:
-        model, spec, method: See [`~hf_pgg.localization.score_maps.score_maps`]; the model takes (B, T, C, H, W).
-        window, stride (`int`): Frames; best as long as the clips that the model was trained on.
-        sampler ([`FrameSampler`]): Which frames of a window the model sees, as in training.
+        model, spec, method: As in [`~hf_pgg.localization.score_maps.score_maps`]; the model takes (B, T, C, H, W).
+        window, stride (`int`): Frames of a window and between windows; best as long as the clips of training.
+        sampler ([`~hf_pgg.data.frame_sampling.FrameSampler`]): Which frames of a window the model sees, as in training.
+
+    Example:
+        >>> from hf_pgg.localization.attribution import grad_cam
+        >>> joined = join_clips(boxed_clips, [(1, 0, 3)])
+        >>> options = {"window": 8, "stride": 4, "sampler": FrameSampler(4)}
+        >>> next(scan_clips(video_model, spec, joined, grad_cam, **options)).scores.shape
+        (24, 2)
     """
     for clip in clips:
         length = len(clip.frames)
-        starts = window_starts(length, window, stride)
+        starts = _window_starts(length, window, stride)
         sampled = [start + sampler.indices(window, np.random.default_rng(0)) for start in starts]
         windows = (clip.frames[indices] for indices in sampled)
         scored = list(score_maps(model, spec, windows, method, batch_size=batch_size))
         indices, place = np.unique(np.concatenate(sampled), return_inverse=True)
         maps = np.zeros((len(indices), *scored[0].score_map.shape[1:]))
         np.add.at(maps, place, np.concatenate([result.score_map for result in scored]))
-        scores = frame_scores([result.probabilities for result in scored], starts, window, length)
+        scores = _frame_scores([result.probabilities for result in scored], starts, window, length)
         size = (clip.frames.shape[1], clip.frames.shape[2])
         maps /= np.bincount(place)[:, None, None]
         yield ScannedClip(scores, maps, indices, size, clip.truth, clip.acting, clip.name)
 
 
-# ---------------------------------------------------------------------------------------------- measures
-
-
 def evaluate_scans(
     scans: Iterable[ScannedClip], num_classes: int, settings: Sequence[tuple[float, float]]
 ) -> dict[tuple[float, float], dict[str, float]]:
-    """How well actions are found in time, for each (threshold of the maps, switch cost).
+    """Measures how well actions are found in time, for each (threshold of the maps, switch cost).
 
     Returns:
         For each setting, in [0, 1] the mean over clips of the acting clip's IoU in time, its class taken as known:
@@ -229,6 +244,14 @@ def evaluate_scans(
 
     Raises:
         ValueError: If there is no clip.
+
+    Example:
+        >>> truth = [Tube([1, 2], [[0, 0, 59, 39]] * 2, 1.0, label=0)]
+        >>> scores = np.array([[0.1], [0.9], [0.8], [0.2]])
+        >>> scan = ScannedClip(scores, np.ones((1, 8, 8)), np.array([0]), (40, 60), truth, 0, "row 7")
+        >>> figures = evaluate_scans([scan], num_classes=1, settings=[(0.5, 0.5)])[0.5, 0.5]
+        >>> figures["temporal_iou"], figures["temporal_iou_untrimmed"]
+        (1.0, 0.5)
     """
     thresholds = (0.2, 0.5)
     metrics = {setting: [VideoMAP(num_classes, thresholds) for _ in range(2)] for setting in settings}
@@ -282,6 +305,13 @@ def measure_joined(
 
     Returns:
         What [`evaluate_scans`] returns, and `threshold`, `switch_cost`, `window` and `stride`.
+
+    Example:
+        >>> from hf_pgg.localization.attribution import grad_cam
+        >>> data = DatasetDict(validation=boxed_clips.select([0, 1]), test=boxed_clips.select([2, 3]))
+        >>> found = measure_joined(video_model, spec, data, grad_cam, FrameSampler(4))
+        >>> found["window"], found["stride"]
+        (8, 1)
     """
     window = window or int(np.median(probe_clips(data["validation"], video_column)["num_frames"]))
     stride = stride or max(window // 8, 1)

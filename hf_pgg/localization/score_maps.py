@@ -17,42 +17,18 @@ from hf_pgg.localization.attribution import METHODS, Method, blurred_over_time
 from hf_pgg.localization.classifier import Classifier, class_number
 
 
-def explain(
-    classifiers: Sequence[Classifier],
-    images: Sequence[np.ndarray],
-    methods: Sequence[str],
-    target: str | None = None,
-    smoothing: float = 0.03,
-) -> Explanation:
-    """The maps of every checkpoint and method on every image.
-
-    Args:
-        classifiers: See [`hf_pgg.localization.classifier.load_classifier`].
-        images: (H, W, 3) uint8 each, of any sizes.
-        methods: Names in [`hf_pgg.localization.attribution.METHODS`].
-        target (`str`, *optional*): The class to explain, by name or number; by default what each checkpoint answers.
-        smoothing (`float`, *optional*, defaults to 0.03): Of gradient maps, see [`with_smoothing`].
-
-    Raises:
-        ValueError: If a checkpoint has no such class.
-        AttributionError: If a method does not fit a checkpoint.
-    """
-    maps = {}
-    for classifier in classifiers:
-        targets = None if target is None else [class_number(classifier, target)] * len(images)
-        for name in methods:
-            scored = score_maps(
-                classifier.model, classifier.spec, images, with_smoothing(name, smoothing), targets, batch_size=8
-            )
-            maps[classifier.name, name] = list(scored)
-    return maps
-
-
 @dataclass(frozen=True)
 class ScoredImage:
-    """An image's map (H, W) float32 of the model's input size, the class it is of, and what the model predicts.
+    """An image's map, the class that it explains, and what the model predicts.
 
-    Of a clip the map is (T, H, W). probabilities: (classes,) float32.
+    Attributes:
+        score_map: The map (H, W) float32, of the model's input size; (T, H, W) of a clip.
+        target, predicted: Numbers of the class that the map explains and of the predicted class.
+        probabilities: Probability of each class, (classes,) float32.
+
+    Example:
+        >>> ScoredImage(np.zeros((16, 16)), target=0, predicted=1, probabilities=np.array([0.25, 0.75])).probability
+        0.75
     """
 
     score_map: np.ndarray
@@ -62,7 +38,7 @@ class ScoredImage:
 
     @property
     def probability(self) -> float:
-        """Of the predicted class."""
+        """The probability of the predicted class."""
         return float(self.probabilities[self.predicted])
 
 
@@ -78,15 +54,20 @@ def score_maps(
     targets: Sequence[int] | None = None,
     batch_size: int = 32,
 ) -> Iterator[ScoredImage]:
-    """One map an image, in order.
+    """Yields one map an image, in order.
 
     Args:
         model (`nn.Module`): A classifier; its device is used.
-        spec ([`InputSpec`]): Its input, `InputSpec.from_processor(image_processor)`.
-        images: (H, W, 3) uint8 each, of any sizes; or clips (T, H, W, 3), of one T.
-        method: One of [`hf_pgg.localization.attribution.METHODS`], or any function of its signature.
-        targets (*optional*): The class to explain of each image; by default the predicted one.
-        batch_size (`int`): Images a forward pass.
+        spec ([`~hf_pgg.data.preprocessing.InputSpec`]): The model's input.
+        images (`Iterable[np.ndarray]`): Images (H, W, 3) uint8 of any sizes; or clips (T, H, W, 3), of one T.
+        method: One of [`~hf_pgg.localization.attribution.METHODS`], or any function of its signature.
+        targets (`Sequence[int]`, *optional*): The class to explain of each image; by default the predicted one.
+        batch_size (`int`): Images in a forward pass.
+
+    Example:
+        >>> images = [np.zeros((20, 30, 3), np.uint8), np.ones((9, 9, 3), np.uint8)]
+        >>> [scored.score_map.shape for scored in score_maps(model, spec, images, METHODS["grad_cam"])]
+        [(16, 16), (16, 16)]
     """
     device = next(model.parameters()).device
     batch: list[torch.Tensor] = []
@@ -117,11 +98,15 @@ SMOOTHED = ("input_gradient", "smooth_gradient", "guided_grad_cam")
 
 
 def with_smoothing(name: str, smoothing: float, over_time: float = 0.0) -> Method:
-    """A method by name; those that follow the input gradient are blurred by `smoothing`.
+    """Returns a method by its name, whose maps are blurred by `smoothing` if they follow the input gradient.
 
     Args:
-        over_time (`float`, *optional*, defaults to 0.0): Of clips' maps, whatever the method: see
+        over_time (`float`): Blur of clips' maps over time, whatever the method; see
             [`~hf_pgg.localization.attribution.blurred_over_time`].
+
+    Example:
+        >>> with_smoothing("input_gradient", 0.05)(model, torch.rand(1, 3, 16, 16), torch.tensor([0])).shape
+        torch.Size([1, 16, 16])
     """
     method: Any = METHODS[name]
     if name in SMOOTHED:
@@ -129,3 +114,38 @@ def with_smoothing(name: str, smoothing: float, over_time: float = 0.0) -> Metho
     if over_time <= 0:
         return method
     return lambda model, pixel_values, target: blurred_over_time(method(model, pixel_values, target), over_time)
+
+
+def explain(
+    classifiers: Sequence[Classifier],
+    images: Sequence[np.ndarray],
+    methods: Sequence[str],
+    target: str | None = None,
+    smoothing: float = 0.03,
+) -> Explanation:
+    """Computes the maps of every checkpoint and method on every image.
+
+    Args:
+        classifiers (`Sequence[Classifier]`): As [`~hf_pgg.localization.classifier.load_classifier`] returns them.
+        images (`Sequence[np.ndarray]`): Images (H, W, 3) uint8, of any sizes.
+        methods (`Sequence[str]`): Names in [`~hf_pgg.localization.attribution.METHODS`].
+        target (`str`, *optional*): The class to explain, by name or number; by default what each checkpoint answers.
+        smoothing (`float`): Blur of gradient maps, see [`with_smoothing`].
+
+    Raises:
+        ValueError: If a checkpoint has no such class.
+        AttributionError: If a method does not fit a checkpoint.
+
+    Example:
+        >>> tiny = Classifier("tiny", model, spec, labels={0: "cat", 1: "dog"})
+        >>> maps = explain([tiny], [np.zeros((16, 16, 3), np.uint8)], ["grad_cam"], target="dog")
+        >>> maps["tiny", "grad_cam"][0].target
+        1
+    """
+    maps = {}
+    for each in classifiers:
+        targets = None if target is None else [class_number(each, target)] * len(images)
+        for name in methods:
+            method = with_smoothing(name, smoothing)
+            maps[each.name, name] = list(score_maps(each.model, each.spec, images, method, targets, batch_size=8))
+    return maps

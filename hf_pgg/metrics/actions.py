@@ -19,7 +19,7 @@ mean, as in the other two. Equal scores keep the order in which they were given,
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -32,9 +32,6 @@ Interpolation = Literal["trapezoid", "every-point"]
 Matching = Literal["best-unmatched", "best"]
 
 _COCO_THRESHOLDS = tuple(0.5 + 0.05 * i for i in range(10))
-
-
-# ---------------------------------------------------------------------------------------------- definitions
 
 
 def average_precision(hits: ArrayLike, positives: int, interpolation: Interpolation = "trapezoid") -> float:
@@ -105,9 +102,6 @@ def _rank_in_group(groups: np.ndarray) -> np.ndarray:
     rank = np.empty(len(groups), int)
     rank[order] = np.arange(len(groups)) - np.searchsorted(groups[order], groups[order])
     return rank
-
-
-# ---------------------------------------------------------------------------------------------- metrics
 
 
 class _ActionMAP:
@@ -291,46 +285,3 @@ class VideoMAP(_ActionMAP):
         count = len(self.thresholds) - len(_COCO_THRESHOLDS)
         result = {f"{self.name}@{t:g}": float(m) for t, m in zip(self.thresholds[:count], means[:count], strict=True)}
         return {**result, f"{self.name}@0.5:0.95": float(means[count:].mean())}
-
-
-def _over_clips(metric: Any, truth: Mapping[str, Sequence[Tube]], found: Mapping[str, Any]) -> dict[str, float]:
-    for clip in found:
-        if clip not in truth:
-            raise ClipError(clip, "clip", "it has detections but no ground truth", "Evaluate the clips of one split.")
-    for clip, tubes in truth.items():
-        if clip not in found:
-            raise ClipError(clip, "clip", "it has no detections", "Give an empty entry if nothing was found in it.")
-        metric.update(clip, tubes, found[clip])
-    return metric.compute()
-
-
-def frame_map(
-    truth: Mapping[str, Sequence[Tube]], detections: Mapping[str, FrameDetections], num_classes: int, **options: Any
-) -> dict[str, float]:
-    """Returns the frame-mAP in percent of all clips at once, by clip name; `options` as in [`FrameMAP`].
-
-    Raises:
-        ClipError: If `truth` and `detections` are not of the same clips, or a clip's entry is malformed.
-
-    Example:
-        >>> found = FrameDetections([0], [[0, 0, 9, 9]], [0.9], [0])
-        >>> frame_map({"a clip": [Tube([0], [[0, 0, 9, 9]], 1.0, 0)]}, {"a clip": found}, num_classes=1)
-        {'frame_mAP@0.5': 100.0}
-    """
-    return _over_clips(FrameMAP(num_classes, **options), truth, detections)
-
-
-def video_map(
-    truth: Mapping[str, Sequence[Tube]], tubes: Mapping[str, Sequence[Tube]], num_classes: int, **options: Any
-) -> dict[str, float]:
-    """Returns the video-mAP in percent of all clips at once, by clip name; `options` as in [`VideoMAP`].
-
-    Raises:
-        ClipError: If `truth` and `tubes` are not of the same clips, or a clip's entry is malformed.
-
-    Example:
-        >>> tubes = {"a clip": [Tube([0], [[0, 0, 9, 9]], 1.0, 0)]}
-        >>> video_map(tubes, tubes, num_classes=1)["video_mAP@0.5"]
-        100.0
-    """
-    return _over_clips(VideoMAP(num_classes, **options), truth, tubes)

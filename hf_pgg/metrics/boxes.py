@@ -2,9 +2,8 @@
 
 J. Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020 (clovaai/wsolevaluation).
 The reference calls OpenCV (`resize` with INTER_CUBIC, `findContours` with RETR_TREE, `contourArea`); here NumPy and
-SciPy give the same numbers.
-
-Contours are found on runs, the horizontal stretches of foreground, for many thresholds in one pass:
+SciPy give the same numbers. Contours are found on runs, the horizontal stretches of foreground, for many thresholds in
+one pass:
 
 - an outer contour encloses an 8-connected set of runs; its box is that of the set;
 - a hole contour encloses a 4-connected set of gaps between runs that does not reach the outside; it lies on the
@@ -29,9 +28,6 @@ PixelConvention = Literal["inclusive", "exclusive"]
 
 SIZE = 224  # side of the square map on which the reference evaluates
 _LEVELS_AT_ONCE = 64  # bounds the memory: a map of noise has 10,000 runs a level
-
-
-# ---------------------------------------------------------------------------------------------- maps
 
 
 def normalize_map(score_map: ArrayLike, size: int = SIZE) -> np.ndarray:
@@ -75,24 +71,24 @@ def _resize_cubic(score_map: np.ndarray, size: int) -> np.ndarray:
 
 
 def _cubic_taps(length: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(4, size) indices and weights that resize an axis. Single precision, as in OpenCV: one ulp can move a level."""
+    """(4, size) indices and weights that resize an axis. Single precision, as in OpenCV: one ulp can move a level.
+
+    `near` is the kernel of R. Keys (1981) at distances up to 1, `far` from 1 to 2.
+    """
     a = np.float32(-0.75)
     position = ((np.arange(size) + 0.5) * (1 / (size / length)) - 0.5).astype(np.float32)
     first = np.floor(position)
     t = position - first
 
-    def near(x: np.ndarray) -> np.ndarray:  # the kernel of R. Keys (1981) at distances up to 1
+    def near(x: np.ndarray) -> np.ndarray:
         return ((a + 2) * x - (a + 3)) * x * x + 1
 
-    def far(x: np.ndarray) -> np.ndarray:  # and from 1 to 2
+    def far(x: np.ndarray) -> np.ndarray:
         return ((a * x - 5 * a) * x + 8 * a) * x - 4 * a
 
     weights = [far(t + 1), near(t), near(1 - t)]
     weights.append(1 - weights[0] - weights[1] - weights[2])
     return np.clip(first.astype(int) + np.arange(-1, 3)[:, None], 0, length - 1), np.stack(weights).astype(np.float64)
-
-
-# ---------------------------------------------------------------------------------------------- boxes of a map
 
 
 class MapBoxes(NamedTuple):
@@ -137,12 +133,12 @@ def boxes_at_thresholds(normalized_map: ArrayLike, thresholds: ArrayLike) -> Map
         raise ValueError(f"normalized_map has the shape {normalized_map.shape}: pass one map (H, W) with pixels")
     if not (normalized_map.min() >= 0 and normalized_map.max() <= 1):
         raise ValueError("normalized_map holds NaN or values outside [0, 1]: pass it through `normalize_map`")
-    check_thresholds(thresholds)
+    _check_thresholds(thresholds)
     grey = (normalized_map * 255).astype(np.uint8)
     levels, level_at = np.unique((thresholds * grey.max()).astype(int), return_inverse=True)
     parts = []
     for start in range(0, len(levels), _LEVELS_AT_ONCE):
-        boxes, level, largest = find_contours(grey > levels[start : start + _LEVELS_AT_ONCE, None, None])
+        boxes, level, largest = _find_contours(grey > levels[start : start + _LEVELS_AT_ONCE, None, None])
         parts.append((boxes, level + start, largest))
     boxes, level, largest = (np.concatenate(part) for part in zip(*parts, strict=True))
     corner = np.array([normalized_map.shape[1] - 1, normalized_map.shape[0] - 1])
@@ -154,32 +150,17 @@ def boxes_at_thresholds(normalized_map: ArrayLike, thresholds: ArrayLike) -> Map
     return MapBoxes(boxes, np.concatenate([level, empty]), largest, level_at)
 
 
-def check_thresholds(thresholds: np.ndarray) -> None:
-    """Raises a `ValueError` unless these are numbers in [0, 1], at least one.
-
-    Example:
-        >>> check_thresholds(np.array([0.2, 50.0]))
-        Traceback (most recent call last):
-        ValueError: thresholds are [0.2, 50.0]: give one or more numbers in [0, 1]
-    """
+def _check_thresholds(thresholds: np.ndarray) -> None:
+    """Raises a `ValueError` unless these are numbers in [0, 1], at least one."""
     if thresholds.ndim != 1 or not len(thresholds) or not ((thresholds >= 0) & (thresholds <= 1)).all():
         raise ValueError(f"thresholds are {thresholds.tolist()}: give one or more numbers in [0, 1]")
 
 
-# ---------------------------------------------------------------------------------------------- contours
+def _find_contours(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The contours of each mask of a bool stack (T, H, W), outer ones and holes.
 
-
-def find_contours(masks: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    """Finds the contours of each mask of a bool stack (T, H, W), outer ones and holes.
-
-    Returns:
-        The boxes (N, 4) with inclusive corners; the mask (N,) that each belongs to; and for each mask the box (T, 4) of
-        its contour of largest area (where equal, of the one that starts last in reading order; -1 where there is none).
-
-    Example:
-        >>> ring = np.array([[1, 1, 1], [1, 0, 1], [1, 1, 1]], bool)
-        >>> find_contours(ring[None])[0].tolist()  # the outer contour, and that of the hole
-        [[0, 0, 2, 2], [0, 0, 2, 2]]
+    Gives boxes (N, 4) with inclusive corners, the mask (N,) that each belongs to, and of each mask the box (T, 4) of
+    the contour of largest area (where equal, of the one that starts last in reading order; -1 where there is none).
     """
     total, height, width = masks.shape[0], masks.shape[1] + 2, masks.shape[2] + 2
     padded = np.zeros((total, height, width), bool)  # the rim keeps rows and masks apart
@@ -255,9 +236,6 @@ def _area_between(starts: np.ndarray, ends: np.ndarray, width: int, upper: np.nd
     return full + 0.5 * np.sum(ends_inside, axis=0)
 
 
-# ---------------------------------------------------------------------------------------------- boxes
-
-
 def box_iou(a: np.ndarray, b: np.ndarray, pixel_convention: PixelConvention = "inclusive") -> np.ndarray:
     """Returns the IoU of boxes `[x0, y0, x1, y1]` (..., 4) that broadcast against each other; of two empty boxes 0.
 
@@ -321,14 +299,14 @@ def image_boxes(boxes: ArrayLike, original_size: Sequence[float], box_format: st
         raise ValueError(f"boxes have the shape {corners.shape}: give (N, 4)")
     if box_format == "xywh":
         corners[:, 2:] += corners[:, :2]
+    width, height = size
     for box, given in zip(corners, np.atleast_2d(np.asarray(boxes)).tolist(), strict=True):
         if not (box[:2] <= box[2:]).all():
             raise ValueError(f"box {given} is inverted or holds NaN as '{box_format}'")
         if not ((box[:2] >= 0) & (box[:2] < size) & (box[2:] <= size)).all():
             hint = "; are these corners? Then set box_format='xyxy'" if box_format == "xywh" else ""
-            raise ValueError(
-                f"box {given} as '{box_format}' leaves the image of {size[0]:g}x{size[1]:g} (width x height){hint}"
-            )
+            problem = f"leaves the image of {width:g}x{height:g} (width x height)"
+            raise ValueError(f"box {given} as '{box_format}' {problem}{hint}")
     return np.minimum(corners, np.tile(size - 1, 2))
 
 

@@ -15,18 +15,25 @@ _BACKGROUNDS = 10_000  # a group's number is label * 10,000 + background
 
 
 def _checked(*arrays: ArrayLike) -> list[np.ndarray]:
+    """The arrays, which are (N,) of one N that is not 0."""
     out = [np.asarray(array) for array in arrays]
     if any(array.ndim != 1 for array in out) or len({len(array) for array in out}) != 1:
-        raise ValueError(f"predictions, references and groups are (N,), not {[array.shape for array in out]}")
+        shapes = [array.shape for array in out]
+        raise ValueError(f"predictions, references and groups have the shapes {shapes}: give (N,) each")
     if len(out[0]) == 0:
         raise ValueError("there are no predictions")
     return out
 
 
 def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson score interval of a proportion: sound for small groups and for 0 or all correct."""
+    """Returns the Wilson score interval of a proportion: sound for small groups, and where none or all are correct.
+
+    Example:
+        >>> [round(end, 3) for end in wilson_interval(0, 20)]
+        [0.0, 0.161]
+    """
     if not 0 <= correct <= total or total == 0:
-        raise ValueError(f"{correct} of {total} is no proportion")
+        raise ValueError(f"correct is {correct} and total {total}: give 0 <= correct <= total, and total > 0")
     z = NormalDist().inv_cdf(0.5 + confidence / 2)
     p, shrink = correct / total, 1 + z**2 / total
     centre = (p + z**2 / (2 * total)) / shrink
@@ -35,10 +42,14 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
 
 
 def pair_groups(labels: ArrayLike, backgrounds: ArrayLike) -> np.ndarray:
-    """(N,) labels and (N,) backgrounds, both from 0 on, as one group number each: label * 10,000 + background.
+    """Gives each pair of a label and a background, both numbered from 0, one number: label * 10,000 + background.
 
     Raises:
         ValueError: If they differ in length, or a background is not in 0..9,999.
+
+    Example:
+        >>> pair_groups([0, 1], [2, 2])
+        array([    2, 10002])
     """
     labels, backgrounds = _checked(labels, backgrounds)
     if backgrounds.min() < 0 or backgrounds.max() >= _BACKGROUNDS:
@@ -47,7 +58,12 @@ def pair_groups(labels: ArrayLike, backgrounds: ArrayLike) -> np.ndarray:
 
 
 def accuracy(predictions: ArrayLike, references: ArrayLike) -> float:
-    """Share of the (N,) predictions that equal the (N,) references."""
+    """Returns the share of the predictions (N,) that equal the references (N,).
+
+    Example:
+        >>> accuracy([0, 1, 1, 1], [0, 1, 0, 1])
+        0.75
+    """
     predictions, references = _checked(predictions, references)
     return float((predictions == references).mean())
 
@@ -55,10 +71,11 @@ def accuracy(predictions: ArrayLike, references: ArrayLike) -> float:
 def group_accuracies(
     predictions: ArrayLike, references: ArrayLike, groups: ArrayLike, confidence: float = 0.95
 ) -> dict[int, dict[str, float]]:
-    """Of each group: `accuracy`, `count`, and the Wilson interval `low`, `high`.
+    """Returns for each group `accuracy`, `count`, and the Wilson interval `low`, `high`, from (N,) integers each.
 
-    Args:
-        predictions, references, groups: (N,) integers.
+    Example:
+        >>> group_accuracies([0, 1, 1], [0, 0, 1], groups=[7, 7, 9])[7]["accuracy"]
+        0.5
     """
     predictions, references, groups = _checked(predictions, references, groups)
     right = predictions == references
@@ -73,9 +90,14 @@ def group_accuracies(
 def group_metrics(
     predictions: ArrayLike, references: ArrayLike, groups: ArrayLike, confidence: float = 0.95
 ) -> dict[str, float]:
-    """`accuracy`, `worst_group_accuracy` (with `_low` and `_high`), `balanced_accuracy`, `group_gap`, `worst_group`.
+    """Returns `accuracy`, `worst_group_accuracy` (`_low`, `_high`), `balanced_accuracy`, `group_gap` and `worst_group`.
 
-    All in [0, 1]. The interval is that of the worst group's own proportion: it ignores that the minimum was picked.
+    The interval is that of the worst group's own proportion: it ignores that the minimum was picked.
+
+    Example:
+        >>> metrics = group_metrics([0, 1, 1, 1], [0, 0, 1, 1], groups=[0, 0, 1, 1])
+        >>> metrics["worst_group_accuracy"], metrics["balanced_accuracy"], metrics["worst_group"]
+        (0.5, 0.75, 0)
     """
     per_group = group_accuracies(predictions, references, groups, confidence)
     worst = min(per_group, key=lambda group: per_group[group]["accuracy"])

@@ -1,10 +1,11 @@
-"""Weakly supervised object localization: how well score maps, of a model trained on labels alone, find the object.
+"""Weakly supervised object localization: how well the score maps of a model trained on labels alone find the object.
 
 J. Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020 (MaxBoxAcc, PxAP), and its
 journal version "Evaluation for Weakly Supervised Object Localization: Protocol, Metrics, and Datasets", TPAMI 2023
 (MaxBoxAccV2). The numbers are those of its code (clovaai/wsolevaluation), as fractions instead of per cent.
 
-The metrics take one map after the other and keep counts a threshold, never a map. Instances of several processes merge.
+The metrics take one map after the other and keep counts for each threshold, never a map. Instances of several processes
+merge.
 """
 
 from __future__ import annotations
@@ -17,8 +18,8 @@ from numpy.typing import ArrayLike
 
 from hf_pgg.metrics.boxes import (
     SIZE,
+    _check_thresholds,
     boxes_at_thresholds,
-    check_thresholds,
     image_boxes,
     normalize_map,
     pairwise_iou,
@@ -29,9 +30,14 @@ Metric = TypeVar("Metric", bound="_MapMetric")
 
 
 def threshold_grid(delta: float = 0.01) -> np.ndarray:
-    """(T,) thresholds 0, delta, ..., 1 - delta. The reference uses 0.01 and 0.001; grey levels tell 255 apart."""
+    """Returns the thresholds 0, delta, ..., 1 - delta. The reference uses steps of 0.01 and 0.001.
+
+    Example:
+        >>> threshold_grid(0.25)
+        array([0.  , 0.25, 0.5 , 0.75])
+    """
     if not 0 < delta <= 1:
-        raise ValueError(f"delta is in (0, 1], not {delta}")
+        raise ValueError(f"delta is {delta}: give a step in (0, 1]")
     return np.arange(0, 1, delta)
 
 
@@ -43,9 +49,9 @@ class _MapMetric:
 
     def __init__(self, thresholds: ArrayLike | None, size: int):
         self.thresholds = threshold_grid() if thresholds is None else np.array(thresholds, np.float64)
-        check_thresholds(self.thresholds)
+        _check_thresholds(self.thresholds)
         if (np.diff(self.thresholds) <= 0).any():
-            raise ValueError("thresholds rise")
+            raise ValueError(f"thresholds are {self.thresholds.tolist()}: give them in ascending order")
         self.size = size
         self.num_maps = 0
 
@@ -53,13 +59,13 @@ class _MapMetric:
         """Adds the counts of another instance, of another process say, and returns this one.
 
         Raises:
-            ValueError: If the other has other settings.
+            ValueError: If the other is another metric or has other settings.
         """
         if type(other) is not type(self):
-            raise ValueError(f"{type(self).__name__} does not merge with {type(other).__name__}")
+            raise ValueError(f"a {type(other).__name__} does not merge into a {type(self).__name__}: give one of these")
         for name in self._settings:
             if not np.array_equal(getattr(self, name), getattr(other, name)):
-                raise ValueError(f"metrics of different {name} do not merge")
+                raise ValueError(f"the metrics differ in their {name}: merge those that were made with the same")
         for name in self._counts:
             setattr(self, name, getattr(self, name) + getattr(other, name))
         return self
@@ -75,15 +81,17 @@ class BoxAccuracy(_MapMetric):
     A map is cut at each threshold (see [`boxes_at_thresholds`]). It is right there, for an IoU delta, if a box reaches
     that IoU with any of the image's boxes: the largest contour's box (MaxBoxAcc), or any contour's (MaxBoxAccV2).
 
-        metric = BoxAccuracy()
-        for score_map, row in ...:
-            metric.update(score_map, row["boxes"], (row["width"], row["height"]), correct=...)
-        metric.result()
-
     Args:
-        thresholds: (T,) rising, in [0, 1]; by default `threshold_grid(0.01)`.
-        iou: The deltas of MaxBoxAccV2; 0.5, at which all others are defined, is among them.
-        size: Side of the square to which maps and boxes are resized.
+        thresholds (`ArrayLike`, *optional*): Numbers in [0, 1], ascending; by default `threshold_grid(0.01)`.
+        iou (`Sequence[float]`): The deltas of MaxBoxAccV2; 0.5, at which all others are defined, is among them.
+        size (`int`): Side of the square to which maps and boxes are resized.
+
+    Example:
+        >>> metric, score_map = BoxAccuracy(), np.zeros((224, 224))
+        >>> score_map[20:120, 20:120] = 1
+        >>> metric.update(score_map, boxes=[20, 20, 100, 80], original_size=(224, 224))
+        >>> {name: value for name, value in metric.result().items() if name.startswith("max_box_acc_v2_")}
+        {'max_box_acc_v2_30': 1.0, 'max_box_acc_v2_50': 1.0, 'max_box_acc_v2_70': 1.0}
     """
 
     _counts = ("num_maps", "num_flat_maps", "num_classified", "largest_hits", "any_hits", "top1_hits")
@@ -95,7 +103,7 @@ class BoxAccuracy(_MapMetric):
         super().__init__(thresholds, size)
         self.iou = np.array(iou, np.float64)
         if self.iou.ndim != 1 or not ((self.iou > 0) & (self.iou <= 1)).all() or 0.5 not in self.iou:
-            raise ValueError(f"iou is a list of numbers in (0, 1] with 0.5 among them, not {iou}")
+            raise ValueError(f"iou is {iou}: give numbers in (0, 1] with 0.5 among them")
         self.num_flat_maps = 0
         self.num_classified = 0
         self.largest_hits = np.zeros((len(self.iou), len(self.thresholds)), np.int64)
@@ -113,18 +121,18 @@ class BoxAccuracy(_MapMetric):
         """Counts one image.
 
         Args:
-            score_map: (H, W) of any size and scale, over the whole image. One that is constant or holds NaN is
-                evaluated as zeros, with the box [0, 0, 0, 0], and counted in `num_flat_maps`.
-            boxes: (N, 4), or (4,), in pixels of the image.
-            original_size: (width, height) of the image in pixels.
-            box_format: "xywh" or "xyxy".
-            correct: Whether the top-1 class is right, for `top1_localization`: for all images or none.
+            score_map (`ArrayLike`): Map (H, W) of the whole image, of any size and scale. One that is constant or holds
+                NaN counts as zeros, with the box [0, 0, 0, 0], and in `num_flat_maps`.
+            boxes (`ArrayLike`): Boxes (N, 4), or (4,), in pixels of the image.
+            original_size (`Sequence[float]`): Width and height of the image in pixels.
+            box_format (`str`): `"xywh"` or `"xyxy"`.
+            correct (`bool`, *optional*): Whether the top-1 class is right, for `top1_localization`; all images or none.
 
         Raises:
             ValueError: Where [`normalize_map`] or [`image_boxes`] does, or if `correct` is given for some images.
         """
         if self.num_maps and (correct is not None) != (self.num_classified > 0):
-            raise ValueError("correct is given for some images and not for others")
+            raise ValueError("correct is given for some images and not for others: give it for all or none")
         truth = resize_boxes(image_boxes(boxes, original_size, box_format), original_size, (self.size, self.size))
         normalized = normalize_map(score_map, self.size)
         found = boxes_at_thresholds(normalized, self.thresholds)
@@ -141,19 +149,14 @@ class BoxAccuracy(_MapMetric):
             self.top1_hits += right & bool(correct)
 
     def merge(self, other: BoxAccuracy) -> BoxAccuracy:
-        """Adds the counts of another instance, of another process say, and returns this one.
-
-        Raises:
-            ValueError: If the other has other settings, or `correct` was given to one of the two alone.
-        """
+        """As in other metrics; `correct` must have been given to both or neither."""
         if self.num_maps and other.num_maps and (self.num_classified > 0) != (other.num_classified > 0):
-            raise ValueError("correct is given for some images and not for others")
+            raise ValueError("correct is given for some images and not for others: give it for all or none")
         return super().merge(other)
 
     def curves(self) -> dict[str, np.ndarray]:
-        """The accuracy at each threshold: `thresholds` (T,), `iou` (D,), and (D, T) each of
-
-        `box_acc` (the largest contour), `box_acc_v2` (any contour), and `top1_localization` if `correct` was given.
+        """Returns `thresholds` (T,), `iou` (D,), and for each pair of them the accuracy (D, T): `box_acc` (the largest
+        contour), `box_acc_v2` (any contour), and `top1_localization` if `correct` was given.
         """
         self._check_not_empty()
         curves = {"box_acc": self.largest_hits / self.num_maps, "box_acc_v2": self.any_hits / self.num_maps}
@@ -162,19 +165,17 @@ class BoxAccuracy(_MapMetric):
         return {"thresholds": self.thresholds, "iou": self.iou, **curves}
 
     def result(self, threshold: float | Mapping[str, float] | None = None) -> dict[str, float]:
-        """The metrics, each a fraction in [0, 1].
+        """Returns the metrics, each a fraction in [0, 1], and `num_maps` and `num_flat_maps` (where no box was found).
 
-        Without `threshold`, each at the threshold that is best for it on these very maps, as the metrics are defined:
-        `max_box_acc` and `best_threshold`; `max_box_acc_v2`, the mean of `max_box_acc_v2_30`, `_50` and `_70` with
-        `best_threshold_v2_30`, `_50` and `_70`; `gt_known`, the older name of MaxBoxAcc; and, if `correct` was given,
-        `top1_localization`, at `best_threshold`. Of equally good thresholds the lowest counts.
+        Without `threshold`, each is taken at the threshold that is best for it on these very maps, as the metrics are
+        defined: `max_box_acc` and `best_threshold`; `max_box_acc_v2`, the mean of `max_box_acc_v2_30`, `_50` and `_70`
+        with `best_threshold_v2_30`, `_50` and `_70`; `gt_known`, the older name of MaxBoxAcc; and, if `correct` was
+        given, `top1_localization`, at `best_threshold`. Of equally good thresholds the lowest counts.
 
         Args:
-            threshold: One of `thresholds` for all metrics, or the result of another split, whose best thresholds are
-                taken. The keys are then `box_acc` and `threshold` instead of `max_box_acc` and `best_threshold`, etc.
-
-        Returns:
-            Those, and `num_maps` and `num_flat_maps` (constant or NaN: no box was found).
+            threshold (`float` or result of another split, *optional*): One of `thresholds` for all metrics, or the best
+                ones of another split. The keys are then `box_acc` and `threshold` instead of `max_box_acc` and
+                `best_threshold`, etc.
 
         Raises:
             RuntimeError: If there were no maps.
@@ -203,7 +204,7 @@ class BoxAccuracy(_MapMetric):
         """Where `thresholds` holds the one given, or the best one of another split's result."""
         if isinstance(threshold, Mapping):
             if f"best_threshold{name}" not in threshold:
-                raise ValueError(f"threshold has no best_threshold{name}: it is a result() of a metric with equal iou")
+                raise ValueError(f"threshold has no best_threshold{name}: give the result() of a metric with equal iou")
             threshold = threshold[f"best_threshold{name}"]
         near = np.flatnonzero(np.isclose(self.thresholds, threshold, rtol=0, atol=1e-9))
         if not len(near):
@@ -214,12 +215,18 @@ class BoxAccuracy(_MapMetric):
 class PixelAveragePrecision(_MapMetric):
     """PxAP: the area under the precision-recall curve of the maps' pixels, pooled over the split.
 
-    PxAP = sum over l of P(tau_l) (R(tau_l) - R(tau_{l-1})), thresholds falling, where a pixel is positive if its value
-    is at least tau. Unlike in `sklearn`, values within one step of the grid are not told apart.
+    PxAP = sum over l of P(tau_l) (R(tau_l) - R(tau_{l-1})), from the highest threshold down, where a pixel is positive
+    if its value is at least tau. Unlike in `sklearn`, values within one step of the grid are not told apart.
 
     Args:
-        thresholds: (T,) rising from 0, in [0, 1]; by default `threshold_grid(0.01)`.
-        size: Side of the square to which maps and masks are resized.
+        thresholds (`ArrayLike`, *optional*): Numbers in [0, 1], ascending from 0; by default `threshold_grid(0.01)`.
+        size (`int`): Side of the square to which maps and masks are resized.
+
+    Example:
+        >>> metric = PixelAveragePrecision()
+        >>> metric.update([[0.9, 0.1], [0.9, 0.1]], mask=[[1, 0], [1, 0]])
+        >>> round(metric.result()["pixel_average_precision"], 3)
+        1.0
     """
 
     _counts = ("num_maps", "object_pixels", "other_pixels")
@@ -227,7 +234,7 @@ class PixelAveragePrecision(_MapMetric):
     def __init__(self, thresholds: ArrayLike | None = None, size: int = SIZE) -> None:
         super().__init__(thresholds, size)
         if self.thresholds[0] != 0:
-            raise ValueError("thresholds begin with 0: every pixel belongs to a step")
+            raise ValueError(f"thresholds start at {self.thresholds[0]}: begin with 0, so that every pixel has a step")
         self.object_pixels = np.zeros(len(self.thresholds) + 1, np.int64)  # a step each, and the value 1
         self.other_pixels = np.zeros_like(self.object_pixels)
 
@@ -235,14 +242,13 @@ class PixelAveragePrecision(_MapMetric):
         """Counts the pixels of one image.
 
         Args:
-            score_map: (H, W) of any size and scale, over the whole image; brought to [0, 1] by [`normalize_map`].
-            mask: (H, W), or (K, H, W) for K instances, which are joined; of any size, resized to the nearest. Bool, or
-                of the two values 0 and 1, or 0 and 255. It may be empty.
-            ignore: Like `mask`: pixels that do not count, except those of the object.
+            score_map (`ArrayLike`): Map (H, W) of the whole image; brought to [0, 1] by [`normalize_map`].
+            mask (`ArrayLike`): Mask (H, W), or (K, H, W) for K instances, which are joined; resized to the nearest.
+                Bool, or of the two values 0 and 1, or 0 and 255. It may be empty.
+            ignore (`ArrayLike`, *optional*): Like `mask`: pixels that do not count, except those of the object.
 
         Raises:
-            ValueError: If the map holds NaN or infinity or is not (H, W), or if a mask is not binary or not of the
-                shapes above.
+            ValueError: If the map holds NaN or infinity, or a map or mask is not binary or not of these shapes.
         """
         score_map = np.asarray(score_map, np.float64)
         if np.isnan(score_map).any():
@@ -256,8 +262,9 @@ class PixelAveragePrecision(_MapMetric):
         self.num_maps += 1
 
     def curves(self) -> dict[str, np.ndarray]:
-        """`thresholds`, `precision` and `recall` (T + 1,), from the threshold 1 down to 0; precision is NaN where no
-        pixel is positive.
+        """Returns `thresholds`, `precision` and `recall` (T + 1,), from the threshold 1 down to 0.
+
+        Precision is NaN where no pixel is positive.
 
         Raises:
             RuntimeError: If there were no maps, or no mask had a pixel.
@@ -271,11 +278,7 @@ class PixelAveragePrecision(_MapMetric):
         return {"thresholds": np.append(self.thresholds, 1.0)[::-1], "precision": precision, "recall": true / true[-1]}
 
     def result(self) -> dict[str, float]:
-        """`pixel_average_precision` in [0, 1], and `num_maps`.
-
-        Raises:
-            RuntimeError: If there were no maps, or no mask had a pixel.
-        """
+        """Returns `pixel_average_precision` in [0, 1] and `num_maps`; raises as [`curves`] does."""
         curves = self.curves()
         gains = np.diff(curves["recall"], prepend=0.0)
         area = np.sum(curves["precision"] * gains, where=gains > 0)
@@ -286,7 +289,7 @@ def _resize_mask(mask: ArrayLike, size: int, name: str) -> np.ndarray:
     """(H, W) or (K, H, W) to one (size, size) bool mask; the nearest pixel is that of OpenCV's INTER_NEAREST."""
     mask = np.asarray(mask)
     if mask.ndim not in (2, 3) or 0 in mask.shape:
-        raise ValueError(f"{name} is (H, W) or (K, H, W) with pixels, not {mask.shape}")
+        raise ValueError(f"{name} is of shape {mask.shape}: give (H, W) or (K, H, W) with pixels")
     if mask.max() not in (0, 1, 255) or not np.isin(mask, (0, mask.max())).all():
         raise ValueError(f"{name} holds values beside 0 and 1, or 0 and 255: threshold it first")
     joined = np.any(mask.astype(bool).reshape(-1, *mask.shape[-2:]), axis=0)

@@ -19,17 +19,16 @@ from transformers.modeling_outputs import ImageClassifierOutput
 
 from hf_pgg.localization.attribution import (
     METHODS,
-    AttributionError,
     attention_rollout,
     blurred_over_time,
     cam,
     center_gaussian,
     grad_cam,
     guided_grad_cam,
-    input_gradient,
+    input_gradient_map,
     smooth_gradient,
-    spatial_features,
 )
+from hf_pgg.localization.features import AttributionError, spatial_features
 from tests.conftest import tiny_model
 
 SIDE = 64
@@ -173,7 +172,7 @@ def test_guided_backpropagation_takes_other_activations_and_overwriting_ones(act
         model.features[1].inplace = True
     guided = guided_grad_cam(model, pixels(), TARGET)
     assert guided.isfinite().all()
-    plain = grad_cam(model, pixels(), TARGET) * input_gradient(model, pixels(), TARGET)
+    plain = grad_cam(model, pixels(), TARGET) * input_gradient_map(model, pixels(), TARGET)
     assert not torch.allclose(guided, plain)
     assert getattr(model.features[1], "inplace", True), "restored"
 
@@ -181,9 +180,9 @@ def test_guided_backpropagation_takes_other_activations_and_overwriting_ones(act
 def test_the_input_gradient_of_a_linear_model_is_its_weights() -> None:
     model = Linear()
     expected = model.layer.weight[TARGET].detach().view(2, 3, 8, 8).norm(dim=1)
-    torch.testing.assert_close(input_gradient(model, pixels(8), TARGET), expected)
+    torch.testing.assert_close(input_gradient_map(model, pixels(8), TARGET), expected)
     torch.testing.assert_close(smooth_gradient(model, pixels(8), TARGET, samples=3), expected)
-    blurred = input_gradient(model, pixels(8), TARGET, smoothing=0.2)
+    blurred = input_gradient_map(model, pixels(8), TARGET, smoothing=0.2)
     assert blurred.std() < expected.std() and blurred.shape == expected.shape
 
 

@@ -25,13 +25,13 @@ from hf_pgg.demo_data import digits_in_motion
 from hf_pgg.localization.in_time import (
     JoinedClip,
     ScannedClip,
-    contrast,
+    _contrast,
+    _frame_scores,
+    _window_starts,
     evaluate_scans,
-    frame_scores,
     join_clips,
     join_plan,
     scan_clips,
-    window_starts,
 )
 from hf_pgg.metrics.tubes import ClipError, Tube, temporal_iou
 
@@ -134,22 +134,22 @@ def test_missing_boxes_are_named():
 
 
 def test_windows_reach_the_last_frame():
-    assert window_starts(10, 4, 2).tolist() == [0, 2, 4, 6]
-    assert window_starts(11, 4, 3).tolist() == [0, 3, 6, 7]
-    assert window_starts(4, 4, 4).tolist() == [0]
+    assert _window_starts(10, 4, 2).tolist() == [0, 2, 4, 6]
+    assert _window_starts(11, 4, 3).tolist() == [0, 3, 6, 7]
+    assert _window_starts(4, 4, 4).tolist() == [0]
     for window, stride in ((5, 1), (3, 4), (3, 0)):
         with pytest.raises(ValueError, match=f"windows of {window} frames, {stride} apart, in a clip of 4"):
-            window_starts(4, window, stride)
+            _window_starts(4, window, stride)
 
 
 def test_a_frame_scores_the_mean_of_its_windows():
-    scores = frame_scores([[1.0, 0.0], [0.0, 4.0], [2.0, 2.0]], [0, 2, 3], 3, 6)
+    scores = _frame_scores([[1.0, 0.0], [0.0, 4.0], [2.0, 2.0]], [0, 2, 3], 3, 6)
     assert scores.tolist() == [[1, 0], [1, 0], [0.5, 2], [1, 3], [1, 3], [2, 2]]
 
 
 def test_contrast_is_of_a_class_with_itself():
-    assert contrast([0.01, 0.03, 0.02]).tolist() == pytest.approx([0, 1, 0.5])
-    assert contrast([0.2, 0.2]).tolist() == [1, 1]
+    assert _contrast([0.01, 0.03, 0.02]).tolist() == pytest.approx([0, 1, 0.5])
+    assert _contrast([0.2, 0.2]).tolist() == [1, 1]
 
 
 @pytest.mark.parametrize(

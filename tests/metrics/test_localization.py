@@ -9,8 +9,8 @@ import pytest
 
 from hf_pgg.metrics import module_path
 from hf_pgg.metrics.boxes import (
+    _find_contours,
     boxes_at_thresholds,
-    find_contours,
     image_boxes,
     normalize_map,
     pairwise_iou,
@@ -148,13 +148,13 @@ def test_holes_have_contours():
     ]
     # open at a corner only, the hole still is one: background is 4-connected
     diamond = np.array([[0, 1, 0], [1, 0, 1], [0, 1, 0]], bool)
-    boxes, _, largest = find_contours(diamond[None])
+    boxes, _, largest = _find_contours(diamond[None])
     assert boxes.tolist() == [[0, 0, 2, 2], [0, 0, 2, 2]] and largest.tolist() == [[0, 0, 2, 2]]
 
 
 def test_thresholds_do_not_mix():
     masks = np.stack([blob(0, 0, 12, 12, 12), np.zeros((12, 12)), blob(0, 0, 1, 12, 12), blob(11, 11, 12, 12, 12)]) > 0
-    boxes, mask, largest = find_contours(masks)
+    boxes, mask, largest = _find_contours(masks)
     assert mask.tolist() == [0, 2, 3] and boxes.tolist() == [[0, 0, 11, 11], [0, 0, 0, 11], [11, 11, 11, 11]]
     assert largest.tolist() == [boxes[0].tolist(), [-1] * 4, *boxes[1:].tolist()]
 

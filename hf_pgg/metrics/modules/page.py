@@ -22,7 +22,10 @@ from hf_pgg.metrics import module_path
 
 LONGEST_INPUT = 1_000_000  # characters
 _TUBE = {"frames": [0, 1], "boxes": [[0, 0, 9, 9], [1, 0, 10, 9]], "label": 2}
-_MAP = [[0, 0, 0, 0], [0, 1, 0.9, 0], [0, 0.8, 1, 0], [0, 0, 0, 0]]
+_FOUND = {"frames": [0, 1], "boxes": _TUBE["boxes"], "scores": [0.9, 0.8], "labels": [2, 2]}
+_CLIP = {"clips": ["a clip"], "references": [[_TUBE]], "num_classes": 3}
+_MASK = [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+_MAPS = [[[0, 0, 0, 0], [0, 1, 0.9, 0], [0, 0.8, last, 0], [0, 0, 0, 0]] for last in (1, 0.2)]
 
 EXAMPLES: dict[str, dict[str, Any]] = {
     "group_accuracy": {
@@ -31,27 +34,14 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "groups": [0, 0, 1, 1, 2, 2],
     },
     "box_localization": {
-        "predictions": [_MAP],
+        "predictions": _MAPS[:1],
         "boxes": [[[50, 40, 100, 80]]],
         "sizes": [[200, 160]],
         "correct": [True],
     },
-    "pixel_average_precision": {
-        "predictions": [[[0, 0, 0, 0], [0, 1, 0.9, 0], [0, 0.8, 0.2, 0], [0, 0, 0, 0]]],
-        "references": [[[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]],
-    },
-    "frame_map": {
-        "clips": ["a clip"],
-        "detections": [{"frames": [0, 1], "boxes": _TUBE["boxes"], "scores": [0.9, 0.8], "labels": [2, 2]}],
-        "references": [[_TUBE]],
-        "num_classes": 3,
-    },
-    "video_map": {
-        "clips": ["a clip"],
-        "predictions": [[{**_TUBE, "score": 0.9}]],
-        "references": [[_TUBE]],
-        "num_classes": 3,
-    },
+    "pixel_average_precision": {"predictions": _MAPS[1:], "references": [_MASK]},
+    "frame_map": {"detections": [_FOUND], **_CLIP},
+    "video_map": {"predictions": [[{**_TUBE, "score": 0.9}]], **_CLIP},
 }
 """Of each module, the arguments of `compute` that its page shows at first."""
 
