@@ -172,7 +172,7 @@ class ScannedClip:
         return {threshold: tube.boxes for threshold, tube in zip(thresholds, tubes, strict=True)}
 
     def when(self, switch_cost: float) -> np.ndarray:
-        """Says which frames show each class, (classes, N) bool: [`label_by_viterbi`] on its scores, stretched to [0, 1].
+        """Says which frames show each class, (classes, N) bool: [`label_by_viterbi`] on its scores in [0, 1].
 
         At a high `switch_cost` a class is found from end to end or not at all.
         """
