@@ -21,29 +21,27 @@ from hf_pgg.data.annotations import mask_to_box
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, resize, to_rgb
 from hf_pgg.synthesis import Composite
 
-PHOTOGRAPHS = (
-    "astronaut.png",
-    "brick.png",
-    "camera.png",
-    "chelsea.png",
-    "coffee.png",
-    "coins.png",
-    "grass.png",
-    "gravel.png",
-    "motorcycle_left.png",
-    "rocket.jpg",
-)
+PHOTOGRAPHS = ("astronaut.png", "brick.png", "camera.png", "chelsea.png", "coffee.png", "coins.png", "grass.png",
+               "gravel.png", "motorcycle_left.png", "rocket.jpg")  # fmt: skip
 OTHER_PHOTOGRAPHS = ("hubble_deep_field.jpg", "page.png", "moon.png", "ihc.png")  # no class stands on these
+MOTIONS = ("left", "right", "up", "down")
+_DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # rows, columns
+_ALIGNED = ClassLabel(names=["conflicting", "aligned"])
 _DIGITS = ClassLabel(names=[str(digit) for digit in range(10)])
 
 
 def photographs(names: Sequence[str] = PHOTOGRAPHS, crops: int = 60, side: int = 96) -> Dataset:
-    """Square crops of photographs (columns `image`, `label`: which photograph), at random places and scales.
+    """Square crops of photographs: `image`, and `label`, which photograph. They are the same in every call.
 
     Args:
         names: Files of scikit-image's wheel; by default the ten that the classes stand on.
-        crops (`int`): Of each photograph, a quarter to the whole of its shorter side, the same in every call.
-        side (`int`): Of each crop, in pixels.
+        crops (`int`): Crops of each photograph, at random places, a quarter to the whole of its shorter side wide.
+        side (`int`): Side of each crop, in pixels.
+
+    Example:
+        >>> pool = photographs(("coffee.png", "rocket.jpg"), crops=2, side=32)
+        >>> pool["label"][:], pool.features["label"].names, pool[0]["image"].size
+        ([0, 0, 1, 1], ['coffee', 'rocket'], (32, 32))
     """
     images, labels = [], []
     for label, name in enumerate(names):
@@ -55,18 +53,21 @@ def photographs(names: Sequence[str] = PHOTOGRAPHS, crops: int = 60, side: int =
             top, left = (int(rng.integers(length - edge + 1)) for length in image.shape[:2])
             images.append(encode_png(resize(image[top : top + edge, left : left + edge], (side, side))))
             labels.append(label)
-    names_of = ClassLabel(names=[name.partition(".")[0] for name in names])
-    return Dataset.from_dict(
-        {"image": images, "label": labels}, features=Features({"image": Image(), "label": names_of})
-    )
+    features = Features(image=Image(), label=ClassLabel(names=[name.partition(".")[0] for name in names]))
+    return Dataset.from_dict({"image": images, "label": labels}, features=features)
 
 
 def digits(split: str, side: int = 32) -> Dataset:
-    """Handwritten digits as cut-outs: `image` (ink of one colour a digit), `mask` (the ink), `label`.
+    """Handwritten digits as cut-outs: `image` (ink of one colour a digit), `mask` (the ink), `label`, `digit_id`.
 
     Args:
         split (`str`): `"train"` (1,077), `"validation"` (360) or `"test"` (360 of the 1,797 digits).
-        side (`int`): Pixels; the 8 x 8 originals are enlarged.
+        side (`int`): Side of the images, in pixels; the 8 x 8 originals are enlarged.
+
+    Example:
+        >>> rows = digits("test")
+        >>> len(rows), rows.column_names
+        (360, ['image', 'mask', 'label', 'digit_id'])
     """
     data, chosen = load_digits(), _digits_of(split)
     # the colour says nothing of the class: it is drawn from the digit's own number
@@ -80,8 +81,12 @@ def cut_outs(images: np.ndarray, labels: Sequence[int], keys: Sequence[Sequence[
     Args:
         images (`np.ndarray`): (N, H, W) float in [0, 1], bright ink.
         labels: (N,) which digit.
-        keys: (N,) seeds of the colours, bright enough to be read.
-        side (`int`): Pixels.
+        keys: (N,) seeds of the colours, which are bright enough to be read.
+        side (`int`): Side of the images, in pixels.
+
+    Example:
+        >>> cut_outs(np.eye(8)[None], [7], keys=[[0]])[0]["mask"].size
+        (32, 32)
     """
     rows: dict[str, list[Any]] = {"image": [], "mask": [], "label": [int(label) for label in labels]}
     for image, key in zip(images, keys, strict=True):
@@ -90,21 +95,20 @@ def cut_outs(images: np.ndarray, labels: Sequence[int], keys: Sequence[Sequence[
         colour = np.random.default_rng(list(key)).integers(160, 256, 3)
         rows["image"].append(encode_png(np.broadcast_to(colour.astype(np.uint8), (side, side, 3)).copy()))
         rows["mask"].append(encode_mask(mask))
-    return Dataset.from_dict(rows, features=Features({"image": Image(), "mask": Image(), "label": _DIGITS}))
+    return Dataset.from_dict(rows, features=Features(image=Image(), mask=Image(), label=_DIGITS))
 
 
 def handwritten_digits(split: str) -> Dataset:
-    """The digits as they were recorded: `image` (8 x 8 pixels of 17 grey levels, bright ink) and `label`.
+    """The digits of a split (see [`digits`]) as they were recorded: `image` (8 x 8 pixels, bright ink) and `label`.
 
-    Args:
-        split (`str`): As in [`digits`].
+    Example:
+        >>> handwritten_digits("test")[0]["image"].size
+        (8, 8)
     """
     data, chosen = load_digits(), _digits_of(split)
     images = np.rint(data.images[chosen] * (255 / 16)).astype(np.uint8)
-    return Dataset.from_dict(
-        {"image": [encode_png(image) for image in images], "label": data.target[chosen].tolist()},
-        features=Features({"image": Image(), "label": _DIGITS}),
-    )
+    rows = {"image": [encode_png(image) for image in images], "label": data.target[chosen].tolist()}
+    return Dataset.from_dict(rows, features=Features(image=Image(), label=_DIGITS))
 
 
 def _digits_of(split: str) -> np.ndarray:
@@ -115,28 +119,35 @@ def _digits_of(split: str) -> np.ndarray:
     return np.sort({"train": train, "validation": validation, "test": test}[split])
 
 
-def digits_on_photographs(bias: float = 0.9, seed: int = 0, size: int = 48, copies: int = 2) -> DatasetDict:
-    """Splits `train`, `validation` and `test` that keep the contract, with `label` and two columns for groups.
+def _check_bias(bias: float) -> None:
+    if not 0 <= bias <= 1:
+        raise ValueError(f"bias is {bias}: give a probability, from 0 to 1")
 
-    `background` is the photograph, `aligned` whether it is the class's own.
+
+def digits_on_photographs(bias: float = 0.9, seed: int = 0, size: int = 48, copies: int = 2) -> DatasetDict:
+    """Digits on photographs, in the splits `train`, `validation` and `test`.
+
+    The rows keep the contract. Two more columns make groups: `background` is the photograph, `aligned` whether it is
+    the class's own.
 
     Args:
         bias (`float`): Probability that a training digit stands on its class's photograph; 0.1 is no bias.
-        seed (`int`): Of the composites; the digits of each split are fixed.
+        seed (`int`): Seed of the composites; the digits of each split are fixed.
         size (`int`): Side of the images, in pixels.
         copies (`int`): Composites of each training digit.
 
     Raises:
         ValueError: If `bias` is not in [0, 1].
+
+    Example:
+        >>> digits_on_photographs(bias=90)  # a percentage; `bias=0.9` takes seconds
+        Traceback (most recent call last):
+        ValueError: bias is 90: give a probability, from 0 to 1
     """
-    if not 0 <= bias <= 1:
-        raise ValueError(f"bias is {bias}: it is a probability")
-    pool = photographs()
-    count = len(PHOTOGRAPHS)
-    tied = tuple(
-        tuple(bias if photo == digit else (1 - bias) / (count - 1) for photo in range(count)) for digit in range(count)
-    )
-    even = tuple(tuple(1 / count for _ in range(count)) for _ in range(count))
+    _check_bias(bias)
+    pool, count = photographs(), len(PHOTOGRAPHS)
+    tied = tuple(map(tuple, np.where(np.eye(count) == 1, bias, (1 - bias) / (count - 1)).tolist()))
+    even = ((1 / count,) * count,) * count
 
     def paste(split: str, matrix: tuple[tuple[float, ...], ...], draws: int) -> Dataset:
         cutouts = digits(split)
@@ -154,23 +165,13 @@ def digits_on_photographs(bias: float = 0.9, seed: int = 0, size: int = 48, copi
         )
         rows = method.map(cutouts).remove_columns(["mask", "digit_id"])
         own = [int(a == b) for a, b in zip(rows["label"], rows["background"], strict=True)]
-        return rows.add_column("aligned", own).cast_column("aligned", ClassLabel(names=["conflicting", "aligned"]))
+        return rows.add_column("aligned", own, feature=_ALIGNED)
 
-    return DatasetDict(
-        {
-            "train": paste("train", tied, copies),
-            "validation": paste("validation", even, 1),
-            "test": paste("test", even, 2),
-        }
-    )
+    splits = {"train": (tied, copies), "validation": (even, 1), "test": (even, 2)}
+    return DatasetDict({split: paste(split, *how) for split, how in splits.items()})
 
 
-MOTIONS = ("left", "right", "up", "down")
-_DIRECTIONS = {"left": (0, -1), "right": (0, 1), "up": (-1, 0), "down": (1, 0)}  # rows, columns
-_ALIGNED = ClassLabel(names=["conflicting", "aligned"])
-
-
-def moving_places(motion: str, num_frames: int, side: int, size: int, rng: np.random.Generator) -> np.ndarray:
+def _moving_places(motion: str, num_frames: int, side: int, size: int, rng: np.random.Generator) -> np.ndarray:
     """(T, 2) top left corners of a square of `side` that crosses most of an image of `size`, evenly, in pixels."""
     free = size - side
     travel = free * rng.uniform(0.6, 1.0)
@@ -184,29 +185,35 @@ def moving_places(motion: str, num_frames: int, side: int, size: int, rng: np.ra
 
 
 def digits_in_motion(bias: float = 0.9, seed: int = 0, size: int = 48, num_frames: int = 8) -> DatasetDict:
-    """Splits `train` (1,077 clips), `validation` (360) and `test` (360).
+    """Clips of digits that move over photographs: splits `train` (1,077 clips), `validation` (360) and `test` (360).
 
     Columns: `video` (`List(Image())`), `label` (the motion), `masks` (the T masks stacked from top to bottom), `bboxes`
     (T boxes `[x, y, width, height]` in pixels), `background` (the photograph), `aligned` (whether it is the motion's).
 
     Args:
         bias (`float`): Probability that a training digit moves over its motion's photograph; 0.25 is no bias.
-        seed (`int`): Of the clips; the digits of each split are fixed.
-        size (`int`): Side of the frames, in pixels.
-        num_frames (`int`): T.
+        seed, size: As in [`digits_on_photographs`].
+        num_frames (`int`): Frames of each clip (T).
 
-    Raises:
-        ValueError: If `bias` is not in [0, 1].
+    Example:
+        >>> digits_in_motion(bias=90)  # a percentage; `bias=0.9` takes seconds
+        Traceback (most recent call last):
+        ValueError: bias is 90: give a probability, from 0 to 1
     """
-    if not 0 <= bias <= 1:
-        raise ValueError(f"bias is {bias}: it is a probability")
+    _check_bias(bias)
     scenes = photographs(PHOTOGRAPHS[: len(MOTIONS)], side=size)
     by_photo = [np.flatnonzero(np.asarray(scenes["label"]) == photo) for photo in range(len(MOTIONS))]
+    features = Features(
+        video=List(Image()),
+        label=ClassLabel(names=list(MOTIONS)),
+        masks=Image(),
+        bboxes=List(List(Value("float32"))),
+        background=scenes.features["label"],
+        aligned=_ALIGNED,
+    )
     parts = {}
     for number, (split, tied) in enumerate({"train": bias, "validation": None, "test": None}.items()):
-        rows: dict[str, list[Any]] = {
-            name: [] for name in ("video", "label", "masks", "bboxes", "background", "aligned")
-        }
+        rows: dict[str, list[Any]] = {name: [] for name in features}
         for i, cutout in enumerate(digits(split)):
             rng = np.random.default_rng([seed, number, i])
             motion = i % len(MOTIONS)
@@ -215,22 +222,10 @@ def digits_in_motion(bias: float = 0.9, seed: int = 0, size: int = 48, num_frame
             photo = motion if own else int(rng.choice(others))
             background = to_rgb(scenes[int(rng.choice(by_photo[photo]))]["image"])
             frames, masks, boxes = _clip(cutout, background, MOTIONS[motion], num_frames, size, rng)
-            rows["video"].append([encode_png(frame) for frame in frames])
-            rows["label"].append(motion)
-            rows["masks"].append(encode_mask(masks))
-            rows["bboxes"].append(boxes)
-            rows["background"].append(photo)
-            rows["aligned"].append(int(photo == motion))
-        features = Features(
-            {
-                "video": List(Image()),
-                "label": ClassLabel(names=list(MOTIONS)),
-                "masks": Image(),
-                "bboxes": List(List(Value("float32"))),
-                "background": scenes.features["label"],
-                "aligned": _ALIGNED,
-            }
-        )
+            clip = [encode_png(frame) for frame in frames]
+            values = (clip, motion, encode_mask(masks), boxes, photo, int(photo == motion))
+            for name, value in zip(features, values, strict=True):
+                rows[name].append(value)
         parts[split] = Dataset.from_dict(rows, features=features)
     return DatasetDict(parts)
 
@@ -246,9 +241,8 @@ def _clip(
     frames = np.broadcast_to(background, (num_frames, *background.shape)).copy()
     masks = np.zeros(frames.shape[:3], np.float32)
     boxes = []
-    for frame, mask, (top, left) in zip(
-        frames, masks, moving_places(motion, num_frames, side, size, rng).tolist(), strict=True
-    ):
+    places = _moving_places(motion, num_frames, side, size, rng).tolist()
+    for frame, mask, (top, left) in zip(frames, masks, places, strict=True):
         window = (slice(top, top + side), slice(left, left + side))
         frame[window] = np.rint(ink[..., None] * digit + (1 - ink[..., None]) * frame[window])
         mask[window] = ink
