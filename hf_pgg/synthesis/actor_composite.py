@@ -7,7 +7,6 @@ Copy-Pasting Objects in Videos for Action Recognition", MMAsia 2022, which paste
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,8 +19,8 @@ from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE, PROVENANCE
 from hf_pgg.data.video_file import Size
 from hf_pgg.synthesis.background_exchange import fill_target
-from hf_pgg.synthesis.base import Sample
-from hf_pgg.synthesis.clips import ClipSynthesizer, SampledClip, refuse_decoding
+from hf_pgg.synthesis.base import Row, Sample
+from hf_pgg.synthesis.clips import ClipSynthesizer, SampledClip
 from hf_pgg.synthesis.composite import background_classes
 from hf_pgg.synthesis.pasting import blend, crop_to_aspect
 
@@ -98,7 +97,7 @@ class ActorComposite(ClipSynthesizer):
                 f"`backgrounds` has {len(self.backgrounds)} rows and the columns {columns}: it needs clips in"
                 f" '{self.video_column}' or images in '{IMAGE}'"
             )
-        refuse_decoding(self.backgrounds, self.video_column, "backgrounds")
+        self.refuse_decoding(self.backgrounds, "backgrounds")
         self.extra_features()  # refuses a `background_column` without classes
 
     @property
@@ -108,7 +107,7 @@ class ActorComposite(ClipSynthesizer):
     def extra_features(self) -> dict[str, Any]:
         return background_classes(self.backgrounds, self.background_column)
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         clip = self.sample(row, rng)
         labels, weights, _ = self.sources(row, clip)
         frames, masks = clip.frames, self._actors(row, clip)
@@ -126,7 +125,7 @@ class ActorComposite(ClipSynthesizer):
         extra = {} if self.background_column is None else {"background": scene[self.background_column]}
         return Sample(blend(frames, background, np.clip(sum(masks), 0, 1)), labels, weights, masks, extra)
 
-    def _actors(self, row: Mapping[str, Any], clip: SampledClip) -> list[np.ndarray] | None:
+    def _actors(self, row: Row, clip: SampledClip) -> list[np.ndarray] | None:
         """Masks (T, H, W) of the actor of each source, None where nothing is known."""
         if self.mask_column is not None and row.get(self.mask_column) is not None:
             try:
@@ -135,9 +134,7 @@ class ActorComposite(ClipSynthesizer):
                 raise ValueError(f"column '{self.mask_column}': {error}") from error
         return None if row.get(PROVENANCE) is None else self.sources(row, clip).masks
 
-    def _background(
-        self, num_frames: int, size: Size, rng: np.random.Generator
-    ) -> tuple[Mapping[str, Any], np.ndarray]:
+    def _background(self, num_frames: int, size: Size, rng: np.random.Generator) -> tuple[Row, np.ndarray]:
         """A row of the pool, and its (T, H, W, 3) frames without the actor."""
         if self.video_column not in self.backgrounds.column_names:
             scene = read_row(self.backgrounds, int(rng.integers(len(self.backgrounds))))

@@ -6,16 +6,14 @@ colours around it, so that no second object is pasted.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from hf_pgg.data.images import resize
 from hf_pgg.data.provenance import LABELS, PROVENANCE
-from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import PairSynthesizer
 from hf_pgg.synthesis.pasting import blend
 
@@ -80,7 +78,7 @@ class BackgroundExchange(PairSynthesizer):
     probability: float = 1.0
     version: int = field(default=2, init=False, repr=False)  # 2: wide blurs on smaller copies
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         image, sources = self.read(row)
         if row.get(PROVENANCE) is None:
             return Sample(image, sources.labels, sources.weights, None)

@@ -24,6 +24,12 @@ from hf_pgg.data.loading import read_column
 from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError
 
 Self = TypeVar("Self", bound="RowTransform")
+Row = Mapping[str, Any]
+Batch = Mapping[str, Sequence[Any]]
+
+_NEEDS_ID = (
+    "store an id in a column (`dataset.add_column('row_id', range(len(dataset)))`) and name it in `row_id_column`"
+)
 
 
 @dataclass(frozen=True)
@@ -89,9 +95,7 @@ class RowTransform(ABC):
         return () if self.row_id_column is None else (self.row_id_column,)
 
     @abstractmethod
-    def __call__(
-        self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
-    ) -> dict[str, list[Any]]:
+    def __call__(self, batch: Batch, indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
         """A batch of rows (columns of lists) to the columns that change."""
 
     @abstractmethod
@@ -110,26 +114,20 @@ class RowTransform(ABC):
     def map(self, dataset: Dataset | IterableDataset, **map_kwargs: Any) -> Any:
         """`dataset.map` with this method, its features and its indices. `map_kwargs`: `num_proc`, `batch_size`, ..."""
         if isinstance(dataset, IterableDataset) and self.row_id_column is None:
-            raise ValueError(
-                "an IterableDataset has no lasting row index (it restarts in every shard): store an id in a column"
-                " and name it in `row_id_column`"
-            )
+            raise ValueError(f"an IterableDataset has no lasting row index (it restarts in every shard): {_NEEDS_ID}")
         map_kwargs.setdefault("batch_size", 32)  # images: the default of 1000 rows would be held in memory at once
         return dataset.map(
             self, batched=True, with_indices=True, features=self.features(dataset.features), **map_kwargs
         )
 
-    def _row_id(self, row: Mapping[str, Any], index: int | None) -> int | str:
+    def _row_id(self, row: Row, index: int | None) -> int | str:
         if self.row_id_column is not None:
             if row.get(self.row_id_column) is None:
                 raise ValueError(f"the row has no id in column '{self.row_id_column}'; its columns are {sorted(row)}")
             row_id = row[self.row_id_column]
             return row_id if isinstance(row_id, str) else int(row_id)
         if index is None:
-            raise ValueError(
-                "outside `map` a row has no index to draw its numbers from: store an id in a column and name it in"
-                " `row_id_column` (`dataset.add_column('row_id', range(len(dataset)))`)"
-            )
+            raise ValueError(f"outside `map` a row has no index to draw its numbers from: {_NEEDS_ID}")
         return int(index)
 
 
@@ -152,9 +150,9 @@ class RowSynthesizer(RowTransform, ABC):
     label_column: str = "label"
 
     @property
-    @abstractmethod
     def input_column(self) -> str:
-        """The column of the images, clips or skeletons."""
+        """The column of the images, clips or skeletons: `image_column` where the output column is `image`."""
+        return str(getattr(self, f"{self.output_column}_column"))
 
     @property
     def columns(self) -> tuple[str, ...]:
@@ -169,7 +167,7 @@ class RowSynthesizer(RowTransform, ABC):
         """The features of the contract's columns."""
 
     @abstractmethod
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         """The sample that a row becomes; pure in (row, rng)."""
 
     def extra_features(self) -> dict[str, Any]:
@@ -177,9 +175,7 @@ class RowSynthesizer(RowTransform, ABC):
         return {}
 
     @_one_thread()
-    def __call__(
-        self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
-    ) -> dict[str, list[Any]]:
+    def __call__(self, batch: Batch, indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
         """A batch of rows (columns of lists) to the columns of the contract.
 
         Raises:
@@ -221,13 +217,7 @@ class FreshDraws:
     """A method that draws afresh each epoch, for `with_transform` and for the collator's `synthesis`.
 
     [`~hf_pgg.training.trainer.PGGTrainer`] calls `set_epoch`; a plain loop calls it itself. The epoch lives in shared
-    memory: data loader workers see the change, persistent ones too.
-
-    Args:
-        synthesizer (`RowTransform`): The method, with a `row_id_column`.
-
-    Raises:
-        ValueError: If the method has no `row_id_column`.
+    memory: data loader workers see the change, persistent ones too. The method needs a `row_id_column`.
 
     Example:
         >>> from hf_pgg.synthesis import CutMix
@@ -241,10 +231,7 @@ class FreshDraws:
 
     def __init__(self, synthesizer: RowTransform):
         if synthesizer.row_id_column is None:
-            raise ValueError(
-                "outside `map` a row has no index to draw from: store an id in a column and give its name to the"
-                " method, as `row_id_column`"
-            )
+            raise ValueError(f"outside `map` a row has no index to draw its numbers from: {_NEEDS_ID}")
         self.synthesizer = synthesizer
         self._epoch = torch.tensor(synthesizer.epoch, dtype=torch.int64).share_memory_()
 
@@ -257,7 +244,7 @@ class FreshDraws:
         """From now on rows draw as in this epoch, in the workers of a loader too."""
         self._epoch.fill_(epoch)
 
-    def __call__(self, batch: Mapping[str, Sequence[Any]]) -> dict[str, list[Any]]:
+    def __call__(self, batch: Batch) -> dict[str, list[Any]]:
         if self.synthesizer.epoch != int(self._epoch):
             self.synthesizer = self.synthesizer.at_epoch(int(self._epoch))
         fresh = self.synthesizer(batch)

@@ -6,7 +6,7 @@ CVPR 2023. They join the clips of a batch; here each row draws its partners, so 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from itertools import accumulate, pairwise
 from typing import Any
@@ -18,8 +18,8 @@ from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE, ProvenanceError, Sources, provenance_features
 from hf_pgg.skeletons.rows import KEYPOINT_FEATURE, KEYPOINTS, sample_row
-from hf_pgg.synthesis.base import RowSynthesizer, Sample
-from hf_pgg.synthesis.pasting import join_sources, place_sources
+from hf_pgg.synthesis.base import Row, RowSynthesizer, Sample
+from hf_pgg.synthesis.pasting import place_sources
 
 
 def _join_persons(clips: Sequence[np.ndarray]) -> tuple[np.ndarray, list[slice]]:
@@ -62,10 +62,6 @@ class BatchMix(RowSynthesizer):
         if len(self.source) < 2:
             raise ValueError(f"BatchMix joins clips: its source has {len(self.source)} row(s)")
 
-    @property
-    def input_column(self) -> str:
-        return self.keypoints_column
-
     def encode(self, image: np.ndarray) -> Any:
         return [[None if np.isnan(frame).any() else frame.tolist() for frame in person] for person in image]
 
@@ -73,16 +69,13 @@ class BatchMix(RowSynthesizer):
         contract = {name: feature for name, feature in provenance_features(label).items() if name != IMAGE}
         return Features({KEYPOINTS: KEYPOINT_FEATURE, **contract})
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         clips = [self._sample(row, rng)] + [self._partner(rng) for _ in range(self.num_clips - 1)]
         joined, places = _join_persons([keypoints for keypoints, _ in clips])
-        parts = [
-            place_sources(sources, joined.shape, place, 1 / len(clips))
-            for (_, sources), place in zip(clips, places, strict=True)
-        ]
-        return Sample(joined, *join_sources(parts))
+        parts = [(sources, place, 1 / len(clips)) for (_, sources), place in zip(clips, places, strict=True)]
+        return Sample(joined, *place_sources(parts, joined.shape))
 
-    def _sample(self, row: Mapping[str, Any], rng: np.random.Generator) -> tuple[np.ndarray, Sources]:
+    def _sample(self, row: Row, rng: np.random.Generator) -> tuple[np.ndarray, Sources]:
         return sample_row(row, rng, self.sampler, self.keypoints_column, self.label_column)
 
     def _partner(self, rng: np.random.Generator) -> tuple[np.ndarray, Sources]:

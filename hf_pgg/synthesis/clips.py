@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import io
 from abc import ABC
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -21,7 +20,7 @@ from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import PROVENANCE, VIDEO, ProvenanceError, Sources, provenance_features, sources_of
 from hf_pgg.data.video import encode_clip, open_clip
 from hf_pgg.data.video_file import Size
-from hf_pgg.synthesis.base import RowSynthesizer
+from hf_pgg.synthesis.base import Row, RowSynthesizer
 
 
 @dataclass(frozen=True)
@@ -70,23 +69,6 @@ def sample_clip(value: Any, sampler: FrameSampler, rng: np.random.Generator, siz
         return SampledClip(clip.read(indices, size), indices, len(clip), clip.stored_size)
 
 
-def refuse_decoding(dataset: Dataset | IterableDataset, column: str, name: str) -> None:
-    """Refuses a `Video()` column, which would decode whole clips (and needs torchcodec).
-
-    Args:
-        name (`str`): How the error names the dataset.
-
-    Example:
-        >>> refuse_decoding(clips, "video", "source")  # a list of images, not decoded: passes
-    """
-    feature = (dataset.features or {}).get(column)
-    if isinstance(feature, Video) and feature.decode:
-        raise ValueError(
-            f"column '{column}' of `{name}` decodes whole clips:"
-            f" `dataset.cast_column('{column}', Video(decode=False))` lets the method read the frames it samples"
-        )
-
-
 @dataclass(frozen=True, kw_only=True)
 class ClipSynthesizer(RowSynthesizer, ABC):
     """A synthesis method of clips, as a `datasets.map` transform.
@@ -123,27 +105,32 @@ class ClipSynthesizer(RowSynthesizer, ABC):
         if self.storage not in ("png", "jpeg", "mp4"):
             raise ValueError(f"storage '{self.storage}' is none of png, jpeg, mp4")
 
-    @property
-    def input_column(self) -> str:
-        return self.video_column
-
     def encode(self, image: np.ndarray) -> Any:
         if self.storage == "mp4":
             return encode_clip(image)
-        return [(encode_png if self.storage == "png" else _encode_jpeg)(frame) for frame in image]
+        return [encode_png(frame) if self.storage == "png" else _encode_jpeg(frame) for frame in image]
 
     def contract_features(self, label: ClassLabel) -> Features:
         return provenance_features(label, video=Video(decode=False) if self.storage == "mp4" else List(Image()))
 
     def map(self, dataset: Dataset | IterableDataset, **map_kwargs: Any) -> Any:
-        refuse_decoding(dataset, self.video_column, "dataset")
+        self.refuse_decoding(dataset, "dataset")
         return super().map(dataset, **map_kwargs)
 
-    def sample(self, row: Mapping[str, Any], rng: np.random.Generator, size: Size | None = None) -> SampledClip:
+    def refuse_decoding(self, dataset: Dataset | IterableDataset, name: str) -> None:
+        """Refuses a `Video()` column, which would decode whole clips (and needs torchcodec)."""
+        feature = (dataset.features or {}).get(self.video_column)
+        if isinstance(feature, Video) and feature.decode:
+            raise ValueError(
+                f"column '{self.video_column}' of `{name}` decodes whole clips: `dataset.cast_column("
+                f"'{self.video_column}', Video(decode=False))` lets the method read the frames it samples"
+            )
+
+    def sample(self, row: Row, rng: np.random.Generator, size: Size | None = None) -> SampledClip:
         """A row's sampled frames, brought to `size` (by default the method's own); raises what `sample_clip` does."""
         return sample_clip(row[self.video_column], self.sampler, rng, size or self.size)
 
-    def sample_pool(self, pool: Dataset, rng: np.random.Generator, size: Size) -> tuple[Mapping[str, Any], SampledClip]:
+    def sample_pool(self, pool: Dataset, rng: np.random.Generator, size: Size) -> tuple[Row, SampledClip]:
         """A row of a pool, drawn uniformly, and its sampled clip. Errors name the pool's row."""
         index = int(rng.integers(len(pool)))
         row = read_row(pool, index)
@@ -153,7 +140,7 @@ class ClipSynthesizer(RowSynthesizer, ABC):
             remedy = "`probe_clips` finds such rows."
             raise ProvenanceError(f"{index} of the pool", self.video_column, str(error), remedy) from error
 
-    def sources(self, row: Mapping[str, Any], clip: SampledClip) -> Sources:
+    def sources(self, row: Row, clip: SampledClip) -> Sources:
         """The row's sources in its sampled clip, with masks (T, H, W)."""
         if row.get(PROVENANCE) is None:  # the target is every frame sampled, whatever the clip's length
             return sources_of(row, clip.frames.shape[:3], self.label_column)
@@ -193,7 +180,7 @@ class PairClipSynthesizer(ClipSynthesizer, ABC):
         super().__post_init__()
         if len(self.source) < 2:
             raise ValueError(f"{type(self).__name__} mixes two clips: its source has {len(self.source)} row(s)")
-        refuse_decoding(self.source, self.video_column, "source")
+        self.refuse_decoding(self.source, "source")
 
     def partner(self, rng: np.random.Generator, size: Size) -> tuple[np.ndarray, Sources]:
         """Frames (T, height, width, 3) and sources of a clip of the pool, drawn uniformly and brought to `size`."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,7 +13,7 @@ from hf_pgg.data.annotations import mask_to_box
 from hf_pgg.data.images import decode_mask, open_image, resize, to_rgb
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE, LABELS, PROVENANCE
-from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import Synthesizer
 from hf_pgg.synthesis.pasting import blend, crop_to_aspect
 
@@ -58,9 +57,6 @@ def composite(
 
 def background_classes(backgrounds: Dataset, column: str | None) -> dict[str, ClassLabel]:
     """The output column `background` of a composite and its classes; nothing if no `column` of the pool is named.
-
-    Raises:
-        ValueError: If the column is no `ClassLabel`.
 
     Example:
         >>> background_classes(scenes, "label")
@@ -147,7 +143,7 @@ class Composite(Synthesizer):
     def extra_features(self) -> dict[str, Any]:
         return background_classes(self.backgrounds, self.background_column)
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         label = row[LABELS][0] if row.get(LABELS) else row[self.label_column]
         image, alpha = _crop_to_mask(*self._cutout(row))
         if rng.random() < self.flip:
@@ -174,7 +170,7 @@ class Composite(Synthesizer):
             raise ValueError(f"`backgrounds` has no image of class {drawn}, which `cooccurrence` gives label {label}")
         return int(pool[rng.integers(len(pool))])
 
-    def _cutout(self, row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    def _cutout(self, row: Row) -> tuple[np.ndarray, np.ndarray]:
         """The row's image (H, W, 3) uint8 and its object's alpha (H, W) float32."""
         image = to_rgb(row[self.image_column])
         if self.mask_column is not None:

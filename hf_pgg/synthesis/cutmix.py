@@ -5,13 +5,11 @@ S. Yun et al., "CutMix: Regularization Strategy to Train Strong Classifiers with
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import PairSynthesizer
 from hf_pgg.synthesis.pasting import paste_window
 
@@ -35,9 +33,9 @@ class CutMix(PairSynthesizer):
     The weight of the partner's label is the exact share of the pixels that were replaced.
 
     Args:
-        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
         alpha (`float`, *optional*, defaults to 1.0): lambda, the share that stays, is drawn from Beta(alpha, alpha).
-        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+        source, image_column, label_column, seed, epoch, row_id_column: See
+            [`~hf_pgg.synthesis.images.PairSynthesizer`].
 
     Example:
         >>> mixed = CutMix(source=rows, seed=2).map(rows)
@@ -47,7 +45,7 @@ class CutMix(PairSynthesizer):
 
     alpha: float = 1.0
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         image, sources = self.read(row)
         height, width = image.shape[:2]
         lam = rng.beta(self.alpha, self.alpha)

@@ -5,7 +5,7 @@ As in PGG (arXiv 2604.02946): Otsu's threshold on the difference between source 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -16,7 +16,7 @@ from skimage.filters import threshold_otsu
 from skimage.morphology import disk
 
 from hf_pgg.data.images import resize, to_rgb
-from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import Synthesizer
 
 Editor = Callable[..., Any]
@@ -80,7 +80,7 @@ class Edit(Synthesizer):
     radius: int = 2
     min_difference: float = 4.0
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         source, (labels, weights, masks) = self.read(row)
         edited = self.editor(source.copy(), *([rng] if self.random else []), *([row] if self.takes_row else []))
         edited, kept = edited if isinstance(edited, tuple) else (edited, None)

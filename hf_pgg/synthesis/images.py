@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from abc import ABC
-from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -13,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features
 from hf_pgg.data.images import encode_png, resize, to_rgb
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE, Sources, provenance_features, sources_of
-from hf_pgg.synthesis.base import RowSynthesizer
+from hf_pgg.synthesis.base import Row, RowSynthesizer
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -36,17 +35,13 @@ class Synthesizer(RowSynthesizer, ABC):
 
     image_column: str = IMAGE
 
-    @property
-    def input_column(self) -> str:
-        return self.image_column
-
     def encode(self, image: np.ndarray) -> Any:
         return encode_png(image)
 
     def contract_features(self, label: ClassLabel) -> Features:
         return provenance_features(label)
 
-    def read(self, row: Mapping[str, Any], shape: tuple[int, int] | None = None) -> tuple[np.ndarray, Sources]:
+    def read(self, row: Row, shape: tuple[int, int] | None = None) -> tuple[np.ndarray, Sources]:
         """A row's image (H, W, 3) uint8 and its sources, brought to `shape` (height, width) if one is given."""
         image = to_rgb(row[self.image_column])
         sources = sources_of(row, image.shape[:2], self.label_column)
@@ -62,7 +57,7 @@ class PairSynthesizer(Synthesizer, ABC):
         image_column, label_column, seed, epoch, row_id_column: See [`Synthesizer`].
 
     Example:
-        >>> from hf_pgg.synthesis.base import Sample
+        >>> from hf_pgg.synthesis.base import Row, Sample
         >>> from hf_pgg.synthesis.pasting import blend
         >>> @dataclass(frozen=True, kw_only=True)
         ... class Halves(PairSynthesizer):

@@ -5,7 +5,7 @@ A map transform over rows that already have provenance, of whatever method; noth
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, cast, get_args
 
@@ -17,7 +17,7 @@ from hf_pgg.data.images import decode_mask, encode_mask
 from hf_pgg.data.loading import read_column
 from hf_pgg.data.provenance import PROVENANCE, ProvenanceError
 from hf_pgg.data.video import open_clip
-from hf_pgg.synthesis.base import RowTransform
+from hf_pgg.synthesis.base import Batch, RowTransform
 
 Kind = Literal["dilate", "erode", "random", "whole"]
 
@@ -82,9 +82,7 @@ class MaskAblation(RowTransform):
     def columns(self) -> tuple[str, ...]:
         return (PROVENANCE, *([] if self.video_column is None else [self.video_column]), *super().columns)
 
-    def __call__(
-        self, batch: Mapping[str, Sequence[Any]], indices: Sequence[int] | None = None
-    ) -> dict[str, list[Any]]:
+    def __call__(self, batch: Batch, indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
         """A batch of rows to their new masks.
 
         Raises:

@@ -37,12 +37,7 @@ def paste_window(image: np.ndarray, other: np.ndarray, window: tuple[slice, ...]
 def blend(image: np.ndarray, background: np.ndarray, alpha: np.ndarray) -> np.ndarray:
     """Mixes two images, or clips, pixel by pixel: `image` where `alpha` is 1, `background` where it is 0.
 
-    Args:
-        image, background (`np.ndarray`): (H, W, 3) or (T, H, W, 3), in [0, 255].
-        alpha (`np.ndarray`): (H, W) or (T, H, W) float in [0, 1].
-
-    Returns:
-        The mix as uint8.
+    The images are ([T,] H, W, 3) in [0, 255], alpha ([T,] H, W) float in [0, 1]; the mix is uint8.
 
     Example:
         >>> blend(np.full((1, 2, 1), 200), np.full((1, 2, 1), 100), np.array([[1, 0.5]])).ravel()
@@ -66,31 +61,25 @@ def crop_to_aspect(image: np.ndarray, size: tuple[int, int], rng: np.random.Gene
     return resize(image[top : top + height, left : left + width], size)
 
 
-def place_sources(sources: Sources, shape: tuple[int, ...], window: Any, share: float = 1.0) -> Sources:
-    """The sources of a sample that fills one window of a larger sample.
+def place_sources(parts: Sequence[tuple[Sources, Any, float]], shape: tuple[int, ...]) -> Sources:
+    """The sources of samples that stand side by side in a larger one.
 
     Args:
-        shape (`tuple[int, ...]`): Shape of the larger sample's masks, which are 0 outside the window.
-        window: Index of the window, slices of an array of `shape`.
-        share (`float`): Share of the larger sample's label, by which the weights are multiplied.
+        parts: For each sample its sources, its window (an index of an array of `shape`), and its share of the larger
+            sample's label, by which the weights are multiplied.
+        shape (`tuple[int, ...]`): Shape of the larger sample's masks; a source's mask is 0 outside its window.
 
     Example:
-        >>> placed = place_sources(Sources([1], [1.0], [np.ones((1, 2), np.float32)]), (1, 4), np.s_[:, 2:], 0.5)
-        >>> placed.weights, placed.masks[0]
-        ([0.5], array([[0., 0., 1., 1.]], dtype=float32))
+        >>> cat, dog = (Sources([label], [1.0], [np.ones((1, 1), np.float32)]) for label in (0, 1))
+        >>> place_sources([(cat, np.s_[:, :1], 0.5), (dog, np.s_[:, 1:], 0.5)], (1, 2))[:2]
+        ([0, 1], [0.5, 0.5])
     """
-    masks = [np.zeros(shape, np.float32) for _ in sources.masks]
-    for placed, mask in zip(masks, sources.masks, strict=True):
-        placed[window] = mask
-    return Sources(sources.labels, [weight * share for weight in sources.weights], masks)
-
-
-def join_sources(parts: Sequence[Sources]) -> Sources:
-    """The sources of several samples, one after the other.
-
-    Example:
-        >>> join_sources([Sources([1], [0.5], [np.ones((1, 1))]), Sources([0], [0.5], [np.zeros((1, 1))])]).labels
-        [1, 0]
-    """
-    labels, weights, masks = ([value for part in column for value in part] for column in zip(*parts, strict=True))
-    return Sources(labels, weights, masks)
+    joined = Sources([], [], [])
+    for sources, window, share in parts:
+        for label, weight, mask in zip(*sources, strict=True):
+            placed = np.zeros(shape, np.float32)
+            placed[window] = mask
+            joined.labels.append(label)
+            joined.weights.append(weight * share)
+            joined.masks.append(placed)
+    return joined

@@ -20,9 +20,8 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import torch
@@ -34,7 +33,7 @@ from torch import nn
 from hf_pgg.data.images import resize
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import Sources
-from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import PairSynthesizer
 from hf_pgg.synthesis.pasting import blend
 
@@ -108,13 +107,7 @@ def _permute_blocks(array: np.ndarray, order: np.ndarray) -> np.ndarray:
 
 
 def _mask_costs(
-    images: Sequence[np.ndarray],
-    shares: Sequence[np.ndarray],
-    lam: float,
-    *,
-    beta: float,
-    gamma: float,
-    eta: float,
+    images: Sequence[np.ndarray], shares: Sequence[np.ndarray], lam: float, *, beta: float, gamma: float, eta: float
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The energy of a mask, but for a constant, as costs: sum_b unary[b, 2 z_b] + sum_(b, c) weight_bc (z_b - z_c)^2.
 
@@ -251,7 +244,6 @@ class PuzzleMix(PairSynthesizer):
     torch runs in one thread meanwhile: `num_proc` spreads the rows.
 
     Args:
-        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
         saliency (`Callable`): `(image (H, W, 3) uint8, label) -> (H, W)`, picklable and deterministic:
             [`InputGradientSaliency`], or your own.
         blocks (`tuple[int, ...]`, *optional*, defaults to (2, 4, 8, 16)): n is drawn from these.
@@ -262,7 +254,8 @@ class PuzzleMix(PairSynthesizer):
         transport_cost (`float`, *optional*, defaults to 0.8): Cost of moving a block by the side of the image. At the
             authors' 0.8 next to no block moves where saliency is smooth; at 0.05 one in twenty did (photographs of
             pets, a trained EfficientNet).
-        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+        source, image_column, label_column, seed, epoch, row_id_column: See
+            [`~hf_pgg.synthesis.images.PairSynthesizer`].
 
     Example:
         >>> def redness(image, label):
@@ -285,11 +278,9 @@ class PuzzleMix(PairSynthesizer):
         if not self.blocks or min(self.blocks) < 2:
             raise ValueError(f"`blocks` holds numbers of blocks a side, each at least 2, not {self.blocks}")
         if not (self.alpha > 0 and min(self.beta, self.eta, self.transport_cost) >= 0 and 0 <= self.gamma <= 1):
-            raise ValueError(
-                "PuzzleMix needs `alpha` > 0, `beta`, `eta` and `transport_cost` >= 0, and `gamma` in [0, 1]"
-            )
+            raise ValueError("give `alpha` > 0, `beta`, `eta` and `transport_cost` >= 0, and `gamma` in [0, 1]")
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         n, lam = int(rng.choice(self.blocks)), float(rng.beta(self.alpha, self.alpha))
         image, sources = self.read(row)
         height, width = (max(round(side / n), 1) * n for side in image.shape[:2])

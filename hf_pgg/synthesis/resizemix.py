@@ -6,13 +6,11 @@ the paper's code draws one scale a batch; here each row draws its own, so that i
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import PairSynthesizer
 from hf_pgg.synthesis.pasting import paste_window, place_sources
 
@@ -29,10 +27,10 @@ class ResizeMix(PairSynthesizer):
     """Pastes the whole image of a partner from `source`, made small, at a random place of each row's image.
 
     Args:
-        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
         min_scale, max_scale (`float`, *optional*, defaults to 0.1 and 0.8): Bounds of the uniform draw of the pasted
             image's side relative to the row's (tau in the paper).
-        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+        source, image_column, label_column, seed, epoch, row_id_column: See
+            [`~hf_pgg.synthesis.images.PairSynthesizer`].
 
     Example:
         >>> mixed = ResizeMix(source=rows, min_scale=0.5, max_scale=0.5).map(rows)
@@ -48,7 +46,7 @@ class ResizeMix(PairSynthesizer):
         if not 0 < self.min_scale <= self.max_scale <= 1:
             raise ValueError(f"scales {self.min_scale} and {self.max_scale}: give 0 < min_scale <= max_scale <= 1")
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         image, sources = self.read(row)
         height, width = image.shape[:2]
         scale = rng.uniform(self.min_scale, self.max_scale)
@@ -56,4 +54,4 @@ class ResizeMix(PairSynthesizer):
         other, other_sources = self.partner(rng, (y1 - y0, x1 - x0))
         window = np.s_[y0:y1, x0:x1]
         mixed, mask = paste_window(image, other, window)
-        return Sample(mixed, *sources.mix(place_sources(other_sources, mask.shape, window), mask))
+        return Sample(mixed, *sources.mix(place_sources([(other_sources, window, 1.0)], mask.shape), mask))

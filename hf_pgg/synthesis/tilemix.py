@@ -7,17 +7,15 @@ skeletons of several clips under a mixed label; here the clips themselves stand 
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 
 from hf_pgg.data.images import resize_frames
-from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.clips import PairClipSynthesizer
-from hf_pgg.synthesis.pasting import join_sources, place_sources
+from hf_pgg.synthesis.pasting import place_sources
 
 
 def _tile_places(height: int, width: int, grid: tuple[int, int]) -> list[tuple[slice, slice]]:
@@ -55,7 +53,7 @@ class TileMix(PairClipSynthesizer):
         if min(self.grid) < 1 or self.grid[0] * self.grid[1] < 2:
             raise ValueError(f"a grid of {self.grid} does not hold two clips: give two tiles or more, as in (1, 2)")
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         clip = self.sample(row, rng)
         height, width = clip.size
         places = _tile_places(height, width, self.grid)
@@ -66,5 +64,5 @@ class TileMix(PairClipSynthesizer):
             frames, sources = (clip.frames, self.sources(row, clip)) if i == own else self.partner(rng, tile)
             mixed[:, rows, columns] = resize_frames(frames, tile)
             share = tile[0] * tile[1] / (height * width)
-            parts.append(place_sources(sources.resized(tile), mixed.shape[:3], np.s_[:, rows, columns], share))
-        return Sample(mixed, *join_sources(parts))
+            parts.append((sources.resized(tile), np.s_[:, rows, columns], share))
+        return Sample(mixed, *place_sources(parts, mixed.shape[:3]))

@@ -7,13 +7,12 @@ cuboid, so that it does not depend on its batch.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 
-from hf_pgg.synthesis.base import Sample
+from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.clips import PairClipSynthesizer
 from hf_pgg.synthesis.pasting import paste_window
 
@@ -56,7 +55,7 @@ class VideoMix(PairClipSynthesizer):
         if self.mode not in _AXES:
             raise ValueError(f"mode '{self.mode}' is none of {', '.join(_AXES)}")
 
-    def synthesize(self, row: Mapping[str, Any], rng: np.random.Generator) -> Sample:
+    def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         clip = self.sample(row, rng)
         shape = clip.frames.shape[:3]
         lam = rng.beta(self.alpha, self.alpha)
