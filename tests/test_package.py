@@ -19,12 +19,13 @@ def test_the_wheel_imports_and_trains_in_an_environment_of_its_own(tmp_path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     for needed in (
-        "hf_pgg/model_card_template.md",
+        "hf_pgg/reports/model_card_template.md",
         "hf_pgg/py.typed",
-        "hf_pgg/metrics/group_accuracy/group_accuracy.py",
+        "hf_pgg/metrics/modules/group_accuracy/group_accuracy.py",
+        "hf_pgg/metrics/modules/group_accuracy/README.md",
     ):
         assert needed in names
-    assert not [name for name in names if name.startswith(("tests/", "recipes/"))]
+    assert not [name for name in names if name.startswith(("tests/", "recipes/", "benchmarks/"))]
     site = tmp_path / "site"
     subprocess.run(
         [sys.executable, "-m", "pip", "install", "--quiet", "--no-deps", "--no-index", "--target", site, wheel],

@@ -1,6 +1,5 @@
 """The released checkpoints load as they are, say what they are, and do what their cards say."""
 
-import importlib
 import json
 from pathlib import Path
 
@@ -15,6 +14,7 @@ from transformers import (
     pipeline,
 )
 
+from benchmarks import release
 from hf_pgg.demo_data import digits_on_photographs
 from hf_pgg.reports.model_card import model_card
 
@@ -23,18 +23,12 @@ FOLDERS = sorted(path for path in (ROOT / "checkpoints").iterdir() if path.is_di
 LIMIT = 20_000_000
 
 
-@pytest.fixture
-def release(monkeypatch):
-    monkeypatch.syspath_prepend(str(ROOT / "recipes"))
-    return importlib.import_module("release")
-
-
-def test_what_the_script_packages_is_what_is_there(release):
+def test_what_the_script_packages_is_what_is_there():
     assert [folder.name for folder in FOLDERS] == sorted(name for r in release.RELEASES for name in r.kept.values())
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.name)
-def test_a_released_folder_is_small_safe_and_described(folder, release):
+def test_a_released_folder_is_small_safe_and_described(folder):
     files = [path for path in folder.iterdir() if path.is_file()]
     assert sum(path.stat().st_size for path in files) < LIMIT
     assert not [path for path in files if path.suffix in release.PICKLED]
@@ -74,7 +68,7 @@ def test_the_guided_classifier_reads_digits_where_the_plain_one_reads_photograph
     assert accuracy("digits-convnext-guided") > accuracy("digits-convnext-plain") + 0.2
 
 
-def test_a_pickle_and_a_folder_without_its_own_card_are_not_packaged(release, tmp_path):
+def test_a_pickle_and_a_folder_without_its_own_card_are_not_packaged(tmp_path):
     source = tmp_path / "source"
     source.mkdir()
     (source / "README.md").write_text("---\nlicense: apache-2.0\n---\n")

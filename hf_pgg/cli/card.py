@@ -1,28 +1,46 @@
-"""card."""
+"""`hf-pgg card`: the model card of a run, from its `results.json`."""
 
 from __future__ import annotations
 
 import argparse
 import json
 from pathlib import Path
+from typing import Any
 
-from hf_pgg.reports.model_card import model_card
-
-_CARD = """
+_EXAMPLES = """
   hf-pgg card out/train_cls/guided           writes README.md beside its results.json
   hf-pgg card out/train_cls                  the cards of all runs in one comparison's results.json
   hf-pgg card out/train_cls/guided --output -    prints it"""
 
 
-def _card(args: argparse.Namespace) -> None:
-    path = Path(args.run)
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds `card` to the commands of `hf-pgg`.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_parser(parser.add_subparsers())
+        >>> parser.parse_args(["card", "out/guided", "--output", "-"]).output
+        '-'
+    """
+    parser = commands.add_parser(
+        "card",
+        help="write the model card of a run from its results.json",
+        description="Write the model card of a run from its results.json.",
+        epilog="examples:" + _EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("results", metavar="RUN", help="folder of a run or of a comparison, or its results.json")
+    parser.add_argument("--output", help="file to write, or - to print (default: README.md beside the record)")
+    parser.add_argument("--overwrite", action="store_true", help="replace a card that exists already")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    from hf_pgg.reports.model_card import model_card
+
+    path = Path(args.results)
     path = path / "results.json" if path.is_dir() else path
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: a run's record is the results.json that the recipes write")
-    try:
-        found = json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error
+    found = _read(path)
     several = isinstance(found, list)
     for record in found if several else [found]:
         if not isinstance(record, dict):
@@ -37,7 +55,17 @@ def _card(args: argparse.Namespace) -> None:
         folder = path.parent / record["model"]["name"] if several else path.parent
         target = Path(args.output) if args.output else folder / "README.md"
         if target.exists() and not args.overwrite:
-            raise ValueError(f"{target} stands there already: --overwrite replaces it")
+            raise ValueError(f"{target} exists already: give --overwrite to replace it")
         target.parent.mkdir(parents=True, exist_ok=True)
         card.save(target)
         print(f"written: {target}")
+
+
+def _read(path: Path) -> Any:
+    """What a `results.json` holds: the record of a run, or a list of records."""
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: a run's record is the results.json that the recipes write")
+    try:
+        return json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error

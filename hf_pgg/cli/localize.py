@@ -1,27 +1,108 @@
-"""localize."""
+"""`hf-pgg localize`: boxes around what a classifier looks at, as COCO JSON, for images without annotations."""
 
 from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from tqdm.auto import tqdm
+from hf_pgg.cli.choices import MAPS
 
-from hf_pgg.data.images import open_image, to_rgb
-from hf_pgg.data.loading import image_files
-from hf_pgg.localization.attribution import METHODS
-from hf_pgg.localization.classifier import CheckpointError, load_classifier
-from hf_pgg.localization.images import box_of_map
-from hf_pgg.localization.score_maps import ScoredImage, score_maps, with_smoothing
-from hf_pgg.reports.figures import draw
+if TYPE_CHECKING:
+    from hf_pgg.localization.score_maps import ScoredImage
+
+_EXAMPLES = """
+  hf-pgg localize facebook/deit-tiny-patch16-224 photos/ --output boxes.json --overlays boxes/"""
 
 
-def to_coco(
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds `localize` to the commands of `hf-pgg`.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_parser(parser.add_subparsers())
+        >>> parser.parse_args(["localize", "out/guided", "photos/"]).threshold
+        0.3
+    """
+    parser = commands.add_parser(
+        "localize",
+        help="write boxes around what a checkpoint looks at, as COCO JSON",
+        description="Boxes around what a classifier looks at, as COCO JSON, for images without annotations.",
+        epilog="example:" + _EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("model", help="Hub id or local folder of an image classification checkpoint")
+    parser.add_argument("images", nargs="+", help="images, or folders of them")
+    parser.add_argument("--output", default="boxes.json", help="COCO file to write (%(default)s)")
+    parser.add_argument("--overlays", help="folder for images with map and box drawn in")
+    parser.add_argument("--method", default="grad_cam", choices=MAPS, help="attribution map (%(default)s)")
+    parser.add_argument(
+        "--smoothing", type=float, default=0.05, help="blur of gradient maps, as a share of the side (%(default)s)"
+    )
+    parser.add_argument("--threshold", type=float, default=0.3, help="share of the map's range (%(default)s)")
+    parser.add_argument("--image_size", type=int, help="input size in pixels, other than the checkpoint's")
+    parser.add_argument("--batch_size", type=int, default=16, help="images a forward pass (%(default)s)")
+    parser.add_argument("--revision", default="main", help="revision of the checkpoint on the Hub (%(default)s)")
+    parser.set_defaults(run=_run)
+
+
+def _run(args: argparse.Namespace) -> None:
+    if not 0 <= args.threshold < 1:
+        raise ValueError(f"--threshold {args.threshold} is not in [0, 1): give a share of the map's range")
+    import torch
+    from tqdm.auto import tqdm
+
+    from hf_pgg.data.images import to_rgb
+    from hf_pgg.data.loading import image_files
+    from hf_pgg.localization.classifier import load_classifier
+    from hf_pgg.localization.images import box_of_map
+    from hf_pgg.localization.score_maps import score_maps, with_smoothing
+    from hf_pgg.reports.figures import draw
+
+    files = image_files(args.images)
+    classifier = load_classifier(args.model, args.revision, args.image_size)
+    model = classifier.model.to("cuda" if torch.cuda.is_available() else "cpu")
+    readable = _readable(files)
+    images = (to_rgb(str(file)) for file in readable)
+    method = with_smoothing(args.method, args.smoothing)
+    scored = score_maps(model, classifier.spec, images, method, batch_size=args.batch_size)
+    results, sizes, boxes = [], [], []
+    for number, result in enumerate(tqdm(scored, total=len(readable), unit="image")):
+        file = readable[number]
+        image = to_rgb(str(file))
+        sizes.append((image.shape[1], image.shape[0]))
+        boxes.append(box_of_map(result.score_map, args.threshold, sizes[-1]))
+        results.append(result)
+        if args.overlays:
+            title = f"{classifier.labels[result.target]} {result.probability:.2f}"
+            Path(args.overlays).mkdir(parents=True, exist_ok=True)
+            overlay = draw(image, result.score_map, boxes[-1], title)
+            overlay.save(Path(args.overlays) / f"{number:05d}_{file.stem}.png")  # names repeat between folders
+    coco = _coco(readable, sizes, boxes, results, classifier.labels)
+    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    Path(args.output).write_text(json.dumps(coco, indent=1) + "\n")
+    print(f"{len(boxes)} boxes written to {args.output}" + (f", overlays to {args.overlays}" if args.overlays else ""))
+    if len(readable) < len(files):
+        raise SystemExit(f"{len(files) - len(readable)} of {len(files)} images could not be read")
+
+
+def _readable(files: Sequence[Path]) -> list[Path]:
+    """The files that can be decoded; each of the others is named."""
+    from hf_pgg.data.images import open_image
+
+    readable = []
+    for file in files:
+        try:
+            open_image(str(file))
+            readable.append(file)
+        except (ValueError, OSError) as error:
+            print(f"{file}: not read, {error}")
+    return readable
+
+
+def _coco(
     files: Sequence[Path],
     sizes: Sequence[tuple[int, int]],
     boxes: Sequence[Sequence[float]],
@@ -48,76 +129,3 @@ def to_coco(
         ],
         "categories": [{"id": int(i), "name": name} for i, name in sorted(id2label.items())],
     }
-
-
-def main(arguments: Sequence[str] | None = None, prog: str = "hf-pgg localize") -> None:
-    """Writes boxes, and overlays, for a checkpoint and images; see the module's head."""
-    parser = argparse.ArgumentParser(
-        prog=prog,
-        description="Boxes around what a classifier looks at, as COCO JSON, for images without annotations.",
-        epilog=f"example:\n  {prog} facebook/deit-tiny-patch16-224 photos/ --output boxes.json --overlays boxes/",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
-    parser.add_argument("model", help="Hub id or local folder of an image classification checkpoint")
-    parser.add_argument("images", nargs="+", help="images, or folders of them")
-    parser.add_argument("--output", default="boxes.json", help="COCO file to write (%(default)s)")
-    parser.add_argument("--overlays", help="folder for images with map and box drawn in")
-    parser.add_argument("--method", default="grad_cam", choices=list(METHODS), help="attribution map (%(default)s)")
-    parser.add_argument(
-        "--smoothing", type=float, default=0.05, help="of gradient maps, share of the side (%(default)s)"
-    )
-    parser.add_argument("--threshold", type=float, default=0.3, help="share of the map's range (%(default)s)")
-    parser.add_argument("--image_size", type=int, help="input size in pixels, other than the checkpoint's")
-    parser.add_argument("--batch_size", type=int, default=16, help="images a forward pass (%(default)s)")
-    parser.add_argument("--revision", default="main", help="revision of the checkpoint on the Hub (%(default)s)")
-    args = parser.parse_args(arguments)
-    if not 0 <= args.threshold < 1:
-        parser.error(f"--threshold {args.threshold} is not in [0, 1)")
-    try:
-        files = image_files(args.images)
-    except ValueError as error:
-        parser.error(str(error))
-
-    try:
-        classifier = load_classifier(args.model, args.revision, args.image_size)
-    except CheckpointError as error:
-        parser.error(str(error))
-    model, spec = classifier.model, classifier.spec
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    method = with_smoothing(args.method, args.smoothing)
-    readable, images = _read(files)
-    scored = score_maps(model.to(device), spec, images, method, batch_size=args.batch_size)
-    results, sizes, boxes = [], [], []
-    for number, result in enumerate(tqdm(scored, total=len(readable), unit="image")):
-        file = readable[number]
-        image = to_rgb(str(file))
-        sizes.append((image.shape[1], image.shape[0]))
-        boxes.append(box_of_map(result.score_map, args.threshold, sizes[-1]))
-        results.append(result)
-        if args.overlays:
-            title = f"{classifier.labels[result.target]} {result.probability:.2f}"
-            Path(args.overlays).mkdir(parents=True, exist_ok=True)
-            overlay = draw(image, result.score_map, boxes[-1], title)
-            overlay.save(Path(args.overlays) / f"{number:05d}_{file.stem}.png")  # names repeat between folders
-    coco = to_coco(readable, sizes, boxes, results, classifier.labels)
-    Path(args.output).parent.mkdir(parents=True, exist_ok=True)
-    Path(args.output).write_text(json.dumps(coco, indent=1) + "\n")
-    print(f"{len(boxes)} boxes written to {args.output}" + (f", overlays to {args.overlays}" if args.overlays else ""))
-    if len(readable) < len(files):
-        raise SystemExit(f"{len(files) - len(readable)} of {len(files)} images could not be read")
-
-
-def _read(files: Sequence[Path]) -> tuple[list[Path], Iterator[np.ndarray]]:
-    """The files that can be decoded, and their images one by one; each of the others is named."""
-    readable = []
-    for file in files:
-        try:
-            open_image(str(file))
-            readable.append(file)
-        except (ValueError, OSError) as error:
-            print(f"{file}: not read, {error}")
-    return readable, (to_rgb(str(file)) for file in readable)
-
-
-if __name__ == "__main__":
-    main()

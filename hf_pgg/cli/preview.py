@@ -1,86 +1,17 @@
-"""Synthesized samples to look at before training: rows of any data set, a method, and a contact sheet of both."""
+"""`hf-pgg preview`: samples of a synthesis method and their provenance, to look at before training."""
 
 from __future__ import annotations
 
 import argparse
-from typing import Any
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-from datasets import Dataset
+from hf_pgg.cli.choices import MOST_IMAGES, SYNTHESES
 
-from hf_pgg.data.annotations import add_provenance
-from hf_pgg.data.images import open_image
-from hf_pgg.data.loading import open_dataset
-from hf_pgg.data.provenance import IMAGE, PROVENANCE
-from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_on_photographs, photographs
-from hf_pgg.reports.figures import MOST_IMAGES, _write, contact_sheet, sheet_samples
-from hf_pgg.synthesis import BackgroundExchange, Composite, CutMix, ResizeMix
+if TYPE_CHECKING:
+    from datasets import Dataset
 
-EMBEDDED = "digits on photographs"
-SYNTHESES = ("composite", "exchange", "cutmix", "resizemix", "none")
-_ROW_ID = "previewed_row"
-
-
-def open_rows(name: str | None, split: str = "train", config: str | None = None) -> Dataset:
-    """A split of a Hub data set, of a folder (images, parquet, or `save_to_disk`), or of a parquet file.
-
-    Args:
-        name (`str`, *optional*): None for the embedded digits on photographs.
-
-    Raises:
-        ValueError: If there is no such data set or split.
-    """
-    if name is not None:
-        return open_dataset(name, split, config)
-    splits = digits_on_photographs()
-    if split not in splits:
-        raise ValueError(f"there is no split '{split}': choose {', '.join(splits)}")
-    return splits[split]
-
-
-def method_for(name: str, rows: Dataset, backgrounds: Dataset | None = None, *, embedded: bool, **options: Any) -> Any:
-    """A synthesis method by name, as the recipe sets it up; None for `"none"`.
-
-    Args:
-        rows (`Dataset`): The rows with provenance, and the pool of partners.
-        backgrounds (`Dataset`, *optional*): Of composites.
-        embedded (`bool`): The rows are digits, which must not be mirrored.
-        options: Of the method: `seed`, `image_column`, ...
-
-    Raises:
-        ValueError: If composites have no backgrounds.
-    """
-    if name == "none":
-        return None
-    if name == "composite":
-        if backgrounds is None and not embedded:
-            raise ValueError("composites need background images: give --backgrounds, or another --synthesis")
-        pool = photographs(OTHER_PHOTOGRAPHS) if backgrounds is None else backgrounds
-        size = open_image(rows[0][options.get("image_column", IMAGE)]).size[0]
-        return Composite(backgrounds=pool, size=size, flip=0.0 if embedded else 0.5, scale=(0.6, 0.9), **options)
-    kinds: Any = {"exchange": BackgroundExchange, "cutmix": CutMix, "resizemix": ResizeMix}
-    return kinds[name](source=rows, **options)
-
-
-def synthesized(method: Any, rows: Dataset, count: int) -> Dataset:
-    """Evenly spaced rows after the method: the very samples that `method.map(rows)` holds at their places.
-
-    Raises:
-        ProvenanceError: If a row or a sample does not keep the contract; the message names it.
-    """
-    indices = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
-    chosen = rows.select(indices)
-    if method is not None:
-        numbered = type(method)(**{**_fields(method), "row_id_column": _ROW_ID})
-        chosen = numbered.map(chosen.add_column(_ROW_ID, indices)).remove_columns(_ROW_ID)
-    return chosen
-
-
-def _fields(method: Any) -> dict[str, Any]:
-    return {name: field for name, field in vars(method).items() if method.__dataclass_fields__[name].init}
-
-
-_PREVIEW = """
+_EXAMPLES = """
   hf-pgg preview
       the embedded digits on photographs: composites, no file needed
   hf-pgg preview photos/ --mask_column mask --synthesis cutmix --output cutmix.png
@@ -92,29 +23,56 @@ _PREVIEW = """
 
 Left of each pair is the sample, right its provenance: coloured is where a label's object is, and where the label's
 gradient may lie (the first source green, the second magenta). They are those that training with this seed gets."""
+_EMBEDDED = "digits on photographs"
+_ROW_ID = "previewed_row"
 
 
-# ---------------------------------------------------------------------------------------------- commands
+def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
+    """Adds `preview` to the commands of `hf-pgg`.
+
+    Example:
+        >>> parser = argparse.ArgumentParser()
+        >>> add_parser(parser.add_subparsers())
+        >>> parser.parse_args(["preview", "photos/"]).synthesis
+        'composite'
+    """
+    parser = commands.add_parser(
+        "preview",
+        help="draw synthesized samples beside their provenance",
+        description="Draw synthesized samples beside their provenance.",
+        epilog="examples:" + _EXAMPLES,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("dataset", nargs="?", help="Hub id, folder or parquet file (default: the embedded data)")
+    parser.add_argument("--split", default="train", help="split to show (%(default)s)")
+    parser.add_argument("--config", help="configuration of the data set")
+    parser.add_argument("--synthesis", default="composite", choices=SYNTHESES, help="method (%(default)s)")
+    parser.add_argument("--backgrounds", help="data set of background images, for composites")
+    parser.add_argument("--mask_column", help="mask of the object, where the rows have no provenance yet")
+    parser.add_argument("--box_column", help="box [x, y, width, height] of the object, instead")
+    parser.add_argument("--target_value", type=int, help="the object's value, where the mask is a label map")
+    parser.add_argument("--image_column", default="image", help="column of the images (%(default)s)")
+    parser.add_argument("--label_column", default="label", help="column of the labels (%(default)s)")
+    parser.add_argument("--count", type=int, default=12, help=f"samples, at most {MOST_IMAGES} (%(default)s)")
+    parser.add_argument("--seed", type=int, default=0, help="seed of the draws (%(default)s)")
+    parser.add_argument("--output", default="preview.png", help="PNG to write (%(default)s)")
+    parser.set_defaults(run=_run)
 
 
-def _preview(args: argparse.Namespace) -> None:
+def _run(args: argparse.Namespace) -> None:
+    import numpy as np
+
+    from hf_pgg.reports.figures import sample_sheet, save_figure, sheet_samples
+
     if not 1 <= args.count <= MOST_IMAGES:
         raise ValueError(f"--count {args.count}: a sheet holds 1 to {MOST_IMAGES} samples")
-    rows = open_rows(args.dataset, args.split, args.config)
-    columns = {"image_column": args.image_column, "label_column": args.label_column}
-    if args.mask_column or args.box_column:
-        masks = {"mask_column": args.mask_column, "box_column": args.box_column, "target_value": args.target_value}
-        rows = add_provenance(rows, **masks, **columns)
-    elif args.synthesis in ("composite", "exchange") and PROVENANCE not in rows.column_names:
-        raise ValueError(f"--synthesis {args.synthesis} needs to know the object: give --mask_column or --box_column")
-    backgrounds = None if args.backgrounds is None else open_rows(args.backgrounds)
-    method = method_for(args.synthesis, rows, backgrounds, embedded=args.dataset is None, seed=args.seed, **columns)
-    samples = sheet_samples(
-        synthesized(method, rows, args.count), "image" if method else args.image_column, args.label_column
-    )
+    rows = _rows(args)
+    method = None if args.synthesis == "none" else _method(args, rows)
+    shown = _synthesized(method, rows, args.count)
+    samples = sheet_samples(shown, "image" if method else args.image_column, args.label_column)
     what = "as they are" if method is None else f"{type(method).__name__}, seed {args.seed}"
-    title = f"{args.dataset or EMBEDDED}, {args.split}: {len(samples)} of {len(rows):,} rows, {what}"
-    _write(contact_sheet(samples, title), args.output)
+    title = f"{args.dataset or _EMBEDDED}, {args.split}: {len(samples)} of {len(rows):,} rows, {what}"
+    save_figure(sample_sheet(samples, title), args.output)
     known = [sample.coverage for sample in samples if sample.coverage is not None]
     print(title)
     if known:
@@ -123,3 +81,54 @@ def _preview(args: argparse.Namespace) -> None:
     if len(known) < len(samples):
         print(f"{len(samples) - len(known)} of {len(samples)} have no provenance, and would not be guided")
     print(f"written: {args.output}")
+
+
+def _rows(args: argparse.Namespace) -> Dataset:
+    """The rows to synthesize from, with provenance where the method needs it."""
+    from hf_pgg.data.annotations import add_provenance
+    from hf_pgg.data.loading import open_dataset
+    from hf_pgg.data.provenance import PROVENANCE
+    from hf_pgg.demo_data import digits_on_photographs
+
+    if args.dataset is not None:
+        rows = open_dataset(args.dataset, args.split, args.config)
+    else:
+        splits = digits_on_photographs()
+        if args.split not in splits:
+            raise ValueError(f"there is no split '{args.split}': choose {', '.join(splits)}")
+        rows = splits[args.split]
+    if args.mask_column or args.box_column:
+        masks = {"mask_column": args.mask_column, "box_column": args.box_column, "target_value": args.target_value}
+        return add_provenance(rows, **masks, image_column=args.image_column, label_column=args.label_column)
+    if args.synthesis in ("composite", "exchange") and PROVENANCE not in rows.column_names:
+        raise ValueError(f"--synthesis {args.synthesis} needs to know the object: give --mask_column or --box_column")
+    return rows
+
+
+def _method(args: argparse.Namespace, rows: Dataset) -> Any:
+    """The synthesis method, as the recipes set it up."""
+    from hf_pgg.data.loading import open_dataset
+    from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, photographs
+    from hf_pgg.synthesis.by_name import synthesis_by_name
+
+    backgrounds, flip = None, 0.5
+    if args.backgrounds is not None:
+        backgrounds = open_dataset(args.backgrounds)
+    if args.dataset is None:
+        flip = 0.0  # a mirrored digit is no digit
+        if backgrounds is None:
+            backgrounds = photographs(OTHER_PHOTOGRAPHS)
+    columns = {"image_column": args.image_column, "label_column": args.label_column}
+    return synthesis_by_name(args.synthesis, rows, backgrounds, flip=flip, seed=args.seed, **columns)
+
+
+def _synthesized(method: Any, rows: Dataset, count: int) -> Dataset:
+    """Evenly spaced rows after the method: the very samples that `method.map(rows)` holds at their places."""
+    import numpy as np
+
+    indices = np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)
+    chosen = rows.select(indices)
+    if method is None:
+        return chosen
+    numbered = replace(method, row_id_column=_ROW_ID)
+    return numbered.map(chosen.add_column(_ROW_ID, indices)).remove_columns(_ROW_ID)

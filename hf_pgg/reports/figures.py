@@ -232,7 +232,7 @@ def sheet_samples(rows: Dataset, image_column: str = IMAGE, label_column: str = 
     return samples
 
 
-def contact_sheet(samples: Sequence[SheetSample], title: str, columns: int = 4) -> Figure:
+def sample_sheet(samples: Sequence[SheetSample], title: str, columns: int = 4) -> Figure:
     """Each sample beside its provenance; `columns` samples a line.
 
     The right image of a pair is grey where no label's object is; each source has a colour, the first one green.
@@ -268,9 +268,13 @@ def short_names(names: Sequence[str]) -> list[str]:
     return list(names)
 
 
-def _write(figure: Figure, output: str) -> None:
-    Path(output).parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(output, dpi=130)
+def save_figure(figure: Figure, path: str | Path) -> None:
+    """Writes a figure, at 130 dots an inch, and the folders above it.
 
-
-MOST_IMAGES = 24  # on one sheet
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     save_figure(learning_curves({}), f"{folder}/new/curves.png")
+    """
+    Path(path).parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, dpi=130)

@@ -12,12 +12,15 @@ from PIL import Image as PILImage
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
 from hf_pgg import CutMix, add_provenance
-from hf_pgg.cli import card, explain, preview
+from hf_pgg.cli import card, choices, explain, localize, preview
 from hf_pgg.cli import main as cli
-from hf_pgg.cli.preview import method_for, open_rows, synthesized
+from hf_pgg.cli.preview import _synthesized
 from hf_pgg.data.images import to_rgb
+from hf_pgg.data.loading import open_dataset
+from hf_pgg.localization.attribution import METHODS
 from hf_pgg.localization.classifier import CheckpointError, load_classifier
-from hf_pgg.reports.figures import contact_sheet, sheet_samples
+from hf_pgg.reports.figures import sample_sheet, sheet_samples
+from hf_pgg.synthesis.by_name import SYNTHESES
 from tests.conftest import tiny_model
 
 
@@ -91,16 +94,30 @@ def test_help_teaches_with_examples(capsys):
 
 @pytest.mark.parametrize(
     "examples",
-    [cli._EXAMPLES, preview._PREVIEW, explain._EXPLAIN, card._CARD],
-    ids=["all", "preview", "explain", "card"],
+    [command._EXAMPLES for command in (cli, preview, explain, localize, card)],
+    ids=["all", "preview", "explain", "localize", "card"],
 )
 def test_every_example_in_the_help_can_be_parsed(examples):
     commands = [line.strip() for line in examples.splitlines() if line.strip().startswith("hf-pgg")]
     assert commands
     for command in commands:
         arguments = shlex.split(command.partition("   ")[0])[1:]
-        if arguments[0] != "localize":
-            cli._parser().parse_args(arguments)
+        cli._parser().parse_args(arguments)
+
+
+def test_a_misspelt_command_is_refused_in_a_line(capsys):
+    for arguments, words in {
+        (): "hf-pgg: the following arguments are required: COMMAND",
+        ("preview", "--synthesis", "mixcut"): "hf-pgg preview: argument --synthesis: invalid choice: 'mixcut' (choose",
+        ("localize", "out", "in", "--method", "camera"): "hf-pgg localize: argument --method: invalid choice: 'camera'",
+        ("localize", "out", "in", "--threshold", "1"): "hf-pgg localize: --threshold 1.0 is not in [0, 1): give a",
+    }.items():
+        error = refused(capsys, *arguments)
+        assert error.startswith(words) and error.count("\n") == 1
+
+
+def test_what_the_parsers_offer_is_what_the_library_has():
+    assert choices.MAPS == tuple(METHODS) and choices.SYNTHESES == (*SYNTHESES, "none")
 
 
 # ---------------------------------------------------------------------------------------------- preview
@@ -108,7 +125,7 @@ def test_every_example_in_the_help_can_be_parsed(examples):
 
 def test_preview_of_the_embedded_data(capsys, tmp_path, monkeypatch, guided_photos):
     monkeypatch.setattr(
-        "hf_pgg.cli.preview.digits_on_photographs", lambda: DatasetDict(train=guided_photos)
+        "hf_pgg.demo_data.digits_on_photographs", lambda: DatasetDict(train=guided_photos)
     )  # it takes seconds
     out = run(capsys, "preview", "--count", 3, "--output", tmp_path / "new" / "sheet.png")
     assert "digits on photographs, train: 3 of 24 rows, Composite, seed 0" in out and "objects cover" in out
@@ -127,8 +144,8 @@ def test_preview_of_own_images_with_masks(kind, synthesis, data, capsys, tmp_pat
 
 def test_the_samples_are_those_of_training(guided_photos):
     """Rows 0, 11 and 23 of `map` over everything, though three rows alone are synthesized."""
-    method = method_for("cutmix", guided_photos, embedded=False, seed=5)
-    shown = synthesized(method, guided_photos, 3)
+    method = CutMix(source=guided_photos, seed=5)
+    shown = _synthesized(method, guided_photos, 3)
     whole = CutMix(source=guided_photos, seed=5).map(guided_photos)
     assert shown.column_names == whole.column_names
     for row, index in zip(shown, (0, 11, 23), strict=True):
@@ -140,7 +157,7 @@ def test_a_sheet_shows_words_masks_and_their_absence(photos, guided_photos):
     mixed = sheet_samples(CutMix(source=guided_photos).map(guided_photos.select(range(2))))
     bare = sheet_samples(photos.select(range(1)))
     assert bare[0].coverage is None and 0 < mixed[0].coverage < 1
-    figure = contact_sheet([*mixed, *bare], "a title", columns=2)
+    figure = sample_sheet([*mixed, *bare], "a title", columns=2)
     titles = [axes.get_title() for part in figure.subfigs for axes in part.axes]
     assert titles[0].count("%)") == 2 and titles[1].endswith("% object")
     assert titles[4:] == ["a", "no provenance"] and figure.get_suptitle() == "a title"
@@ -161,7 +178,7 @@ def test_preview_refuses_in_a_sentence(data, capsys, tmp_path):
         ((tmp_path / "notes.txt",), "notes.txt is neither a parquet file nor a folder"),
         ((saved, "--split", "dev"), "there is no split 'dev': choose train"),
         ((saved,), "--synthesis composite needs to know the object: give --mask_column or --box_column"),
-        ((saved, "--mask_column", "mask"), "composites need background images: give --backgrounds"),
+        ((saved, "--mask_column", "mask"), "--synthesis composite needs --backgrounds"),
         ((saved, "--mask_column", "masks"), "column 'masks' is not in the dataset"),
         ((saved, "--synthesis", "cutmix", "--label_column", "name"), "'name' is a Value, not a ClassLabel"),
         ((saved, "--synthesis", "cutmix", "--count", "99"), "a sheet holds 1 to 24 samples"),
@@ -179,9 +196,9 @@ def test_a_mask_of_another_size_is_named(photos, data, capsys, tmp_path):
     assert "row 0, column 'provenance': mask of" in error
 
 
-def test_open_rows_knows_a_data_set_saved_without_splits(photos, tmp_path):
+def test_a_data_set_saved_without_splits_can_be_opened(photos, tmp_path):
     photos.save_to_disk(tmp_path / "rows")
-    assert open_rows(str(tmp_path / "rows")).column_names == photos.column_names
+    assert open_dataset(str(tmp_path / "rows")).column_names == photos.column_names
 
 
 # ---------------------------------------------------------------------------------------------- explain
@@ -308,7 +325,7 @@ def test_card_writes_the_card_of_a_run_and_of_a_comparison(record, capsys, tmp_p
     assert f"written: {folder / 'README.md'}" in run(capsys, "card", folder)
     card = (folder / "README.md").read_text()
     assert run(capsys, "card", folder / "results.json", "--output", "-").strip() == card.strip()
-    assert "--overwrite replaces it" in refused(capsys, "card", folder)
+    assert "give --overwrite to replace it" in refused(capsys, "card", folder)
     (folder / "README.md").write_text("old")
     run(capsys, "card", folder, "--overwrite")
     assert (folder / "README.md").read_text() == card

@@ -12,7 +12,7 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 from torch import nn
 
-from hf_pgg.cli.localize import main
+from hf_pgg.cli.main import main
 from hf_pgg.data.annotations import rows_with_boxes
 from hf_pgg.data.images import encode_mask, encode_png
 from hf_pgg.data.loading import image_files
@@ -176,7 +176,7 @@ def test_the_command_line_writes_coco_boxes_and_overlays(
         )
     boxes, overlays = tmp_path / "out" / "boxes.json", tmp_path / "overlays"
     arguments = ["--output", str(boxes), "--overlays", str(overlays), "--image_size", "64"]
-    main([str(checkpoint), str(tmp_path / "in"), *arguments])
+    main(["localize", str(checkpoint), str(tmp_path / "in"), *arguments])
     coco = json.loads(boxes.read_text())
     assert [Path(image["file_name"]).name for image in coco["images"]] == ["a.jpg", "b.png", "b.png"]
     assert [(image["width"], image["height"]) for image in coco["images"]] == [(30, 60), (50, 40), (20, 20)]
@@ -195,7 +195,9 @@ def test_images_that_cannot_be_read_are_named_and_the_others_are_done(
     PILImage.new("RGB", (32, 32), "red").save(tmp_path / "good.png")
     (tmp_path / "bad.png").write_bytes(b"no image")
     with pytest.raises(SystemExit, match="1 of 2 images could not be read"):
-        main([str(checkpoint), str(tmp_path), "--output", str(tmp_path / "boxes.json"), "--image_size", "64"])
+        main(
+            ["localize", str(checkpoint), str(tmp_path), "--output", str(tmp_path / "boxes.json"), "--image_size", "64"]
+        )
     assert "bad.png: not read" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "boxes.json").read_text())["images"]) == 1
 
@@ -206,4 +208,4 @@ def test_wrong_paths_are_refused_before_the_model_is_loaded(tmp_path: Path) -> N
     with pytest.raises(ValueError, match="no images"):
         image_files([str(tmp_path)])
     with pytest.raises(SystemExit):
-        main(["no-model", str(tmp_path)])
+        main(["localize", "no-model", str(tmp_path)])
