@@ -1,7 +1,7 @@
 """The model card, written from one run record and nothing else; `model_card_template.md` stands beside.
 
-The record is described in `hf_pgg.reports.record`. `model`, `data`, `method` and `environment` must be there; what else it
-lacks, the card does not mention.
+The record is described in `hf_pgg.reports.record`. `model`, `data`, `method` and `environment` must be there; what else
+it lacks, the card does not mention.
 """
 
 from __future__ import annotations

@@ -117,7 +117,7 @@ def test_a_misspelt_command_is_refused_in_a_line(capsys):
 
 
 def test_what_the_parsers_offer_is_what_the_library_has():
-    assert choices.MAPS == tuple(METHODS) and choices.SYNTHESES == (*SYNTHESES, "none")
+    assert tuple(METHODS) == choices.MAPS and (*SYNTHESES, "none") == choices.SYNTHESES
 
 
 # ---------------------------------------------------------------------------------------------- preview
