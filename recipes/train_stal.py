@@ -35,16 +35,17 @@ from transformers import (
 )
 
 from hf_pgg import MaskAblation, PGGTrainer, add_provenance
+from hf_pgg.data.annotations import read_clip_masks
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import encode_mask, encode_png
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.provenance import VIDEO, ProvenanceError
+from hf_pgg.data.video import sample_clip
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_in_motion, photographs
 from hf_pgg.localization.clips import ClipMap, clip_maps, measure_maps
 from hf_pgg.localization.in_time import measure_joined
 from hf_pgg.reports.record import hub_source, synthesis_settings
-from hf_pgg.synthesis.actor_composite import ActorComposite, read_masks
-from hf_pgg.synthesis.clips import sample_clip
+from hf_pgg.synthesis.actor_composite import ActorComposite
 from hf_pgg.synthesis.tilemix import TileMix
 from hf_pgg.synthesis.videomix import VideoMix
 
@@ -194,7 +195,7 @@ def sampled(rows: Dataset, task: ClipArguments, config: ClipConfig) -> Dataset:
     def sample(row: dict[str, Any], index: int) -> dict[str, Any]:
         try:
             found = sample_clip(row[VIDEO], FrameSampler(config.num_frames), np.random.default_rng(0), size)
-            masks = read_masks(row[task.mask_column], found)
+            masks = read_clip_masks(row[task.mask_column], found)
         except (ValueError, OSError) as error:
             remedy = "Mend or drop the row."
             raise ProvenanceError(index, f"{VIDEO} or {task.mask_column}", str(error), remedy) from error

@@ -40,7 +40,7 @@ from train_cls import (
 from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
 
 from hf_pgg import CutMix, MaskAblation, PGGTrainer, ResizeMix, add_provenance
-from hf_pgg.data.annotations import mask_to_box, object_mask, rows_with_boxes
+from hf_pgg.data.annotations import indices_with_boxes, mask_to_box, object_mask
 from hf_pgg.data.images import decode_mask, encode_png, open_image, resize, to_rgb
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.preprocessing import InputSpec
@@ -292,7 +292,8 @@ def evaluate(
     plain = data["test"].select_columns([IMAGE, "label"])
     results["accuracy"] = trainer.evaluate(plain, metric_key_prefix="test")["test_accuracy"]
     if task.mask_column:
-        guided = squashed_with_masks(rows_with_boxes(data["test"], task.box_column), spec.size, task)
+        boxed = data["test"].select(indices_with_boxes(data["test"], task.box_column))
+        guided = squashed_with_masks(boxed, spec.size, task)
         measured = trainer.evaluate(guided, metric_key_prefix="test")
         results["target_gradient_share"] = measured["test_target_gradient_share"]
     record = run_record(
@@ -346,7 +347,7 @@ def comparison_figure(
     Args:
         methods: Name to the model, its input, and its record's `localization` (map and threshold).
     """
-    known = rows_with_boxes(test, task.box_column)
+    known = test.select(indices_with_boxes(test, task.box_column))
     rows = [known[int(i)] for i in np.linspace(0, len(known) - 1, min(count, len(known)))]
     images = [to_rgb(row[IMAGE]) for row in rows]
     labels = [row["label"] for row in rows]

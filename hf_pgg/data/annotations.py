@@ -1,28 +1,42 @@
-"""annotations."""
+"""Masks and boxes of objects as a user has them: the readers of both, and how a column of them becomes provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features
+from numpy.typing import ArrayLike
 
-from hf_pgg.data.images import encode_mask, open_image
+from hf_pgg.data.images import decode_mask, encode_mask, open_image, resize_frames
 from hf_pgg.data.labels import class_label
-from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, VIDEO, ProvenanceError, provenance_features
-from hf_pgg.data.video import _sample_shape
+from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError, provenance_features
+from hf_pgg.data.video import SampledClip, sample_shape
+
+# ---------------------------------------------------------------------------------------------- boxes
 
 
 def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """The box (x, y, width, height) in pixels around a bool mask (H, W) that is not empty."""
+    """Returns the box (x, y, width, height) in pixels around a bool mask (H, W) that is not empty.
+
+    Example:
+        >>> mask_to_box(np.array([[0, 0, 0, 0], [0, 1, 1, 0]], bool))
+        (1, 1, 2, 1)
+    """
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
     x, y = int(columns[0]), int(rows[0])
     return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
 
 
 def boxes_to_mask(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(N, 4) boxes `[x, y, width, height]` in pixels to one bool mask (H, W): the pixels whose centre lies in a box."""
+    """Fills boxes (N, 4) `[x, y, width, height]` in a bool mask (H, W): the pixels whose centre lies in a box.
+
+    Example:
+        >>> boxes_to_mask(np.array([[1, 0, 2, 1]]), (2, 4)).astype(int)
+        array([[0, 1, 1, 0],
+               [0, 0, 0, 0]])
+    """
     rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
     mask = np.zeros(shape, bool)
     for x, y, width, height in boxes:
@@ -30,32 +44,126 @@ def boxes_to_mask(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     return mask
 
 
-def rows_with_boxes(dataset: Dataset, box_column: str) -> Dataset:
-    """The rows whose boxes are neither None nor an empty list."""
-    return dataset.select(_boxed(dataset[box_column]))
+def corners(boxes: ArrayLike) -> np.ndarray:
+    """Turns boxes (N, 4) `[x, y, width, height]` into `[x1, y1, x2, y2]` whose last pixels belong to the box.
+
+    Example:
+        >>> corners([[2, 3, 4, 1]])
+        array([[2., 3., 5., 3.]])
+    """
+    boxes = np.asarray(boxes, np.float64)
+    return np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2] + boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
 
 
-def _boxed(boxes: Iterable[Any]) -> list[int]:
-    return [i for i, box in enumerate(boxes) if box is not None and np.size(box)]
+def indices_with_boxes(dataset: Dataset, box_column: str) -> list[int]:
+    """Returns the indices of the rows whose boxes are neither None nor an empty list.
+
+    Example:
+        >>> indices_with_boxes(Dataset.from_dict({"bbox": [[0, 0, 9, 9], None, []]}), "bbox")
+        [0]
+    """
+    return [i for i, box in enumerate(dataset[box_column]) if box is not None and np.size(box)]
 
 
-def annotation(value: Any, original_size: tuple[int, int]) -> np.ndarray:
-    """A mask or label map (H, W) as it is stored, of an image of `original_size` (width, height).
+def read_clip_boxes(value: Sequence[Sequence[float] | None] | None, length: int) -> np.ndarray:
+    """Reads the boxes of a clip in which one object is annotated in every frame.
+
+    Args:
+        value: A box `[x, y, width, height]` for each frame, in pixels.
+        length (`int`): Frames of the clip.
+
+    Returns:
+        (T, 4) float64.
+
+    Raises:
+        ValueError: If there is not one box for each frame, or one is empty; the message names the frame.
+
+    Example:
+        >>> read_clip_boxes([[0, 0, 4, 4], None], length=2)
+        Traceback (most recent call last):
+        ValueError: frame 1 has no box of four numbers
+    """
+    if value is None:
+        raise ValueError("there are no boxes")
+    missing = [t for t, box in enumerate(value) if box is None or len(box) != 4]
+    if missing:
+        raise ValueError(f"frame {missing[0]} has no box of four numbers")
+    if len(value) != length:
+        raise ValueError(f"{len(value)} boxes for {length} frames")
+    boxes = np.asarray(value, np.float64)
+    bad = np.flatnonzero(~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)))
+    if bad.size:
+        found = ", ".join(f"{number:g}" for number in boxes[bad[0]])
+        raise ValueError(f"frame {bad[0]} has the box [{found}], which is empty or inverted")
+    return boxes
+
+
+# ---------------------------------------------------------------------------------------------- masks
+
+
+def read_annotation(value: Any, original_size: tuple[int, int], grey: bool = False) -> np.ndarray:
+    """Reads a mask or label map (H, W) with the values that are stored; of a coloured one, its brightness.
+
+    Args:
+        original_size (`tuple[int, int]`): Width and height of the image that it belongs to, in pixels.
+        grey (`bool`): Whether brightness is read from a palette, too, in place of the numbers of its colours.
 
     Raises:
         ValueError: If it is of another size.
+
+    Example:
+        >>> np.unique(read_annotation(rows[0]["mask"], (16, 16)))
+        array([  0, 255], dtype=uint8)
     """
     mask = open_image(value)
     if mask.size != original_size:
-        raise ValueError(
-            f"a mask of {mask.size[0]}x{mask.size[1]} for an image of {original_size[0]}x{original_size[1]}"
-        )
-    return np.array(mask.convert("L") if mask.mode in ("RGB", "RGBA", "LA") else mask)
+        found, wanted = (f"{size[0]}x{size[1]}" for size in (mask.size, original_size))
+        raise ValueError(f"a mask of {found} for an image of {wanted}")
+    return np.array(mask.convert("L") if grey or mask.mode in ("RGB", "RGBA", "LA") else mask)
 
 
 def object_mask(values: np.ndarray, target_value: int | None = None) -> np.ndarray:
-    """The object's pixels of an annotation (H, W): `target_value` of a label map, or the upper half of a mask."""
+    """Finds the object in an annotation (H, W): `target_value` of a label map, or the upper half of a mask's values.
+
+    Example:
+        >>> object_mask(np.array([0, 100, 200])), object_mask(np.array([1, 2, 3]), target_value=2)
+        (array([False, False,  True]), array([False,  True, False]))
+    """
     return values == target_value if target_value is not None else values > values.max() / 2
+
+
+def read_clip_masks(value: Any, clip: SampledClip) -> np.ndarray:
+    """Reads a clip's masks at its sampled frames, brought to the size of these frames.
+
+    Args:
+        value: A list of masks, one a frame, or one image in which they are stacked from top to bottom. Zero is
+            background, the highest value the object.
+
+    Returns:
+        (T, H, W) float32 in [0, 1].
+
+    Raises:
+        ValueError: If the masks are not as many and as large as the clip's stored frames, or cannot be decoded.
+
+    Example:
+        >>> clip = SampledClip(np.zeros((2, 16, 16, 3), np.uint8), np.array([0, 7]), 8, (16, 16))
+        >>> [mask_to_box(mask > 0) for mask in read_clip_masks(clips[0]["masks"], clip)]
+        [(0, 6, 4, 4), (7, 6, 4, 4)]
+    """
+    if not isinstance(value, (list, tuple)):
+        masks = decode_mask(value, clip.length)[clip.indices]
+    elif len(value) == clip.length:
+        masks = np.stack([decode_mask(value[index]) for index in clip.indices.tolist()])
+    else:
+        raise ValueError(f"{len(value)} masks for a clip of {clip.length} frames")
+    if masks.shape[1:] != clip.stored_size:
+        found, wanted = (f"{width}x{height}" for height, width in (masks.shape[1:], clip.stored_size))
+        raise ValueError(f"{clip.length} masks of {found} for frames of {wanted}")
+    return resize_frames(_share_of_highest(masks).astype(np.float32), clip.size)
+
+
+def _share_of_highest(values: np.ndarray) -> np.ndarray:
+    return values / max(int(values.max()), 1)
 
 
 # ---------------------------------------------------------------------------------------------- a whole dataset
@@ -77,45 +185,45 @@ def add_provenance(
     Rows whose mask or box is None get `provenance = None`, hence no guidance.
 
     Args:
-        dataset (`Dataset`): With an image and a single-label column.
-        mask_column (`str`, *optional*): A mask image: zero is background, the highest value the target; or a label
-            map, with `target_value`.
-        box_column (`str`, *optional*): Boxes `[x, y, width, height]` in pixels of the image, one or a list; of a
-            clip, one for each frame.
-        video_column (`str`, *optional*): The column of the clips, where the samples are clips. Their masks are stacked
-            from top to bottom in one image.
+        dataset (`Dataset`): Rows with an image and a single label.
+        mask_column (`str`, *optional*): Column of mask images: zero is background, the highest value the target; or
+            of label maps, with `target_value`. The masks of a clip are stacked from top to bottom in one image.
+        box_column (`str`, *optional*): Column of boxes `[x, y, width, height]` in pixels, one or a list for an image;
+            for a clip, a list with one entry a frame.
+        video_column (`str`, *optional*): Column of the clips, where the samples are clips.
         target_value (`int`, *optional*): The value of the target in a label map (1 in the Oxford pets trimaps).
         map_kwargs: Passed on to `Dataset.map` (`num_proc`, `batch_size`, ...).
 
     Raises:
         ValueError: If not exactly one of `mask_column` and `box_column` is given, or a column is missing.
+        ProvenanceError: If a mask or the boxes do not fit their sample; the message names the row.
+
+    Example:
+        >>> boxed = rows.add_column("bbox", [[4, 4, 8, 8], None, [0, 0, 16, 4], [0, 0, 1, 1]])
+        >>> provenance = add_provenance(boxed, box_column="bbox")["provenance"]
+        >>> [masks and mask_to_box(np.asarray(masks[0]) > 0) for masks in provenance]
+        [(4, 4, 8, 8), None, (0, 0, 16, 4), (0, 0, 1, 1)]
     """
     if (mask_column is None) == (box_column is None):
         raise ValueError("give either `mask_column` or `box_column`")
     column = mask_column or box_column
-    sample_column = video_column or image_column
-    for needed in (sample_column, label_column, column):
+    for needed in (video_column or image_column, label_column, column):
         if needed not in dataset.column_names:
             raise ValueError(f"column '{needed}' is not in the dataset; its columns are {dataset.column_names}")
-
-    video = None if video_column is None else dataset.features[video_column]
-    label = class_label(dataset.features, label_column)
-    features = Features({**dataset.features, **provenance_features(label, video=video)})
-    if video is None:
-        features[IMAGE] = dataset.features[image_column]
+    contract = provenance_features(class_label(dataset.features, label_column))
     # the sample is kept where it stands: a row function that returned it would encode every image anew
+    features = {**dataset.features, **{name: contract[name] for name in (LABELS, LABEL_WEIGHTS, PROVENANCE)}}
     return dataset.map(
         _row_to_provenance,
         with_indices=True,
         fn_kwargs={
             "column": column,
             "is_box": box_column is not None,
-            "image_column": image_column,
-            "video_column": video_column,
+            "sample_columns": (image_column, video_column),
             "label_column": label_column,
             "target_value": target_value,
         },
-        features=features if sample_column == (IMAGE if video is None else VIDEO) else None,
+        features=Features(features),
         **map_kwargs,
     )
 
@@ -126,8 +234,7 @@ def _row_to_provenance(
     *,
     column: str,
     is_box: bool,
-    image_column: str,
-    video_column: str | None,
+    sample_columns: tuple[str, str | None],
     label_column: str,
     target_value: int | None,
 ) -> dict[str, Any]:
@@ -135,25 +242,19 @@ def _row_to_provenance(
     out: dict[str, Any] = {LABELS: [row[label_column]], LABEL_WEIGHTS: [1.0], PROVENANCE: None}
     if known is None:
         return out
-    num_frames, height, width = _sample_shape(row, image_column, video_column)
+    num_frames, height, width = sample_shape(row, *sample_columns)
     if is_box:
-        boxes = [known] if video_column is None else known
+        boxes = [known] if sample_columns[1] is None else known
         if len(boxes) != num_frames:
             problem = f"{len(boxes)} boxes for a clip of {num_frames} frames"
             raise ProvenanceError(index, column, problem, "Give every frame its box, or its list of boxes.")
         of_frames = [np.asarray(frame, dtype=np.float64).reshape(-1, 4) for frame in boxes]
         mask = np.concatenate([boxes_to_mask(of_frame, (height, width)) for of_frame in of_frames])
-    elif target_value is not None:
-        mask = np.array(open_image(known)) == target_value
     else:
-        values = np.array(open_image(known).convert("L"))
-        mask = values / max(int(values.max()), 1)
-    if mask.shape != (num_frames * height, width):
-        raise ProvenanceError(
-            index,
-            column,
-            f"mask of {mask.shape[1]}x{mask.shape[0]} for an image of {width}x{num_frames * height}",
-            "Resize the mask with its image.",
-        )
+        try:
+            values = read_annotation(known, (width, num_frames * height), grey=target_value is None)
+        except ValueError as error:
+            raise ProvenanceError(index, column, str(error), "Resize the mask with its image.") from error
+        mask = _share_of_highest(values) if target_value is None else values == target_value
     out[PROVENANCE] = [encode_mask(mask)]
     return out

@@ -22,15 +22,15 @@ from hf_pgg.data.provenance import (
     IMAGE,
     LABEL_WEIGHTS,
     LABELS,
+    PADDING_LABEL,
     PROVENANCE,
     VIDEO,
     Sources,
     merge_sources,
-    pad_sources,
     sources_of,
 )
 from hf_pgg.data.validation import validate_row
-from hf_pgg.data.video import open_clip
+from hf_pgg.data.video import sample_clip
 
 
 class _Synthesis(Protocol):
@@ -45,17 +45,31 @@ class _Synthesis(Protocol):
 
 
 class Collator(ABC):
-    """What [`~hf_pgg.PGGTrainer`] asks of the object that turns rows into a batch, whatever the rows hold.
+    """Turns rows into a batch, and says what [`~hf_pgg.training.trainer.PGGTrainer`] must know of it.
 
-    A subclass for another kind of input says how a row is checked and how rows become a batch; [`PGGCollator`] reads
-    images and clips, [`~hf_pgg.skeletons.rows.SkeletonCollator`] keypoints.
+    A subclass says how a row is checked and how rows become the model's inputs; [`PGGCollator`] reads images and clips,
+    [`~hf_pgg.skeletons.rows.SkeletonCollator`] keypoints.
 
     Attributes:
         input_column (`str`): The column of the samples, which every dataset must have.
         label_column (`str`): The column of single labels, for rows that do not keep the contract.
         extra_columns (`tuple[str, ...]`): Integer columns (groups) passed on as (B,) int64.
-        spec ([`InputSpec`], *optional*): The preprocessing, for a collator of images or clips.
+        spec ([`~hf_pgg.data.preprocessing.InputSpec`], *optional*): The preprocessing, where the inputs are images.
         synthesis (*optional*): A method applied to the rows of a batch, which draws afresh each epoch.
+
+    Example:
+        >>> class Numbers(Collator):
+        ...     input_column, label_column, extra_columns = "number", "label", ()
+        ...     def for_evaluation(self):
+        ...         return self
+        ...     def validate_row(self, row, name, num_classes, allow_overlap=False):
+        ...         pass
+        ...     def __call__(self, rows):
+        ...         inputs = {"number": torch.tensor([row["number"] for row in rows])}
+        ...         return self.batch(rows, inputs, [Sources([row["label"]], [1.0], []) for row in rows], shape=())
+        >>> Numbers()([{"number": 0.5, "label": 1}, {"number": 2.5, "label": 0}])["labels"]
+        tensor([[1],
+                [0]])
     """
 
     input_column: str
@@ -71,13 +85,13 @@ class Collator(ABC):
         return tuple(dict.fromkeys(own + (() if self.synthesis is None else self.synthesis.columns)))
 
     def set_epoch(self, epoch: int) -> None:
-        """Makes `synthesis`, where there is one, draw for this epoch; workers see it too."""
+        """Makes `synthesis`, where there is one, draw for this epoch; the workers of a loader see it too."""
         if self.synthesis is not None:
             self.synthesis.set_epoch(epoch)
 
     @abstractmethod
     def for_evaluation(self) -> Collator:
-        """The same collator without augmentation and synthesis."""
+        """Returns the same collator without augmentation and synthesis."""
 
     @abstractmethod
     def validate_row(self, row: Mapping[str, Any], name: object, num_classes: int, allow_overlap: bool = False) -> None:
@@ -85,27 +99,31 @@ class Collator(ABC):
 
     @abstractmethod
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
-        """The batch: the model's inputs, and what [`PGGCollator`] lists beside them."""
+        """Returns the model's inputs, and beside them the keys that [`PGGCollator`] lists."""
 
-    def _batch(
+    def batch(
         self,
         rows: Sequence[Mapping[str, Any]],
         inputs: Mapping[str, torch.Tensor],
         sources: Sequence[Sources],
         shape: tuple[int, ...],
     ) -> dict[str, torch.Tensor]:
-        """The inputs, and the labels, weights and masks of every row's sources, merged and padded.
+        """Adds to the inputs the labels, weights and masks of every row's sources, merged and padded.
 
         Args:
-            sources: Of each row, without masks where the row has no provenance.
-            shape: Of a mask in the batch; smaller ones stand in its first corner, with zeros around.
+            sources (`Sequence[Sources]`): Those of each row; without masks where it has no provenance.
+            shape (`tuple[int, ...]`): The shape of a mask in the batch; a smaller mask is padded with zeros at its end.
         """
-        guided = torch.tensor([len(row.masks) > 0 for row in sources])
-        labels, weights = pad_sources([row.labels for row in sources], [row.weights for row in sources])
+        guided = torch.tensor([len(found.masks) > 0 for found in sources])
+        places = max(len(found.labels) for found in sources)
+        labels = torch.full((len(rows), places), PADDING_LABEL, dtype=torch.int64)
+        weights = torch.zeros(len(rows), places)
         # without any provenance a stand-in is merged, then dropped
-        provenance = torch.zeros(*labels.shape, *(shape if guided.any() else (1,)))
-        for i, row in enumerate(sources):
-            for k, mask in enumerate(row.masks):
+        provenance = torch.zeros(len(rows), places, *(shape if guided.any() else (1,)))
+        for i, found in enumerate(sources):
+            labels[i, : len(found.labels)] = torch.tensor(found.labels)
+            weights[i, : len(found.weights)] = torch.tensor(found.weights)
+            for k, mask in enumerate(found.masks):
                 provenance[i, k][tuple(map(slice, mask.shape))] = torch.as_tensor(mask)
         labels, weights, provenance = merge_sources(labels, weights, provenance)
         batch = {**inputs, LABELS: labels, LABEL_WEIGHTS: weights, "guided": guided}
@@ -117,7 +135,7 @@ class Collator(ABC):
 
 
 class PGGCollator(Collator):
-    """Turns rows of images or clips into the batch that [`~hf_pgg.PGGTrainer`] reads.
+    """Turns rows of images or clips into the batch that [`~hf_pgg.training.trainer.PGGTrainer`] reads.
 
     | key            | shape           | dtype                                                         |
     | -------------- | --------------- | ------------------------------------------------------------- |
@@ -132,14 +150,23 @@ class PGGCollator(Collator):
 
     Args:
         image_processor: The model's `transformers` image processor.
-        image_size (`int`, *optional*): Input size other than the processor's, in pixels.
+        image_size (`int`, *optional*): An input size in pixels in place of the processor's.
         augment (`Callable`, *optional*): A torchvision v2 transform of `{"image", "masks"}`, or of several of them;
             it draws from torch's generator. For training only.
-        synthesis ([`~hf_pgg.FreshDraws`], *optional*): A method applied to the rows, which draws afresh each epoch.
+        synthesis ([`~hf_pgg.synthesis.base.FreshDraws`], *optional*): A method applied to the rows before all else.
         extra_columns (`Sequence[str]`): Integer columns (groups) passed on as (B,) int64.
         video_column (`str`, *optional*): The column of the clips, where the samples are clips of T frames.
-        sampler ([`~hf_pgg.FrameSampler`], *optional*): Which frames of a clip are taken; by default all, for clips
-            that were sampled when they were made. `"window"` draws from torch's generator.
+        sampler ([`~hf_pgg.data.frame_sampling.FrameSampler`], *optional*): The frames to take; by default all, for
+            clips that were sampled when they were made. `"window"` draws from torch's generator.
+
+    Raises:
+        ValueError: If the image processor states no input size.
+
+    Example:
+        >>> from transformers import ViTImageProcessor
+        >>> batch = PGGCollator(ViTImageProcessor(size={"height": 8, "width": 8}))([rows[0], rows[1]])
+        >>> {name: tuple(values.shape) for name, values in batch.items() if name != "guided"}
+        {'pixel_values': (2, 3, 8, 8), 'labels': (2, 1), 'label_weights': (2, 1), 'provenance': (2, 1, 8, 8)}
     """
 
     spec: InputSpec
@@ -191,7 +218,7 @@ class PGGCollator(Collator):
             column = VIDEO if self.video_column else IMAGE
         images, sources = zip(*(self._sample(row, column) for row in rows), strict=True)
         pixels = self.spec.normalize(torch.stack(images))
-        return self._batch(rows, {"pixel_values": pixels}, sources, (*images[0].shape[:-3], *self.spec.size))
+        return self.batch(rows, {"pixel_values": pixels}, sources, (*images[0].shape[:-3], *self.spec.size))
 
     def _sample(self, row: Mapping[str, Any], column: str) -> tuple[torch.Tensor, Sources]:
         """Image ([T,] C, H, W) uint8 of the model's size, and its sources; without masks where they are not known."""
@@ -199,26 +226,18 @@ class PGGCollator(Collator):
             array = to_rgb(row[column])
             sources = sources_of(row, array.shape[:2], self.label_column)
         else:
-            array, indices, length = self._frames(row[column])
-            sources = sources_of(row, (length, *array.shape[1:3]), self.label_column)
-            sources = sources._replace(masks=[mask[indices] for mask in sources.masks])
+            rng = np.random.default_rng(int(torch.randint(2**31, ())) if self.sampler else 0)
+            clip = sample_clip(row[column], self.sampler, rng)
+            array, sources = clip.frames, sources_of(row, (clip.length, *clip.size), self.label_column)
+            sources = sources._replace(masks=[mask[clip.indices] for mask in sources.masks])
         known = row.get(PROVENANCE) is not None
         image = torch.from_numpy(array).movedim(-1, -3)
         # masks of a clip go through the transforms side by side, K * T of them
-        stack = torch.from_numpy(np.stack(sources.masks)).flatten(0, -3) if known else torch.zeros(0, *image.shape[-2:])
+        masks = torch.from_numpy(np.stack(sources.masks)).flatten(0, -3) if known else torch.zeros(0, *image.shape[-2:])
         if self.augment is not None:
             kind = tv_tensors.Image if self.video_column is None else tv_tensors.Video
-            out = self.augment({"image": kind(image), "masks": tv_tensors.Mask(stack)})
-            image, stack = out["image"].as_subclass(torch.Tensor), out["masks"].as_subclass(torch.Tensor)
-        image, stack = self.spec.fit(image, stack)
-        masks = stack.unflatten(0, (len(sources.labels), *image.shape[:-3])).numpy() if known else []
-        return image, sources._replace(masks=list(masks))
-
-    def _frames(self, value: Any) -> tuple[np.ndarray, np.ndarray, int]:
-        """Frames (T, H, W, 3) uint8, their indices, and the length of the clip that they are from."""
-        with open_clip(value) as clip:
-            indices = np.arange(len(clip))
-            if self.sampler is not None:
-                rng = np.random.default_rng(int(torch.randint(2**31, ())))
-                indices = self.sampler.indices(len(clip), rng)
-            return clip.read(indices), indices, len(clip)
+            out = self.augment({"image": kind(image), "masks": tv_tensors.Mask(masks)})
+            image, masks = out["image"].as_subclass(torch.Tensor), out["masks"].as_subclass(torch.Tensor)
+        image, masks = self.spec.fit(image, masks)
+        of_sources = masks.unflatten(0, (len(sources.labels), *image.shape[:-3])).numpy() if known else ()
+        return image, sources._replace(masks=list(of_sources))

@@ -1,4 +1,4 @@
-"""Which frames of a clip make a sample: pure functions from a clip's length to frame indices.
+"""Which frames of a clip make a sample, decided from the clip's length alone.
 
 `uniform` takes the middle of equal segments (L. Wang et al., "Temporal Segment Networks", ECCV 2016), `dense` the
 middle run of neighbouring frames, `window` a run that starts at random (C. Feichtenhofer et al., "SlowFast Networks for
@@ -14,9 +14,13 @@ import numpy as np
 
 
 def uniform_indices(length: int, num_frames: int) -> np.ndarray:
-    """The middles of `num_frames` equal segments of a clip of `length` frames, (T,) int64 ascending.
+    """Returns the middles of `num_frames` equal segments of a clip of `length` frames, (T,) int64 ascending.
 
     A clip shorter than the sample repeats frames: every frame stands for the segments whose middle it holds.
+
+    Example:
+        >>> uniform_indices(8, 4), uniform_indices(2, 4)
+        (array([1, 3, 5, 7]), array([0, 0, 1, 1]))
     """
     _check(length, num_frames)
     return (2 * np.arange(num_frames, dtype=np.int64) + 1) * length // (2 * num_frames)
@@ -25,14 +29,18 @@ def uniform_indices(length: int, num_frames: int) -> np.ndarray:
 def dense_indices(
     length: int, num_frames: int, stride: int = 1, *, start: int | None = None, hold_last: bool = False
 ) -> np.ndarray:
-    """`num_frames` frames `stride` apart, (T,) int64 ascending.
+    """Returns a run of `num_frames` indices `stride` apart, (T,) int64 ascending.
 
     Args:
         start (`int`, *optional*): The first index; by default the run stands in the clip's middle.
-        hold_last (`bool`, *optional*, defaults to `False`): Whether a clip that is too short repeats its last frame.
+        hold_last (`bool`): Whether a clip that is too short repeats its last frame.
 
     Raises:
         ValueError: If the run does not fit in the clip and `hold_last` is not set.
+
+    Example:
+        >>> dense_indices(8, 3, stride=2), dense_indices(2, 3, hold_last=True)
+        (array([1, 3, 5]), array([0, 1, 1]))
     """
     _check(length, num_frames, stride)
     span = (num_frames - 1) * stride + 1
@@ -46,16 +54,6 @@ def dense_indices(
     return np.minimum(start + stride * np.arange(num_frames, dtype=np.int64), length - 1)
 
 
-def window_indices(
-    length: int, num_frames: int, stride: int = 1, *, rng: np.random.Generator, hold_last: bool = False
-) -> np.ndarray:
-    """As `dense_indices`, from a start drawn uniformly among those that fit (0 where none does)."""
-    _check(length, num_frames, stride)
-    span = (num_frames - 1) * stride + 1
-    start = int(rng.integers(max(length - span, 0) + 1))
-    return dense_indices(length, num_frames, stride, start=start, hold_last=hold_last)
-
-
 def _check(length: int, num_frames: int, stride: int = 1) -> None:
     if length < 1 or num_frames < 1 or stride < 1:
         raise ValueError(f"length {length}, num_frames {num_frames} and stride {stride} must be at least 1")
@@ -66,11 +64,18 @@ class FrameSampler:
     """One of the three ways with its settings, as synthesis methods and collators hold it.
 
     Args:
-        num_frames (`int`, *optional*, defaults to 8): T.
-        mode (`str`, *optional*, defaults to `"uniform"`): `"uniform"`, `"dense"` or `"window"`.
-        stride (`int`, *optional*, defaults to 1): Frames from one to the next, for `"dense"` and `"window"`.
-        hold_last (`bool`, *optional*, defaults to `False`): For these two, repeat the last frame of a clip that is too
-            short, instead of an error.
+        num_frames (`int`): Number of frames of a sample.
+        mode (`str`): `"uniform"`, `"dense"` or `"window"`.
+        stride (`int`): Frames from one to the next, for `"dense"` and `"window"`.
+        hold_last (`bool`): For these two, whether a clip that is too short repeats its last frame; otherwise it is
+            refused.
+
+    Raises:
+        ValueError: If the mode is unknown, or does not have a setting that is given.
+
+    Example:
+        >>> FrameSampler(4, "dense").indices(20, np.random.default_rng(0))
+        array([ 8,  9, 10, 11])
     """
 
     num_frames: int = 8
@@ -86,9 +91,11 @@ class FrameSampler:
             raise ValueError("`stride` and `hold_last` belong to the modes dense and window")
 
     def indices(self, length: int, rng: np.random.Generator) -> np.ndarray:
-        """(T,) int64 ascending indices into a clip of `length` frames; only `"window"` draws from `rng`."""
+        """Returns (T,) int64 ascending indices into a clip of `length` frames; only `"window"` draws from `rng`."""
         if self.mode == "uniform":
             return uniform_indices(length, self.num_frames)
-        if self.mode == "dense":
-            return dense_indices(length, self.num_frames, self.stride, hold_last=self.hold_last)
-        return window_indices(length, self.num_frames, self.stride, rng=rng, hold_last=self.hold_last)
+        start = None
+        if self.mode == "window":
+            _check(length, self.num_frames)
+            start = int(rng.integers(max(length - (self.num_frames - 1) * self.stride, 1)))
+        return dense_indices(length, self.num_frames, self.stride, start=start, hold_last=self.hold_last)

@@ -15,12 +15,16 @@ from torchvision.transforms.v2 import functional as F
 
 
 def open_image(value: Any) -> PILImage.Image:
-    """An image as a PIL image from what `datasets` holds: a PIL image, `{"bytes", "path"}`, a path, or an array.
+    """Opens an image as `datasets` holds it: a PIL image, `{"bytes", "path"}`, a path, or an array.
 
     The pixels are read, so that a truncated file fails here. The EXIF orientation is applied.
 
     Raises:
         ValueError: If there is no image, it cannot be decoded, or an array holds NaN.
+
+    Example:
+        >>> open_image(encode_png(np.zeros((4, 6, 3)))).size
+        (6, 4)
     """
     if isinstance(value, PILImage.Image):
         image = value
@@ -55,9 +59,13 @@ def _array_to_uint8(array: np.ndarray) -> np.ndarray:
 
 
 def to_rgb(value: Any) -> np.ndarray:
-    """An image of any kind as (H, W, 3) uint8.
+    """Reads an image of any kind as (H, W, 3) uint8.
 
     Grey is repeated, palettes and CMYK are converted, 16-bit grey is scaled to 8 bits, transparency is laid on black.
+
+    Example:
+        >>> to_rgb(np.array([[0.0, 1.0]])).tolist()
+        [[[0, 0, 0], [255, 255, 255]]]
     """
     image = open_image(value)
     if image.mode in ("I;16", "I;16B", "I;16L", "I"):
@@ -72,14 +80,24 @@ def to_rgb(value: Any) -> np.ndarray:
 
 
 def encode_png(array: np.ndarray) -> dict[str, Any]:
-    """(H, W[, 3]) image or mask (uint8, bool, or float in [0, 1]) as the value of an `Image` column."""
+    """Writes an image or mask (H, W[, 3]), uint8, bool, or float in [0, 1], as the value of an `Image` column.
+
+    Example:
+        >>> encode_png(np.zeros((4, 6)))["bytes"][1:4]
+        b'PNG'
+    """
     buffer = io.BytesIO()
     PILImage.fromarray(_array_to_uint8(array)).save(buffer, format="PNG")
     return {"bytes": buffer.getvalue(), "path": None}
 
 
 def undecoded(dataset: Dataset) -> Dataset:
-    """The dataset with its images and clips as they are stored, for code that decodes them itself."""
+    """Returns the dataset with its images and clips as they are stored, for code that decodes them itself.
+
+    Example:
+        >>> sorted(undecoded(rows)[0]["image"])
+        ['bytes', 'path']
+    """
     for name, feature in dataset.features.items():
         if isinstance(feature, Image) and feature.decode:
             dataset = dataset.cast_column(name, Image(decode=False))
@@ -90,16 +108,23 @@ def undecoded(dataset: Dataset) -> Dataset:
     return dataset
 
 
-# ---------------------------------------------------------------------------------------------- arrays
-
-
 def resize(array: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(H, W[, C]) array to `shape` = (height, width), antialiased bilinear; the dtype is kept."""
+    """Resizes an array (H, W[, C]) to `shape` (height, width), antialiased bilinear; the dtype is kept.
+
+    Example:
+        >>> resize(np.array([[0, 0, 100, 100]], np.uint8), (1, 2))
+        array([[14, 86]], dtype=uint8)
+    """
     return resize_frames(array[None], shape)[0]
 
 
 def resize_frames(frames: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """(T, H, W[, C]) frames or masks to `shape` = (height, width), antialiased bilinear; the dtype is kept."""
+    """Resizes frames or masks (T, H, W[, C]) as [`resize`] does one.
+
+    Example:
+        >>> resize_frames(np.zeros((8, 16, 16, 3)), (4, 6)).shape
+        (8, 4, 6, 3)
+    """
     if frames.shape[1:3] == tuple(shape):
         return frames
     channels_last = np.ascontiguousarray(frames if frames.ndim == 4 else frames[..., None])
@@ -109,21 +134,43 @@ def resize_frames(frames: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """A mask (H, W), or (T, H, W) for a clip, as an 8-bit PNG; the T frames are stacked from top to bottom.
+    """Writes a mask as an 8-bit PNG, the value of an `Image` column.
 
     Args:
-        mask (`np.ndarray`): bool, uint8 in [0, 255], or float in [0, 1].
+        mask (`np.ndarray`): (H, W), or (T, H, W) for a clip, whose frames are stacked from top to bottom; bool, uint8
+            in [0, 255], or float in [0, 1].
+
+    Raises:
+        ValueError: If it has another number of dimensions.
+
+    Example:
+        >>> decode_mask(encode_mask(np.array([[True, False]])))
+        array([[255,   0]], dtype=uint8)
     """
     mask = np.asarray(mask)
     if mask.ndim == 3:
         mask = mask.reshape(-1, mask.shape[-1])
     if mask.ndim != 2:
-        raise ValueError(f"a mask is (H, W) or (T, H, W), not {mask.shape}")
+        raise ValueError(f"a mask has shape {mask.shape}: give (H, W), or (T, H, W) for a clip")
     return encode_png(mask)
 
 
 def decode_mask(value: Any, num_frames: int | None = None) -> np.ndarray:
-    """The uint8 mask (H, W), or (T, H, W) if `num_frames` is given, that `encode_mask` wrote."""
+    """Reads a mask that [`encode_mask`] wrote.
+
+    Args:
+        num_frames (`int`, *optional*): T, for a clip.
+
+    Returns:
+        uint8 (H, W), or (T, H, W) for a clip.
+
+    Raises:
+        ValueError: If its height is not that of `num_frames` frames.
+
+    Example:
+        >>> decode_mask(clips[0]["masks"], num_frames=8).shape
+        (8, 16, 16)
+    """
     mask = np.array(open_image(value).convert("L"))
     if num_frames is None:
         return mask

@@ -1,4 +1,4 @@
-"""preprocessing."""
+"""What a model wants of its input: size and normalisation, read from its image processor."""
 
 from __future__ import annotations
 
@@ -12,10 +12,20 @@ from torchvision.transforms.v2 import functional as F
 
 @dataclass(frozen=True)
 class InputSpec:
-    """What a model wants: image size, how it is reached, and the normalisation, read from its image processor.
+    """The size of a model's input, how it is reached, and the normalisation.
 
-    size: (height, width) of the model's input.
-    resize_to: (height, width) to squash to, or the length of the shorter side, before the centre crop to `size`.
+    Args:
+        size (`tuple[int, int]`): (height, width) of the input.
+        resize_to (`int` or `tuple[int, int]`): (height, width) to squash to, or the length of the shorter side, before
+            the centre crop to `size`.
+        mean, std (`tuple[float, ...]`): Of each channel, subtracted from and dividing the scaled values.
+        scale (`float`): Factor that brings stored values to the unit of `mean` and `std`.
+        interpolation (`InterpolationMode`): Of resizing.
+
+    Example:
+        >>> spec = InputSpec((2, 2), 2, mean=(0.5,) * 3, std=(0.5,) * 3)
+        >>> spec.normalize(torch.tensor([0, 255]).view(2, 1, 1, 1).expand(2, 3, 2, 2)).unique()
+        tensor([-1.,  1.])
     """
 
     size: tuple[int, int]
@@ -30,7 +40,8 @@ class InputSpec:
         """Reads a `transformers` image processor, timm's wrapper included.
 
         Args:
-            image_size (`int`, *optional*): Another input size, in pixels; the processor's crop margin scales with it.
+            image_size (`int`, *optional*): An input size in pixels in place of the processor's, whose crop margin
+                scales with it.
 
         Raises:
             ValueError: If the processor states no size.
@@ -65,7 +76,7 @@ class InputSpec:
         return cls((height, width), resize_to, tuple(mean), tuple(std), scale, interpolation)
 
     def fit(self, image: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Image (C, H, W) and masks (K, H, W) brought to `size` by one geometry; unchanged where they fit already."""
+        """Brings an image (C, H, W) and its masks (K, H, W) to `size` by one geometry, unless they fit already."""
         if tuple(image.shape[-2:]) == self.size:
             return image, masks
         resize_to = list(self.resize_to) if isinstance(self.resize_to, tuple) else [self.resize_to]
@@ -76,10 +87,10 @@ class InputSpec:
         return image, masks
 
     def squash(self, images: torch.Tensor) -> torch.Tensor:
-        """(..., C, H, W) brought to `size` without a crop, so that no part of an image is lost."""
+        """Brings images (..., C, H, W) to `size` without a crop, so that no part of an image is lost."""
         return F.resize(images, list(self.size), interpolation=self.interpolation, antialias=True)
 
     def normalize(self, images: torch.Tensor) -> torch.Tensor:
-        """uint8 (..., C, H, W) to the model's float32 input."""
+        """Turns images (..., C, H, W) uint8 into the model's float32 input."""
         mean, std = (torch.tensor(values, dtype=torch.float32)[:, None, None] for values in (self.mean, self.std))
         return images.float().mul_(self.scale).sub_(mean).div_(std)  # in place: a batch is large

@@ -15,7 +15,7 @@ bottom. `provenance = None` means that nothing is known, hence *no guidance*: ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -35,23 +35,29 @@ PADDING_LABEL = -100
 
 
 class ProvenanceError(ValueError):
-    """A row does not keep the contract. The message names the row, the column and the remedy."""
+    """A row does not keep the contract. The message names the row, the column and the remedy.
+
+    Example:
+        >>> raise ProvenanceError(7, "labels", "there is no label", "Remove the row.")
+        Traceback (most recent call last):
+        hf_pgg.data.provenance.ProvenanceError: row 7, column 'labels': there is no label. Remove the row.
+    """
 
     def __init__(self, row: object, column: str, problem: str, remedy: str):
         super().__init__(f"row {row}, column '{column}': {problem.rstrip('.')}. {remedy}")
 
 
-# ---------------------------------------------------------------------------------------------- features
-
-
 def provenance_features(label: ClassLabel, *, video: Any = None, **extra: Any) -> Features:
-    """The `Features` of a dataset that keeps the contract.
+    """Returns the `Features` of a dataset that keeps the contract.
 
     Args:
-        label (`ClassLabel`): The classes.
         video (*optional*): `Video(decode=False)` or `List(Image())`: the feature of the clips that stand in place of
             the images.
         extra: Further columns, name to feature.
+
+    Example:
+        >>> list(provenance_features(ClassLabel(names=["cat", "dog"]), scene=Value("string")))
+        ['image', 'labels', 'label_weights', 'provenance', 'scene']
     """
     return Features(
         {
@@ -62,9 +68,6 @@ def provenance_features(label: ClassLabel, *, video: Any = None, **extra: Any) -
             **extra,
         }
     )
-
-
-# ---------------------------------------------------------------------------------------------- one row
 
 
 class Sources(NamedTuple):
@@ -157,26 +160,10 @@ def sources_of(row: Mapping[str, Any], shape: tuple[int, ...], label_column: str
     return Sources(labels, weights, masks)
 
 
-# ---------------------------------------------------------------------------------------------- a batch
-
-
-def pad_sources(
-    labels: Sequence[Sequence[int]], label_weights: Sequence[Sequence[float]]
-) -> tuple[torch.Tensor, torch.Tensor]:
-    """Labels (B, K) int64, padded with -100, and weights (B, K) float32, padded with 0; K is the rows' largest."""
-    places = max(map(len, labels))
-    padded = torch.full((len(labels), places), PADDING_LABEL, dtype=torch.int64)
-    weights = torch.zeros(len(labels), places)
-    for i, (row_labels, row_weights) in enumerate(zip(labels, label_weights, strict=True)):
-        padded[i, : len(row_labels)] = torch.tensor(row_labels)
-        weights[i, : len(row_weights)] = torch.tensor(row_weights)
-    return padded, weights
-
-
 def merge_sources(
     labels: torch.Tensor, label_weights: torch.Tensor, provenance: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Merges sources that share a label, so that the labels of a sample are distinct.
+    """Merges the sources of a batch that share a label, so that the labels of a sample are distinct.
 
     I_c = min(1, sum of the masks with label c). Without this, mixing two images of one class would suppress that
     class's gradient everywhere.
@@ -188,6 +175,11 @@ def merge_sources(
 
     Returns:
         The same three; a repeated label's later places become padding (-100, 0, 0).
+
+    Example:
+        >>> shares, masks = torch.tensor([[0.25, 0.75]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
+        >>> merge_sources(torch.tensor([[5, 5]]), shares, masks)[:2]
+        (tensor([[   5, -100]]), tensor([[1., 0.]]))
     """
     same = (labels[:, :, None] == labels[:, None, :]) & (labels >= 0)[:, :, None]
     first = (labels >= 0) & ~same.tril(-1).any(-1)

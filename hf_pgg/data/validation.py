@@ -1,4 +1,4 @@
-"""validation."""
+"""Checks of rows against the contract, before anything is trained on them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import numpy as np
 
 from hf_pgg.data.images import decode_mask
 from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError
-from hf_pgg.data.video import _sample_shape
+from hf_pgg.data.video import sample_shape
 
 _WEIGHT_TOLERANCE = 1e-3  # float32 weights of many sources do not sum to 1 exactly
 _OVERLAP_TOLERANCE = 2  # of 255: complementary soft masks are rounded separately
@@ -28,18 +28,22 @@ def validate_row(
     """Checks one row against the contract.
 
     Args:
-        row: The row; images and masks decoded or as `{"bytes", "path"}`.
+        row (`Mapping`): Images and masks may be decoded or stand as `{"bytes", "path"}`.
         name: How the error names the row (its index or id).
         num_classes (`int`): Number of classes of the model.
         video_column (`str`, *optional*): The column of the clips, where the samples are clips.
-        allow_overlap (`bool`, *optional*, defaults to `False`): Whether masks of different sources may sum over 1,
-            as after a declared dilation.
+        allow_overlap (`bool`): Whether masks of different sources may sum to more than 1, as after a declared dilation.
 
     Raises:
-        ProvenanceError: Naming the row, the column and the remedy.
+        ProvenanceError: If the row does not keep the contract; the message names the row, the column and the remedy.
+
+    Example:
+        >>> validate_row({"image": rows[0]["image"], "label": 5}, 7, num_classes=2)  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        hf_pgg.data.provenance.ProvenanceError: row 7, column 'label': label 5 is outside 0..1. Set `num_labels` ...
     """
     try:
-        num_frames, height, width = _sample_shape(row, image_column, video_column)
+        num_frames, height, width = sample_shape(row, image_column, video_column)
     except (ValueError, OSError) as error:
         raise ProvenanceError(name, video_column or image_column, str(error), "Replace or remove the row.") from error
     size = (width, num_frames * height)
@@ -55,10 +59,18 @@ def validate_sources(
     label_column: str = "label",
     allow_overlap: bool = False,
 ) -> None:
-    """Checks labels, weights and masks of a row whose sample is known: the part of [`validate_row`] for any modality.
+    """Checks labels, weights and masks of a row: the part of [`validate_row`] for any modality.
 
     Args:
-        size: (width, height) in pixels of a mask as it is stored.
+        size (`tuple[int, int]`): (width, height) in pixels of a mask as it is stored.
+
+    Raises:
+        ProvenanceError: See [`validate_row`].
+
+    Example:
+        >>> validate_sources({**rows[0], "labels": [0, 1]}, 7, num_classes=2, size=(16, 16))  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        hf_pgg.data.provenance.ProvenanceError: row 7, column 'label_weights': of length 1, with 2 labels. Give one ...
     """
     plain = row.get(LABELS) is None
     labels = [row.get(label_column)] if plain else row[LABELS]

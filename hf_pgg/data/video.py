@@ -8,31 +8,28 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from fractions import Fraction
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, Value
-from numpy.typing import ArrayLike
 from PIL import Image as PILImage
 
+from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import open_image, to_rgb, undecoded
 from hf_pgg.data.provenance import IMAGE
 from hf_pgg.data.video_file import Clip, ClipInfo, Size, VideoError, VideoFile, pyav
 
 
-def _sample_shape(
-    row: Mapping[str, Any], image_column: str = IMAGE, video_column: str | None = None
-) -> tuple[int, int, int]:
-    """(T, height, width) of a row's clip, or of its image with T = 1; its masks are T * height pixels high."""
-    if video_column is None:
-        return (1, *open_image(row.get(image_column)).size[::-1])
-    clip = probe(row.get(video_column))
-    return clip.num_frames, clip.height, clip.width
-
-
 class FrameList(Clip):
-    """A clip held as its images, `List(Image())`, or as an array (T, H, W, 3)."""
+    """A clip held as its images, `List(Image())`, or as an array (T, H, W, 3).
+
+    Example:
+        >>> with FrameList(np.zeros((5, 8, 6, 3), np.uint8)) as clip:
+        ...     len(clip), clip.read([4, 0]).shape
+        (5, (2, 8, 6, 3))
+    """
 
     def __init__(self, images: Sequence[Any] | np.ndarray):
         self.name = f"of {len(images)} images"
@@ -68,6 +65,11 @@ def open_clip(value: Any) -> Clip:
     Raises:
         VideoError: If there is no clip, or it cannot be read; see its `problem`.
         ValueError: If the value is of another kind, such as a decoder of a `Video()` column.
+
+    Example:
+        >>> with open_clip(clips[0]["video"]) as clip:
+        ...     len(clip), clip.read([0, 3]).shape
+        (8, (2, 16, 16, 3))
     """
     if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 4):
         return FrameList(value)
@@ -83,54 +85,112 @@ def open_clip(value: Any) -> Clip:
     )
 
 
-def read_frames(value: Any, indices: ArrayLike, size: Size | None = None) -> np.ndarray:
-    """The frames of a clip at `indices` as (T, H, W, 3) uint8; see `open_clip` and `Clip.read`."""
+@dataclass(frozen=True)
+class SampledClip:
+    """The frames of a clip that make a sample.
+
+    Args:
+        frames (`np.ndarray`): (T, H, W, 3) uint8.
+        indices (`np.ndarray`): (T,) int64, where the frames are in the clip.
+        length (`int`): Frames of the whole clip.
+        stored_size (`tuple[int, int]`): (height, width) of the clip's frames before they were resized.
+
+    Example:
+        >>> SampledClip(np.zeros((2, 8, 6, 3), np.uint8), np.array([1, 4]), 6, (240, 320)).size
+        (8, 6)
+    """
+
+    frames: np.ndarray
+    indices: np.ndarray
+    length: int
+    stored_size: Size
+
+    @property
+    def size(self) -> Size:
+        return self.frames.shape[1], self.frames.shape[2]
+
+
+def sample_clip(
+    value: Any, sampler: FrameSampler | None, rng: np.random.Generator, size: Size | None = None
+) -> SampledClip:
+    """Reads the frames of a clip that a sampler takes.
+
+    Args:
+        value: The clip as [`open_clip`] takes it.
+        sampler ([`~hf_pgg.data.frame_sampling.FrameSampler`], *optional*): `None` takes all frames.
+        size (`tuple[int, int]`, *optional*): (height, width) to which the frames are brought; by default their own.
+
+    Raises:
+        VideoError: If the clip cannot be read.
+        ValueError: If it is too short for the sampler.
+
+    Example:
+        >>> clip = sample_clip(clips[0]["video"], FrameSampler(4), np.random.default_rng(0))
+        >>> clip.frames.shape, clip.indices
+        ((4, 16, 16, 3), array([1, 3, 5, 7]))
+    """
     with open_clip(value) as clip:
-        return clip.read(indices, size)
+        indices = np.arange(len(clip)) if sampler is None else sampler.indices(len(clip), rng)
+        return SampledClip(clip.read(indices, size), indices, len(clip), clip.stored_size)
 
 
 def probe(value: Any) -> ClipInfo:
-    """Frame count, size and rate of a clip. Its first frame alone is decoded, for size and rotation (all of them where
-    a file has no usable times).
+    """Returns the frame count, size and rate of a clip.
+
+    Its first frame alone is decoded, for size and rotation (all of them where a file has no usable times).
 
     Raises:
-        VideoError: See `open_clip`.
+        VideoError: If the clip cannot be read, see [`open_clip`].
+
+    Example:
+        >>> probe(encode_clip(np.zeros((5, 32, 64, 3), np.uint8), fps=10))
+        ClipInfo(num_frames=5, height=32, width=64, fps=10.0)
     """
     with open_clip(value) as clip:
         return clip.info()
 
 
-def probe_clips(dataset: Dataset, column: str = "video", *, decode: bool = False, **map_kwargs: Any) -> Dataset:
-    """What a column of clips holds, row by row, and what is wrong with those that cannot be read.
+def sample_shape(
+    row: Mapping[str, Any], image_column: str = IMAGE, video_column: str | None = None
+) -> tuple[int, int, int]:
+    """Returns (T, height, width) of a row's clip, or of its image with T = 1; its masks are T * height pixels high.
 
-        found = probe_clips(dataset)
-        print(Counter(found["problem"]))
-        dataset = dataset.select(i for i, problem in enumerate(found["problem"]) if problem is None)
+    Example:
+        >>> sample_shape(rows[0]), sample_shape(clips[0], video_column="video")
+        ((1, 16, 16), (8, 16, 16))
+    """
+    if video_column is None:
+        return (1, *open_image(row.get(image_column)).size[::-1])
+    clip = probe(row.get(video_column))
+    return clip.num_frames, clip.height, clip.width
+
+
+def probe_clips(dataset: Dataset, column: str = "video", *, decode: bool = False, **map_kwargs: Any) -> Dataset:
+    """Says of each row what its clip holds, and what is wrong with it where it cannot be read.
 
     Args:
-        decode (`bool`, *optional*, defaults to `False`): Whether every frame is decoded: finds damage inside a file and
-            frames of changing size, at the cost of reading the whole dataset.
+        decode (`bool`): Whether every frame is decoded, which finds damage inside a file and frames of changing size,
+            at the cost of reading the whole dataset.
         map_kwargs: Passed on to `Dataset.map` (`num_proc`, ...).
 
     Returns:
         A dataset of as many rows: `num_frames`, `height`, `width`, `fps` (None where unknown), `problem` (None, or a
-        `VideoError.problem`) and `message`.
+        [`~hf_pgg.data.video_file.VideoError`]'s `problem`) and `message`.
+
+    Example:
+        >>> broken = Dataset.from_dict({"video": [{"bytes": b"no video", "path": None}]})
+        >>> probe_clips(broken)["problem"][:]
+        ['unreadable']
     """
     as_stored = undecoded(dataset.select_columns([column]))
-    features = Features(
-        num_frames=Value("int64"),
-        height=Value("int64"),
-        width=Value("int64"),
-        fps=Value("float64"),
-        problem=Value("string"),
-        message=Value("string"),
-    )
+    kinds = {"num_frames": "int64", "height": "int64", "width": "int64", "fps": "float64"}
+    kinds |= {"problem": "string", "message": "string"}
     return as_stored.map(
         _probe_row,
         input_columns=column,
         fn_kwargs={"decode": decode},
         remove_columns=column,
-        features=features,
+        features=Features({name: Value(kind) for name, kind in kinds.items()}),
         **map_kwargs,
     )
 
@@ -148,13 +208,17 @@ def _probe_row(value: Any, decode: bool) -> dict[str, Any]:
 
 
 def encode_clip(frames: np.ndarray, fps: float = 25.0, crf: int = 18) -> dict[str, Any]:
-    """(T, H, W, 3) uint8 frames as the value of a `Video` column: an mp4 file (H.264, yuv420p) that browsers play.
+    """Writes frames (T, H, W, 3) uint8 as the value of a `Video` column: an mp4 file (H.264, yuv420p).
 
     Lossy: at crf 18 a value moves by 2 to 3 of 255 on average, and colours run across the border of a mask. The bytes
     do not depend on the number of cores.
 
     Raises:
         ValueError: If the frames are not (T, H, W, 3) uint8 with even height and width.
+
+    Example:
+        >>> encode_clip(np.zeros((2, 16, 16, 3), np.uint8))["bytes"][4:8]
+        b'ftyp'
     """
     if frames.ndim != 4 or frames.shape[-1] != 3 or frames.dtype != np.uint8:
         raise ValueError(f"frames are (T, H, W, 3) uint8, not {frames.shape} {frames.dtype}")

@@ -28,8 +28,12 @@ class VideoError(ValueError):
     """A clip that cannot be read as it is. The message names the clip and the remedy.
 
     Attributes:
-        problem (`str`): What `probe_clips` counts: `"missing"`, `"unreadable"` (no video file, or an unknown codec),
-            `"no video"` (sound only), `"empty"`, `"truncated"`, `"corrupt"`, `"changing size"` or `"out of range"`.
+        problem (`str`): `"missing"`, `"unreadable"` (no video file, or an unknown codec), `"no video"` (sound only),
+            `"empty"`, `"truncated"`, `"corrupt"`, `"changing size"` or `"out of range"`.
+
+    Example:
+        >>> VideoError("empty", "a.mp4", "it has no frame")
+        VideoError('clip a.mp4: it has no frame. Remove the row.')
     """
 
     def __init__(self, problem: str, name: str, detail: str, remedy: str = "Remove the row."):
@@ -39,7 +43,12 @@ class VideoError(ValueError):
 
 @dataclass(frozen=True)
 class ClipInfo:
-    """Frames, height and width in pixels (after rotation), mean frames a second (None for a list of images)."""
+    """Frames, height and width in pixels (after rotation), mean frames a second (None for a list of images).
+
+    Example:
+        >>> ClipInfo(num_frames=40, height=240, width=320, fps=25.0)
+        ClipInfo(num_frames=40, height=240, width=320, fps=25.0)
+    """
 
     num_frames: int
     height: int
@@ -54,6 +63,12 @@ class Clip(AbstractContextManager["Clip"], ABC):
         name (`str`): How errors name it.
         fps (`float`, *optional*): Mean frames a second; None for a list of images.
         stored_size (`tuple[int, int]`): (height, width) of the frame read last, turned upright, before any resizing.
+
+    Example:
+        >>> from hf_pgg.data.video import open_clip
+        >>> with open_clip(clips[0]["video"]) as clip:
+        ...     [(index, frame.shape) for index, frame in clip.frames([5, 2])]
+        [(2, (16, 16, 3)), (5, (16, 16, 3))]
     """
 
     name: str
@@ -65,10 +80,10 @@ class Clip(AbstractContextManager["Clip"], ABC):
 
     @abstractmethod
     def _decode(self, wanted: np.ndarray, size: Size | None) -> Iterator[tuple[int, np.ndarray]]:
-        """The frames at ascending, distinct indices, each as (index, (H, W, 3) uint8)."""
+        """Yields the frames at ascending, distinct indices, each as (index, (H, W, 3) uint8)."""
 
     def frames(self, indices: ArrayLike, size: Size | None = None) -> Iterator[tuple[int, np.ndarray]]:
-        """Index and frame (H, W, 3) uint8, one at a time, ascending, each once. Arguments and errors as `read`."""
+        """Yields index and frame (H, W, 3) uint8, ascending, each once. Arguments and errors are those of `read`."""
         wanted = np.unique(np.asarray(indices, dtype=np.int64))
         if not wanted.size:
             raise ValueError("no frame is asked for: `indices` is empty")
@@ -85,7 +100,7 @@ class Clip(AbstractContextManager["Clip"], ABC):
             yield index, frame
 
     def read(self, indices: ArrayLike, size: Size | None = None) -> np.ndarray:
-        """The frames at `indices` (any order, repeats allowed) as (T, H, W, 3) uint8.
+        """Reads the frames at `indices` (any order, repeats allowed) as (T, H, W, 3) uint8.
 
         Args:
             size (`tuple[int, int]`, *optional*): (height, width) to which frames are resized, antialiased bilinear.
@@ -98,7 +113,7 @@ class Clip(AbstractContextManager["Clip"], ABC):
         return np.stack([found[index] for index in order.tolist()])
 
     def info(self) -> ClipInfo:
-        """See `probe`."""
+        """See [`~hf_pgg.data.video.probe`]."""
         _, first = next(self.frames([0]))
         return ClipInfo(len(self), first.shape[0], first.shape[1], self.fps)
 
@@ -122,6 +137,12 @@ class VideoFile(Clip):
 
     Raises:
         VideoError: If it is no video, holds no frame, or fewer than its header states.
+
+    Example:
+        >>> from hf_pgg.data.video import encode_clip
+        >>> with VideoFile(encode_clip(np.zeros((6, 16, 16, 3), np.uint8))["bytes"], "black") as clip:
+        ...     len(clip), clip.fps, clip.read([5, 0]).shape
+        (6, 25.0, (2, 16, 16, 3))
     """
 
     def __init__(self, source: bytes | str, name: str):
@@ -283,10 +304,14 @@ def _is_hidden(vp8_packet: Any) -> bool:
 
 
 def pyav() -> ModuleType:
-    """PyAV, the optional dependency.
+    """Imports PyAV, the optional dependency.
 
     Raises:
         ImportError: If it is not installed, with the command that installs it.
+
+    Example:
+        >>> pyav().__name__
+        'av'
     """
     try:
         import av

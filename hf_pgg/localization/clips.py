@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 from datasets import Dataset, DatasetDict
-from numpy.typing import ArrayLike
 from torch import nn
 
+from hf_pgg.data.annotations import corners, read_clip_boxes
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.video import open_clip
@@ -103,17 +103,6 @@ def tubes_of_maps(
     return tubes
 
 
-def corners(boxes: ArrayLike) -> np.ndarray:
-    """Turns boxes `[x, y, width, height]` (N, 4) into `[x1, y1, x2, y2]` whose last pixels belong to the box.
-
-    Example:
-        >>> corners([[2, 3, 4, 1]])
-        array([[2., 3., 5., 3.]])
-    """
-    boxes = np.asarray(boxes, np.float64)
-    return np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2] + boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
-
-
 def clip_boxes(value: Any, length: int, clip: str, column: str) -> np.ndarray:
     """Checks the annotated boxes of a clip and returns them as (T, 4) float64 `[x, y, width, height]`.
 
@@ -124,20 +113,10 @@ def clip_boxes(value: Any, length: int, clip: str, column: str) -> np.ndarray:
         >>> clip_boxes([[0, 0, 4, 4], [1, 0, 4, 4]], length=2, clip="run/3", column="bboxes").shape
         (2, 4)
     """
-    remedy = "Give a box [x, y, width, height] on every frame."
-    if value is None:
-        raise ClipError(clip, column, "there are no boxes", remedy)
-    missing = [t for t, box in enumerate(value) if box is None or len(box) != 4]
-    if missing:
-        raise ClipError(clip, column, f"frame {missing[0]} has no box of four numbers", remedy)
-    if len(value) != length:
-        raise ClipError(clip, column, f"{len(value)} boxes for {length} frames", remedy)
-    boxes = np.asarray(value, np.float64)
-    bad = np.flatnonzero(~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)))
-    if bad.size:
-        found = ", ".join(f"{number:g}" for number in boxes[bad[0]])
-        raise ClipError(clip, column, f"frame {bad[0]} has the box [{found}], which is empty or inverted", remedy)
-    return boxes
+    try:
+        return read_clip_boxes(value, length)
+    except ValueError as error:
+        raise ClipError(clip, column, str(error), "Give a box [x, y, width, height] on every frame.") from error
 
 
 def detect_actions(

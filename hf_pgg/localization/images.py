@@ -12,7 +12,7 @@ import numpy as np
 from datasets import Dataset
 from torch import nn
 
-from hf_pgg.data.annotations import _boxed, annotation, object_mask
+from hf_pgg.data.annotations import indices_with_boxes, object_mask, read_annotation
 from hf_pgg.data.images import open_image, to_rgb
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.localization.attribution import Method
@@ -134,7 +134,7 @@ def evaluate_localization(
             accuracy.update(result.score_map, row[column], size, settings.box_format, right)
             column = str(settings.mask_column)
             if settings.mask_column is not None and row[column] is not None:
-                values = annotation(row[column], size)
+                values = read_annotation(row[column], size)
                 ignored = None if settings.ignore_value is None else values == settings.ignore_value
                 # a map that is not finite finds nothing: flat, as BoxAccuracy counts it
                 score_map = result.score_map if np.isfinite(result.score_map).all() else 0 * values
@@ -155,7 +155,7 @@ def _rows_to_measure(dataset: Dataset, settings: LocalizationSettings) -> list[i
     for column in filter(None, columns):
         if column not in dataset.column_names:
             raise ValueError(f"column '{column}' is not in the dataset; its columns are {dataset.column_names}")
-    known = _boxed(dataset[settings.box_column])
+    known = indices_with_boxes(dataset, settings.box_column)
     if not known:
         raise ValueError(f"no row has a box in column '{settings.box_column}': localization cannot be measured")
     return known

@@ -15,12 +15,13 @@ from datasets import Dataset, DatasetDict
 from numpy.typing import ArrayLike
 from torch import nn
 
+from hf_pgg.data.annotations import corners
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.video import open_clip, probe_clips
 from hf_pgg.data.video_file import Size
 from hf_pgg.localization.attribution import Method
-from hf_pgg.localization.clips import clip_boxes, corners, tubes_of_maps
+from hf_pgg.localization.clips import clip_boxes, tubes_of_maps
 from hf_pgg.localization.score_maps import score_maps
 from hf_pgg.metrics.actions import VideoMAP
 from hf_pgg.metrics.tubes import Tube, label_by_viterbi, temporal_iou, trim

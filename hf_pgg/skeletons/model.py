@@ -27,14 +27,17 @@ class SkeletonConfig(PretrainedConfig):
     Configuration of a [`SkeletonClassifier`].
 
     Args:
-        num_keypoints (`int`, *optional*, defaults to 13): J, points of a person in a frame.
-        num_channels (`int`, *optional*, defaults to 2): C, numbers of a point: x and y, and a confidence if there is
-            one. A person's features in a frame are E = J * C numbers, point by point.
-        ordered (`bool`, *optional*, defaults to `False`): Whether the j-th point is the same joint everywhere, as of a
-            pose estimator: then joints are told apart. Otherwise a frame's points are a set without order.
-        hidden_sizes (`list[int]`, *optional*, defaults to `[64, 128, 256]`): Widths of points, frames and persons; the
-            original's are 256, 512 and 1024.
+        num_keypoints (`int`): J, points of a person in a frame.
+        num_channels (`int`): C, numbers of a point: x and y, and a confidence if there is one. A person's features in
+            a frame are E = J * C numbers, point by point.
+        ordered (`bool`): Whether the j-th point is the same joint everywhere, as a pose estimator's is: then joints are
+            told apart. Otherwise a frame's points are a set without order.
+        hidden_sizes (`list[int]`): Widths of points, frames and persons; the original's are 256, 512 and 1024.
         kwargs: Those of `PretrainedConfig` (`num_labels`, `id2label`, ...).
+
+    Example:
+        >>> SkeletonConfig(num_keypoints=17, num_labels=5).hidden_sizes
+        [64, 128, 256]
     """
 
     model_type = "skeleton_pooling"
@@ -62,9 +65,14 @@ class SkeletonConfig(PretrainedConfig):
 class SkeletonOutput(ModelOutput):
     """What a [`SkeletonClassifier`] returns.
 
-    logits: (B, classes), of the clip: the maximum over its persons.
-    person_logits: (B, P, classes), of each person; the dtype's lowest number for persons who are absent.
-    frame_logits: (B, P, F, classes), of each person in each frame, where asked for.
+    Args:
+        logits (`torch.Tensor`): (B, classes) of the clip: the maximum over its persons.
+        person_logits (`torch.Tensor`): (B, P, classes) of each person; the dtype's lowest number for absent persons.
+        frame_logits (`torch.Tensor`, *optional*): (B, P, F, classes) of each person in each frame.
+
+    Example:
+        >>> SkeletonOutput(logits=torch.zeros(1, 2)).logits.shape
+        torch.Size([1, 2])
     """
 
     logits: torch.Tensor | None = None
@@ -73,10 +81,13 @@ class SkeletonOutput(ModelOutput):
 
 
 class SkeletonClassifier(PreTrainedModel):
-    """Logits of a clip, of its persons, and of their frames; the order of persons does not matter.
+    """Scores a clip, its persons, and their frames; the order of persons does not matter.
 
-    Args:
-        config ([`SkeletonConfig`]): Widths, and what a point is.
+    Example:
+        >>> model = SkeletonClassifier(SkeletonConfig(num_keypoints=3, hidden_sizes=[4, 4, 4], num_labels=2))
+        >>> output = model(torch.zeros(1, 5, 8, 6))
+        >>> output.logits.shape, output.person_logits.shape
+        (torch.Size([1, 2]), torch.Size([1, 5, 2]))
     """
 
     config_class = SkeletonConfig
@@ -104,7 +115,7 @@ class SkeletonClassifier(PreTrainedModel):
             keypoints (`torch.Tensor`): (B, P, F, E) float, see [`hf_pgg.skeletons.rows.normalize_tracks`] for its unit.
             present (`torch.Tensor`, *optional*): (B, P, F) bool, False where a person is not seen in a frame; such
                 keypoints count for nothing, whatever their value. By default all are seen.
-            score_frames (`bool`, *optional*, defaults to `False`): Whether every frame of a person is scored too.
+            score_frames (`bool`): Whether every frame of a person is scored too.
 
         Raises:
             ValueError: If the shapes are not those.

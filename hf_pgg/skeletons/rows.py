@@ -29,11 +29,16 @@ KEYPOINT_FEATURE = List(List(List(Value("float32"))))
 
 
 def read_keypoints(value: Sequence[Sequence[Sequence[float] | None]] | np.ndarray | None) -> np.ndarray:
-    """The persons of a `keypoints` column as (P, F, E) float32, NaN in the frames in which a person is not seen.
+    """Reads the persons of a `keypoints` column as (P, F, E) float32, NaN in frames in which a person is not seen.
 
     Raises:
         ValueError: If there is no person, nobody is ever seen, the persons have different numbers of frames or
             features, or a number is NaN or infinite.
+
+    Example:
+        >>> read_keypoints([[[1, 2], None]])
+        array([[[ 1.,  2.],
+                [nan, nan]]], dtype=float32)
     """
     if value is None or len(value) == 0:
         raise ValueError("there is no person")
@@ -66,13 +71,18 @@ def sample_row(
     input_column: str = KEYPOINTS,
     label_column: str = "label",
 ) -> tuple[np.ndarray, Sources]:
-    """Keypoints (P, T, E) of the sampled frames of a row, and its sources, with masks (P, T, E).
+    """Reads a row's keypoints (P, T, E) in the frames that a sampler takes, and its sources, with masks (P, T, E).
 
     As for images, a row with one label and no provenance is one source whose target is everything.
 
     Raises:
         ValueError: If the keypoints cannot be used (see [`read_keypoints`]), the clip is too short for the sampler, or
             masks do not fit the keypoints.
+
+    Example:
+        >>> keypoints, sources = sample_row(skeletons[1], np.random.default_rng(0), FrameSampler(2))
+        >>> keypoints.shape, sources.labels, sources.masks[0].shape
+        ((1, 2, 6), [1], (1, 2, 6))
     """
     keypoints = read_keypoints(row.get(input_column))
     sources = sources_of(row, keypoints.shape, label_column)
@@ -86,17 +96,22 @@ def sample_row(
 
 
 def normalize_tracks(keypoints: np.ndarray, num_channels: int = 2) -> np.ndarray:
-    """Each person's x and y less their mean over the clip, over their root mean square distance from it.
+    """Moves each person's mean place over the clip to the origin, and scales its mean square distance from it to 1.
 
     So neither where a person stands nor how large counts, but how the person moves does, and a person's features do not
-    depend on the others. Further channels are left as they are.
+    depend on the others. Channels other than x and y are left as they are.
 
     Args:
-        keypoints: (P, F, E), NaN in frames in which a person is not seen.
+        keypoints (`np.ndarray`): (P, F, E), NaN in frames in which a person is not seen.
         num_channels (`int`): C of the E = J * C features.
 
     Returns:
         (P, F, E) float32, 0 in frames in which a person is not seen.
+
+    Example:
+        >>> normalize_tracks(np.array([[[5.0, 7.0, 5.0, 9.0], [np.nan] * 4]]))
+        array([[[ 0., -1.,  0.,  1.],
+                [ 0.,  0.,  0.,  0.]]], dtype=float32)
     """
     points = keypoints.reshape(*keypoints.shape[:2], -1, num_channels).astype(np.float32)
     for person in points:
@@ -124,13 +139,16 @@ class SkeletonCollator(Collator):
     | `guided`        | (B,)            | bool: the row has provenance                                 |
 
     Args:
-        num_channels (`int`, *optional*, defaults to 2): C of the E = J * C features.
-        sampler ([`FrameSampler`], *optional*): Which frames are taken; by default all, for clips of one length.
-            `"window"` draws from torch's generator.
-        flip (`float`, *optional*, defaults to 0.0): Probability that a clip is mirrored, for training only; not for
-            ordered keypoints, whose left and right would have to change places.
-        input_column, label_column (`str`): Names in the datasets.
-        extra_columns: Integer columns (groups) passed on as (B,) int64.
+        num_channels (`int`): C of the E = J * C features.
+        sampler ([`~hf_pgg.data.frame_sampling.FrameSampler`], *optional*): The frames to take; by default all, for
+            clips of one length. `"window"` draws from torch's generator.
+        flip (`float`): Probability that a clip is mirrored, for training only; not for ordered keypoints, whose left
+            and right would have to change places.
+        extra_columns (`tuple[str, ...]`): Integer columns (groups) passed on as (B,) int64.
+
+    Example:
+        >>> {name: tuple(values.shape) for name, values in SkeletonCollator()([skeletons[0], skeletons[1]]).items()}
+        {'keypoints': (2, 1, 8, 6), 'present': (2, 1, 8), 'labels': (2, 1), 'label_weights': (2, 1), 'guided': (2,)}
     """
 
     num_channels: int = 2
@@ -171,7 +189,7 @@ class SkeletonCollator(Collator):
             found if row.get(PROVENANCE) is not None else found._replace(masks=[])
             for row, found in zip(rows, sources, strict=True)
         ]
-        return self._batch(rows, {KEYPOINTS: keypoints, "present": present}, known, shape)
+        return self.batch(rows, {KEYPOINTS: keypoints, "present": present}, known, shape)
 
     def _sample(self, row: Mapping[str, Any], name: object) -> tuple[np.ndarray, Sources]:
         rng = np.random.default_rng(int(torch.randint(2**31, ())))

@@ -14,47 +14,17 @@ import numpy as np
 from datasets import Dataset
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from hf_pgg.data.images import decode_mask, open_image, resize_frames, to_rgb
+from hf_pgg.data.annotations import read_clip_masks
+from hf_pgg.data.images import to_rgb
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE, PROVENANCE
+from hf_pgg.data.video import SampledClip
 from hf_pgg.data.video_file import Size
 from hf_pgg.synthesis.background_exchange import fill_target
 from hf_pgg.synthesis.base import Row, Sample
-from hf_pgg.synthesis.clips import ClipSynthesizer, SampledClip
+from hf_pgg.synthesis.clips import ClipSynthesizer
 from hf_pgg.synthesis.composite import background_classes
 from hf_pgg.synthesis.pasting import blend, crop_to_aspect
-
-
-def read_masks(value: Any, clip: SampledClip) -> np.ndarray:
-    """Reads a clip's masks at its sampled frames, brought to the size of these frames.
-
-    Args:
-        value: A list of masks, one a frame, or one image in which they are stacked from top to bottom. Zero is
-            background, the highest value the actor.
-
-    Returns:
-        (T, H, W) float32 in [0, 1].
-
-    Raises:
-        ValueError: If the masks are not as many and as large as the clip's stored frames, or cannot be decoded.
-
-    Example:
-        >>> clip = SampledClip(np.zeros((2, 16, 16, 3), np.uint8), np.array([0, 7]), 8, (16, 16))
-        >>> [int(column) for mask in read_masks(clips[0]["masks"], clip) for column in mask[7].nonzero()[0][:1]]
-        [0, 7]
-    """
-    if not isinstance(value, (list, tuple)):
-        masks = decode_mask(value, clip.length)[clip.indices]
-    elif len(value) == clip.length:
-        masks = np.stack([np.array(open_image(value[index]).convert("L")) for index in clip.indices.tolist()])
-    else:
-        raise ValueError(f"{len(value)} masks for a clip of {clip.length} frames")
-    if masks.shape[1:] != clip.stored_size:
-        raise ValueError(
-            f"{clip.length} masks of {masks.shape[2]}x{masks.shape[1]} for frames of"
-            f" {clip.stored_size[1]}x{clip.stored_size[0]}"
-        )
-    return resize_frames(masks.astype(np.float32) / max(int(masks.max()), 1), clip.size)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -129,7 +99,7 @@ class ActorComposite(ClipSynthesizer):
         """Masks (T, H, W) of the actor of each source, None where nothing is known."""
         if self.mask_column is not None and row.get(self.mask_column) is not None:
             try:
-                return [read_masks(row[self.mask_column], clip)]
+                return [read_clip_masks(row[self.mask_column], clip)]
             except (ValueError, OSError) as error:
                 raise ValueError(f"column '{self.mask_column}': {error}") from error
         return None if row.get(PROVENANCE) is None else self.sources(row, clip).masks

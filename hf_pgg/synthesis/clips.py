@@ -18,55 +18,9 @@ from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import encode_png
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import PROVENANCE, VIDEO, ProvenanceError, Sources, provenance_features, sources_of
-from hf_pgg.data.video import encode_clip, open_clip
+from hf_pgg.data.video import SampledClip, encode_clip, sample_clip
 from hf_pgg.data.video_file import Size
 from hf_pgg.synthesis.base import Row, RowSynthesizer
-
-
-@dataclass(frozen=True)
-class SampledClip:
-    """The frames of a clip that go into a mix.
-
-    Args:
-        frames (`np.ndarray`): (T, H, W, 3) uint8.
-        indices (`np.ndarray`): (T,) int64, where the frames are in the clip.
-        length (`int`): Frames of the whole clip.
-        stored_size (`tuple[int, int]`): (height, width) of the clip's frames before they were resized.
-
-    Example:
-        >>> SampledClip(np.zeros((2, 8, 6, 3), np.uint8), np.array([1, 4]), 6, (240, 320)).size
-        (8, 6)
-    """
-
-    frames: np.ndarray
-    indices: np.ndarray
-    length: int
-    stored_size: Size
-
-    @property
-    def size(self) -> Size:
-        return self.frames.shape[1], self.frames.shape[2]
-
-
-def sample_clip(value: Any, sampler: FrameSampler, rng: np.random.Generator, size: Size | None = None) -> SampledClip:
-    """Reads the frames of a clip that a sampler takes.
-
-    Args:
-        value: The clip as [`~hf_pgg.data.video.open_clip`] takes it.
-        size (`tuple[int, int]`, *optional*): (height, width) to which the frames are brought; by default their own.
-
-    Raises:
-        VideoError: If the clip cannot be read.
-        ValueError: If it is too short for the sampler.
-
-    Example:
-        >>> clip = sample_clip(clips[0]["video"], FrameSampler(4), np.random.default_rng(0))
-        >>> clip.frames.shape, clip.indices
-        ((4, 16, 16, 3), array([1, 3, 5, 7]))
-    """
-    with open_clip(value) as clip:
-        indices = sampler.indices(len(clip), rng)
-        return SampledClip(clip.read(indices, size), indices, len(clip), clip.stored_size)
 
 
 @dataclass(frozen=True, kw_only=True)

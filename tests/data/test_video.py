@@ -12,9 +12,9 @@ import pytest
 from datasets import Dataset, Features, Image, List, Value, Video, load_dataset
 
 from hf_pgg.data import video_file
-from hf_pgg.data.frame_sampling import FrameSampler, dense_indices, uniform_indices, window_indices
+from hf_pgg.data.frame_sampling import FrameSampler, dense_indices, uniform_indices
 from hf_pgg.data.images import encode_png
-from hf_pgg.data.video import encode_clip, open_clip, probe, probe_clips, read_frames
+from hf_pgg.data.video import encode_clip, open_clip, probe, probe_clips
 from hf_pgg.data.video_file import VideoError
 
 av = pytest.importorskip("av")
@@ -84,6 +84,11 @@ def remux(clip, change, container="mp4", **muxer):
 
 def stored(clip):
     return {"bytes": clip, "path": None}
+
+
+def read_frames(value, indices, size=None):
+    with open_clip(value) as clip:
+        return clip.read(indices, size)
 
 
 def numbers(value, indices):
@@ -431,11 +436,11 @@ def test_dense_takes_the_middle_run():
 
 def test_windows_start_everywhere_they_fit():
     rng = np.random.default_rng(0)
-    drawn = np.array([window_indices(10, 3, 2, rng=rng) for _ in range(300)])
+    drawn = np.array([FrameSampler(3, "window", 2).indices(10, rng) for _ in range(300)])
     assert sorted(set(drawn[:, 0].tolist())) == [0, 1, 2, 3, 4, 5] and (np.diff(drawn) == 2).all()
-    assert window_indices(2, 4, rng=rng, hold_last=True).tolist() == [0, 1, 1, 1]
+    assert FrameSampler(4, "window", hold_last=True).indices(2, rng).tolist() == [0, 1, 1, 1]
     with pytest.raises(ValueError, match="need a clip of 4 frames, this one has 2"):
-        window_indices(2, 4, rng=rng)
+        FrameSampler(4, "window").indices(2, rng)
 
 
 def test_samplers_check_their_settings():
@@ -443,7 +448,7 @@ def test_samplers_check_their_settings():
     assert FrameSampler(4).indices(40, rng).tolist() == [5, 15, 25, 35]
     assert FrameSampler(4, "dense", 2).indices(40, rng).tolist() == [16, 18, 20, 22]
     first = FrameSampler(4, "window", 2).indices(40, np.random.default_rng(5))
-    assert (first == window_indices(40, 4, 2, rng=np.random.default_rng(5))).all()
+    assert (first == dense_indices(40, 4, 2, start=int(np.random.default_rng(5).integers(34)))).all()
     for wrong in ({"mode": "all"}, {"num_frames": 0}, {"stride": 2}, {"mode": "dense", "stride": 0}):
         with pytest.raises(ValueError):
             FrameSampler(**wrong)

@@ -14,6 +14,7 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMA
 
 import hf_pgg.demo_data
 from hf_pgg import PGGCollator, PGGConfig, PGGTrainer, add_provenance
+from hf_pgg.data.annotations import corners
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import decode_mask
 from hf_pgg.data.preprocessing import InputSpec
@@ -21,7 +22,7 @@ from hf_pgg.demo_data import MOTIONS, digits_in_motion
 from hf_pgg.guidance.engines import exact_guidance, first_order_guidance
 from hf_pgg.guidance.forms import share
 from hf_pgg.guidance.modes import RandomState, second_derivatives
-from hf_pgg.localization.clips import clip_boxes, corners, detect_actions, evaluate_actions, tubes_of_maps
+from hf_pgg.localization.clips import clip_boxes, detect_actions, evaluate_actions, tubes_of_maps
 from hf_pgg.metrics.tubes import ClipError
 
 SIZE, FRAMES = 32, 4

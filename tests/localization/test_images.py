@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from torch import nn
 
 from hf_pgg.cli.main import main
-from hf_pgg.data.annotations import rows_with_boxes
+from hf_pgg.data.annotations import indices_with_boxes
 from hf_pgg.data.images import encode_mask, encode_png
 from hf_pgg.data.loading import image_files
 from hf_pgg.data.preprocessing import InputSpec
@@ -140,7 +140,7 @@ def test_masks_that_do_not_fit_name_the_row_and_their_own_column(boxed: Dataset)
 
 def test_rows_without_a_box_are_passed_over_however_they_say_so() -> None:
     rows = Dataset.from_dict({"bbox": [[1.0, 2.0, 3.0, 4.0], None, []], "name": ["a", "b", "c"]})
-    assert rows_with_boxes(rows, "bbox")["name"] == ["a"]
+    assert rows.select(indices_with_boxes(rows, "bbox"))["name"] == ["a"]
 
 
 def test_only_gradient_maps_are_smoothed() -> None:

@@ -6,9 +6,10 @@ from datasets import ClassLabel, Dataset, Features, Image
 from scipy.ndimage import binary_erosion
 
 from hf_pgg import ProvenanceError
+from hf_pgg.data.annotations import read_clip_masks
 from hf_pgg.data.images import encode_mask, encode_png
-from hf_pgg.synthesis.actor_composite import ActorComposite, read_masks
-from hf_pgg.synthesis.clips import SampledClip
+from hf_pgg.data.video import SampledClip
+from hf_pgg.synthesis.actor_composite import ActorComposite
 from hf_pgg.synthesis.videomix import VideoMix
 from tests.synthesis.conftest import GREY, HEIGHT, LABEL, WIDTH, actor_masks, frames_of, masks_of
 
@@ -81,11 +82,11 @@ def test_masks_are_read_from_a_stack_or_a_list():
     masks, indices = actor_masks(1, 6), np.array([0, 2, 5])
     clip = SampledClip(np.zeros((3, HEIGHT, WIDTH, 3), np.uint8), indices, 6, (HEIGHT, WIDTH))
     for value in (encode_mask(masks), [encode_mask(mask) for mask in masks], encode_png(masks.reshape(-1, WIDTH))):
-        assert (read_masks(value, clip) == masks[indices]).all()
+        assert (read_clip_masks(value, clip) == masks[indices]).all()
     half = SampledClip(np.zeros((3, HEIGHT // 2, WIDTH // 2, 3), np.uint8), indices, 6, (HEIGHT, WIDTH))
-    assert np.abs(read_masks(encode_mask(masks), half).sum() - masks[indices].sum() / 4) < 3
+    assert np.abs(read_clip_masks(encode_mask(masks), half).sum() - masks[indices].sum() / 4) < 3
     with pytest.raises(ValueError, match="5 masks for a clip of 6 frames"):
-        read_masks([encode_mask(mask) for mask in masks[:5]], clip)
+        read_clip_masks([encode_mask(mask) for mask in masks[:5]], clip)
 
 
 def test_a_row_without_an_actor_is_named(clips):
