@@ -73,7 +73,7 @@ def load_classifier(name: str, revision: str = "main", image_size: int | None = 
         _check_folder(folder)
     try:
         if not folder.is_dir():
-            validate_repo_id(name)  # nobody is asked for what cannot be a name
+            validate_repo_id(name)  # the Hub is not asked for what cannot be a name
         config = AutoConfig.from_pretrained(name, **options)
         architectures = list(getattr(config, "architectures", None) or [])
         if not any(a.endswith("ForImageClassification") for a in architectures):

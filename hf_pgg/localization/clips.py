@@ -36,10 +36,8 @@ class DetectedAction:
 
     Attributes:
         probabilities: Probability of each class, (classes,) float32.
-        maps: Maps of the predicted class, (T, H, W).
-        indices: The frames of the maps, (T,).
-        length: Number of frames of the clip.
-        size: Height and width of its frames in pixels.
+        maps, indices: Maps of the predicted class, (T, H, W), and the frames that they are of, (T,).
+        length, size: Number of frames of the clip, and their height and width in pixels.
 
     Example:
         >>> found = DetectedAction(np.array([0.2, 0.8]), np.ones((1, 8, 8)), np.array([0]), length=3, size=(40, 60))
@@ -83,8 +81,7 @@ def tubes_of_maps(
         maps (`np.ndarray`): Maps of some frames, (T, H, W); each is normalised to its own minimum and maximum.
         thresholds (`Sequence[float]`): Numbers in [0, 1].
         indices (`np.ndarray`): The frames of the maps, (T,) ascending; a frame that is repeated counts once.
-        length (`int`): Number of frames of the clip.
-        size (`tuple[int, int]`): Height and width of the clip's frames in pixels.
+        length, size: Number of frames of the clip, and their height and width in pixels.
 
     Example:
         >>> maps = np.zeros((2, 224, 224))
@@ -145,20 +142,15 @@ def detect_actions(
 
     def clips() -> Iterator[np.ndarray]:
         for row in dataset:
-            frames, indices, length = _read(row[video_column], sampler)
-            read.append((indices, length, (frames.shape[1], frames.shape[2])))
+            with open_clip(row[video_column]) as clip:
+                indices = sampler.indices(len(clip), np.random.default_rng(0))
+                frames = clip.read(indices)
+                read.append((indices, len(clip), (frames.shape[1], frames.shape[2])))
             yield frames
 
     scored = score_maps(model, spec, clips(), method, batch_size=batch_size)
     for number, result in enumerate(scored):
         yield DetectedAction(result.probabilities, result.score_map, *read[number])
-
-
-def _read(value: Any, sampler: FrameSampler) -> tuple[np.ndarray, np.ndarray, int]:
-    """The frames that the model sees, their numbers, and the clip's length."""
-    with open_clip(value) as clip:
-        indices = sampler.indices(len(clip), np.random.default_rng(0))
-        return clip.read(indices), indices, len(clip)
 
 
 def evaluate_actions(
@@ -174,8 +166,7 @@ def evaluate_actions(
     The boxes are those of the predicted class's map, and stand for every class with that class's probability.
 
     Args:
-        actions (`Iterable[DetectedAction]`): What [`detect_actions`] yields on `dataset`.
-        dataset (`Dataset`): Clips with a label, and a box `[x, y, width, height]` on every frame.
+        actions: What [`detect_actions`] yields on `dataset`, whose clips have a label, and a box on every frame.
 
     Returns:
         For each threshold, `accuracy` in [0, 1], and in percent what [`FrameMAP`] and [`VideoMAP`] return.

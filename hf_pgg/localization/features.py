@@ -32,8 +32,8 @@ class SpatialFeatures:
         layer: Name of the layer.
 
     Example:
-        >>> spatial_features(model, torch.rand(1, 3, 16, 16), torch.tensor([0])).gradients.shape
-        torch.Size([1, 8, 4, 4])
+        >>> SpatialFeatures(torch.rand(1, 8, 4, 4), torch.rand(1, 8, 4, 4), head=[], layer="stage.3").layer
+        'stage.3'
     """
 
     activations: torch.Tensor
@@ -58,9 +58,8 @@ def spatial_features(model: nn.Module, pixel_values: torch.Tensor, target: torch
         AttributionError: If there is no such layer.
 
     Example:
-        >>> found = spatial_features(model, torch.rand(1, 3, 16, 16), torch.tensor([0]))
-        >>> found.layer, tuple(found.activations.shape)
-        ('vit.layers.0.layernorm_before', (1, 8, 4, 4))
+        >>> spatial_features(model, torch.rand(2, 3, 16, 16), torch.tensor([0, 1])).activations.shape
+        torch.Size([2, 8, 4, 4])
     """
     seen: list[tuple[str, nn.Module, torch.Tensor, torch.Tensor | None]] = []
 

@@ -37,8 +37,7 @@ class JoinedClip:
     Attributes:
         frames: All frames, (N, H, W, 3) uint8.
         truth: The tube of each clip, in frames of the whole.
-        acting: Which of them is asked for; no other is of its class.
-        name: Name of the acting clip.
+        acting, name: Which of them is asked for (no other is of its class), and the name of its clip.
 
     Example:
         >>> clip = JoinedClip(np.zeros((9, 4, 4, 3), np.uint8), [Tube([3, 4], [[0, 0, 3, 3]] * 2, 1.0, 5)], 0, "row 7")
@@ -86,7 +85,7 @@ def join_clips(
 
     Args:
         dataset (`Dataset`): Clips with a label, and a box `[x, y, width, height]` on every frame.
-        plan: Rows of each joined clip, see [`join_plan`].
+        plan: Which rows are joined, see [`join_plan`].
 
     Raises:
         ClipError: If a clip has no box, an empty or an inverted one on some frame.
@@ -112,7 +111,7 @@ def join_clips(
             boxes, label = truth[position]
             tubes.append(Tube(start + np.arange(len(boxes)), corners(boxes), 1.0, label))
             start += len(boxes)
-        yield JoinedClip(np.concatenate([parts[position] for position in range(3)]), tubes, 1, f"row {rows[1]}")
+        yield JoinedClip(np.concatenate([parts[0], parts[1], parts[2]]), tubes, 1, f"row {rows[1]}")
 
 
 def _window_starts(length: int, window: int, stride: int) -> np.ndarray:
@@ -147,8 +146,7 @@ class ScannedClip:
 
     Attributes:
         scores: Scores of each frame, (N, classes): the mean over the windows that it lies in.
-        maps: Means of the maps of each window's predicted class, (M, H, W).
-        indices: The frames of the maps, (M,).
+        maps, indices: Means of the maps of each window's predicted class, (M, H, W), and the frames that they are of.
         size: Height and width of the frames in pixels.
         truth, acting, name: As in [`JoinedClip`].
 
@@ -173,10 +171,7 @@ class ScannedClip:
         return {threshold: tube.boxes for threshold, tube in zip(thresholds, tubes, strict=True)}
 
     def when(self, switch_cost: float) -> np.ndarray:
-        """Says which frames show each class, (classes, N) bool: [`label_by_viterbi`] on its scores in [0, 1].
-
-        At a high `switch_cost` a class is found from end to end or not at all.
-        """
+        """Says which frames show each class, (classes, N) bool; a high `switch_cost` finds it throughout or never."""
         return np.stack([label_by_viterbi(_contrast(curve), switch_cost) for curve in self.scores.T])
 
     def tubes(self, boxes: np.ndarray, when: np.ndarray) -> list[Tube]:
@@ -243,9 +238,6 @@ def evaluate_scans(
         whole joined clip. In percent, over the tubes of all three clips: `video_mAP@0.2` and `video_mAP@0.5`
         ([`~hf_pgg.metrics.VideoMAP`]), and `..._untrimmed`, of tubes from end to end.
 
-    Raises:
-        ValueError: If there is no clip.
-
     Example:
         >>> truth = [Tube([1, 2], [[0, 0, 59, 39]] * 2, 1.0, label=0)]
         >>> scores = np.array([[0.1], [0.9], [0.8], [0.2]])
@@ -272,7 +264,7 @@ def evaluate_scans(
     results = {}
     for setting in settings:
         if not ious[setting]:
-            raise ValueError("there is no joined clip to evaluate")
+            raise ValueError("there is no joined clip to evaluate: give one or more scans")
         trimmed_iou, whole_iou = np.mean(ious[setting], axis=0).tolist()
         results[setting] = {"temporal_iou": trimmed_iou, "temporal_iou_untrimmed": whole_iou}
         for metric, suffix in zip(metrics[setting], ("", "_untrimmed"), strict=True):
@@ -299,10 +291,9 @@ def measure_joined(
     """Measures joined `test` clips with the threshold and the switch cost that joined `validation` clips choose.
 
     Args:
-        model, spec, method, sampler: As in [`scan_clips`].
-        window (`int`, *optional*): Frames of a window; by default the median length of the validation clips.
-        stride (`int`, *optional*): Frames between windows; by default an eighth of a window.
-        seed (`int`): Which clips are joined, see [`join_plan`].
+        window, stride (`int`, *optional*): As in [`scan_clips`]; by default the median length of the validation clips,
+            and an eighth of a window.
+        seed (`int`): Seed of the plan, see [`join_plan`].
 
     Returns:
         What [`evaluate_scans`] returns, and `threshold`, `switch_cost`, `window` and `stride`.

@@ -2,8 +2,7 @@
 
 J. Choe et al., "Evaluating Weakly Supervised Object Localization Methods Right", CVPR 2020 (clovaai/wsolevaluation).
 The reference calls OpenCV (`resize` with INTER_CUBIC, `findContours` with RETR_TREE, `contourArea`); here NumPy and
-SciPy give the same numbers. Contours are found on runs, the horizontal stretches of foreground, for many thresholds in
-one pass:
+SciPy give the same numbers. Contours are found on runs, the horizontal stretches of foreground, for all thresholds:
 
 - an outer contour encloses an 8-connected set of runs; its box is that of the set;
 - a hole contour encloses a 4-connected set of gaps between runs that does not reach the outside; it lies on the
@@ -49,15 +48,11 @@ def normalize_map(score_map: ArrayLike, size: int = SIZE) -> np.ndarray:
         raise ValueError(f"score_map has the shape {score_map.shape}: pass one map (H, W) of one class, with pixels")
     if np.isinf(score_map).any():
         raise ValueError("score_map holds infinity: clip it first")
-    if score_map.min() == score_map.max():  # before the resize: the kernel's weights sum to 1 only nearly
-        return np.zeros((size, size))
-    resized = _resize_cubic(score_map, size)
-    low, high = resized.min(), resized.max()
-    if np.isnan(low) or low == high:
-        return np.zeros((size, size))
-    resized -= low
-    resized /= resized.max()
-    return resized
+    flat = score_map.min() == score_map.max()  # the kernel's weights sum to 1 only nearly: it stays unresized
+    resized = np.zeros((size, size)) if flat else _resize_cubic(score_map, size)
+    resized -= resized.min()
+    peak = resized.max()
+    return resized / peak if peak > 0 else np.zeros((size, size))  # zeros too where the peak is NaN
 
 
 def _resize_cubic(score_map: np.ndarray, size: int) -> np.ndarray:
@@ -71,16 +66,13 @@ def _resize_cubic(score_map: np.ndarray, size: int) -> np.ndarray:
 
 
 def _cubic_taps(length: int, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(4, size) indices and weights that resize an axis. Single precision, as in OpenCV: one ulp can move a level.
-
-    `near` is the kernel of R. Keys (1981) at distances up to 1, `far` from 1 to 2.
-    """
+    """(4, size) indices and weights that resize an axis. Single precision, as in OpenCV: one ulp can move a level."""
     a = np.float32(-0.75)
     position = ((np.arange(size) + 0.5) * (1 / (size / length)) - 0.5).astype(np.float32)
     first = np.floor(position)
     t = position - first
 
-    def near(x: np.ndarray) -> np.ndarray:
+    def near(x: np.ndarray) -> np.ndarray:  # the kernel of R. Keys (1981) at distances up to 1, and far from 1 to 2
         return ((a + 2) * x - (a + 3)) * x * x + 1
 
     def far(x: np.ndarray) -> np.ndarray:
@@ -95,10 +87,9 @@ class MapBoxes(NamedTuple):
     """The boxes of one map at T thresholds, which fall on L <= T distinct grey levels.
 
     Attributes:
-        boxes: (N, 4), the box of each contour at each level; [0, 0, 0, 0] where a level has none.
-        level: (N,), the level of each box, in [0, L).
-        largest: (L, 4), the box of the contour of largest area at each level.
-        level_at: (T,), the level of each threshold.
+        boxes, level: The box of each contour, (N, 4), and its level; [0, 0, 0, 0] where a level has none.
+        largest: The box of the contour of largest area at each level, (L, 4).
+        level_at: The level of each threshold, (T,).
 
     Example:
         >>> found = boxes_at_thresholds([[0.0, 0.2, 0.0], [0.0, 0.2, 1.0]], [0.1, 0.15, 0.5])
@@ -272,8 +263,7 @@ def pairwise_iou(boxes: ArrayLike, others: ArrayLike) -> np.ndarray:
 def image_boxes(boxes: ArrayLike, original_size: Sequence[float], box_format: str = "xywh") -> np.ndarray:
     """Turns the boxes of an image into the (N, 4) corners `[x0, y0, x1, y1]` that the evaluator takes.
 
-    Corners from `[x, y, width, height]` are (x, y, x + width, y + height). Corners at the image's very edge are moved
-    to its last pixel, as in the reference's metadata.
+    Boxes `[x, y, width, height]` give (x, y, x + width, y + height), moved to the last pixel at the image's very edge.
 
     Args:
         boxes (`ArrayLike`): Boxes (N, 4), or one box (4,), in pixels of the image.
@@ -322,6 +312,7 @@ def resize_boxes(corners: ArrayLike, original_size: Sequence[float], map_size: S
 
 
 def _checked_corners(boxes: ArrayLike) -> np.ndarray:
+    """The boxes, once they are (N, 4) corners that are neither negative nor inverted."""
     boxes = np.asarray(boxes)
     if boxes.ndim != 2 or boxes.shape[1] != 4:
         raise ValueError(f"boxes have the shape {boxes.shape}: give (N, 4) corners")

@@ -167,10 +167,10 @@ class BoxAccuracy(_MapMetric):
     def result(self, threshold: float | Mapping[str, float] | None = None) -> dict[str, float]:
         """Returns the metrics, each a fraction in [0, 1], and `num_maps` and `num_flat_maps` (where no box was found).
 
-        Without `threshold`, each is taken at the threshold that is best for it on these very maps, as the metrics are
-        defined: `max_box_acc` and `best_threshold`; `max_box_acc_v2`, the mean of `max_box_acc_v2_30`, `_50` and `_70`
-        with `best_threshold_v2_30`, `_50` and `_70`; `gt_known`, the older name of MaxBoxAcc; and, if `correct` was
-        given, `top1_localization`, at `best_threshold`. Of equally good thresholds the lowest counts.
+        Without `threshold`, each is taken where it is best on these very maps, as the metrics are defined (of equally
+        good thresholds at the lowest): `max_box_acc` and `best_threshold`; `max_box_acc_v2`, the mean of
+        `max_box_acc_v2_30`, `_50` and `_70` with `best_threshold_v2_30`, `_50` and `_70`; `gt_known`, the older name of
+        MaxBoxAcc; and, if `correct` was given, `top1_localization`, at `best_threshold`.
 
         Args:
             threshold (`float` or result of another split, *optional*): One of `thresholds` for all metrics, or the best

@@ -11,7 +11,14 @@ from hf_pgg.metrics.modules.shared import CHOE_2020, INTEGERS, NUMBERS, module_i
 
 
 class BoxLocalization(evaluate.Metric):
-    """MaxBoxAcc, MaxBoxAccV2, GT-known and top-1 localization; the card beside this file says how to use them."""
+    """MaxBoxAcc, MaxBoxAccV2, GT-known and top-1 localization; the card beside this file says how to use them.
+
+    Example:
+        >>> score_map = [[0, 0, 0, 0], [0, 1, 1, 0], [0, 1, 1, 0], [0, 0, 0, 0]]
+        >>> rows = {"predictions": [score_map], "boxes": [[[10, 5, 20, 10]]], "sizes": [[40, 20]]}
+        >>> BoxLocalization().compute(**rows)["max_box_acc"]
+        1.0
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         maps = boxes = List(NUMBERS)

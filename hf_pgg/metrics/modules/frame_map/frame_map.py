@@ -11,7 +11,14 @@ from hf_pgg.metrics.tubes import FrameDetections, Tube
 
 
 class FrameMeanAveragePrecision(evaluate.Metric):
-    """Frame-mAP; the card beside this file says how to use it."""
+    """Frame-mAP; the card beside this file says how to use it.
+
+    Example:
+        >>> found = {"frames": [0], "boxes": [[0, 0, 9, 9]], "scores": [0.9], "labels": [0]}
+        >>> real = [{"frames": [0], "boxes": [[0, 0, 9, 9]], "label": 0}]
+        >>> FrameMeanAveragePrecision().compute(clips=["a"], detections=[found], references=[real], num_classes=1)
+        {'frame_mAP@0.5': 100.0}
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         found = {"frames": INTEGERS, "boxes": BOXES, "scores": NUMBERS, "labels": INTEGERS}

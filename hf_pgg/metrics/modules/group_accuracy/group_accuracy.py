@@ -8,7 +8,12 @@ from hf_pgg.metrics.modules.shared import SAGAWA_2020, module_info
 
 
 class GroupAccuracy(evaluate.Metric):
-    """Accuracy by group; the card beside this file says how to use it."""
+    """Accuracy by group; the card beside this file says how to use it.
+
+    Example:
+        >>> GroupAccuracy().compute(predictions=[0, 1], references=[0, 0], groups=[7, 8])["worst_group"]
+        8
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         columns = {name: Value("int64") for name in ("predictions", "references", "groups")}

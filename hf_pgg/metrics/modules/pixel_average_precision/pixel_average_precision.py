@@ -12,7 +12,12 @@ from hf_pgg.metrics.modules.shared import CHOE_2020, NUMBERS, module_info
 
 
 class PixelAveragePrecision(evaluate.Metric):
-    """Pixel average precision; the card beside this file says how to use it."""
+    """Pixel average precision; the card beside this file says how to use it.
+
+    Example:
+        >>> PixelAveragePrecision().compute(predictions=[[[0.9, 0.1]]], references=[[[1, 0]]])["num_maps"]
+        1
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         columns = {"predictions": List(NUMBERS), "references": List(List(Value("uint8")))}

@@ -11,7 +11,14 @@ from hf_pgg.metrics.tubes import Tube
 
 
 class VideoMeanAveragePrecision(evaluate.Metric):
-    """Video-mAP; the card beside this file says how to use it."""
+    """Video-mAP; the card beside this file says how to use it.
+
+    Example:
+        >>> tube = {"frames": [0], "boxes": [[0, 0, 9, 9]], "label": 0}
+        >>> rows = {"clips": ["a"], "predictions": [[{**tube, "score": 0.9}]], "references": [[tube]]}
+        >>> VideoMeanAveragePrecision().compute(**rows, num_classes=1)["video_mAP@0.5"]
+        100.0
+    """
 
     def _info(self) -> evaluate.MetricInfo:
         columns = {"predictions": List({**TUBE, "score": Value("float64")}), "references": List(TUBE)}
