@@ -248,10 +248,7 @@ def box_iou(a: np.ndarray, b: np.ndarray, pixel_convention: PixelConvention = "i
 
 
 def pairwise_iou(boxes: ArrayLike, others: ArrayLike) -> np.ndarray:
-    """Returns the (N, M) IoU of checked boxes (N, 4) and (M, 4), the last pixels included; see [`box_iou`].
-
-    Raises:
-        ValueError: If a box is inverted or has negative corners.
+    """Returns the (N, M) IoU of boxes (N, 4) and (M, 4), last pixels included; inverted or negative ones are refused.
 
     Example:
         >>> pairwise_iou([[0, 0, 9, 9]], [[0, 0, 9, 4], [20, 20, 29, 29]])
