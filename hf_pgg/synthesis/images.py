@@ -57,7 +57,7 @@ class PairSynthesizer(Synthesizer, ABC):
         image_column, label_column, seed, epoch, row_id_column: See [`Synthesizer`].
 
     Example:
-        >>> from hf_pgg.synthesis.base import Row, Sample
+        >>> from hf_pgg.synthesis.base import Sample
         >>> from hf_pgg.synthesis.pasting import blend
         >>> @dataclass(frozen=True, kw_only=True)
         ... class Halves(PairSynthesizer):

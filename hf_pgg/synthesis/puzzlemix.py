@@ -198,7 +198,7 @@ def _transport(saliency: np.ndarray, kept: np.ndarray, cost: float = 0.8) -> np.
     return linear_sum_assignment(cost * distance - kept.reshape(-1, 1) * saliency.reshape(1, -1))[1]
 
 
-def puzzlemix(
+def _puzzlemix(
     images: Sequence[np.ndarray],
     saliencies: Sequence[np.ndarray],
     lam: float,
@@ -209,24 +209,9 @@ def puzzlemix(
     eta: float = 0.2,
     transport_cost: float = 0.8,
 ) -> tuple[np.ndarray, np.ndarray, tuple[np.ndarray, np.ndarray]]:
-    """Mixes two images on n x n blocks.
+    """The mix (H, W, 3) uint8, z (n, n), and for each image the order (n * n,) of its blocks, as `_transport` gives it.
 
-    Args:
-        images: The row's and its partner's, (H, W, 3) uint8, of sides divisible by n.
-        saliencies: Theirs, (H, W), not negative.
-        lam (`float`): Expected share of the row, in [0, 1].
-        beta, gamma, eta, transport_cost (`float`): See [`PuzzleMix`].
-
-    Returns:
-        The mix (H, W, 3) uint8; z (n, n), the row's share of each block; for each image the order (n * n,) of its
-        blocks: which of them came to lie at each place, row by row.
-
-    Example:
-        >>> images, saliencies = [np.zeros((4, 4, 3), np.uint8), np.full((4, 4, 3), 9, np.uint8)], np.zeros((2, 4, 4))
-        >>> saliencies[0, :2, :2] = saliencies[1, 2:, 2:] = 1  # each in a corner
-        >>> mixed, z, orders = puzzlemix(images, saliencies, lam=0.5, n=2)
-        >>> z[0, 0], z[1, 1]
-        (np.float64(1.0), np.float64(0.0))
+    The images are (H, W, 3) uint8, of sides divisible by n; their saliencies (H, W) are not negative.
     """
     shares = [_block_saliency(saliency, n) for saliency in saliencies]
     z = _solve_mask(*_mask_costs(images, shares, lam, beta=beta, gamma=gamma, eta=eta))
@@ -288,7 +273,7 @@ class PuzzleMix(PairSynthesizer):
         images, parts = [resize(image, (height, width)), other], [sources.resized((height, width)), other_sources]
         saliencies = [self._saliency_of(*pair) for pair in zip(images, parts, strict=True)]
         options = {name: getattr(self, name) for name in ("beta", "gamma", "eta", "transport_cost")}
-        mixed, z, orders = puzzlemix(images, saliencies, lam, n, **options)
+        mixed, z, orders = _puzzlemix(images, saliencies, lam, n, **options)
         ours, theirs = (
             part._replace(masks=[_permute_blocks(mask, order) for mask in part.masks])
             for part, order in zip(parts, orders, strict=True)

@@ -21,9 +21,9 @@ from hf_pgg.synthesis.puzzlemix import (
     _expand_blocks,
     _mask_costs,
     _permute_blocks,
+    _puzzlemix,
     _solve_mask,
     _transport,
-    puzzlemix,
 )
 from tests.conftest import SIZE, tiny_model
 
@@ -221,7 +221,7 @@ def test_every_pixel_is_the_blend_of_the_blocks_that_mask_and_orders_name(n):
     height, width = 6 * n, 4 * n
     images = rng.integers(0, 256, (2, height, width, 3), dtype=np.uint8)
     saliencies = rng.gamma(0.1, size=(2, height, width))
-    mixed, z, (order, other_order) = puzzlemix(images, saliencies, 0.5, n, transport_cost=0.05)
+    mixed, z, (order, other_order) = _puzzlemix(images, saliencies, 0.5, n, transport_cost=0.05)
 
     def block(image, i):
         y, x = i // n * 6, i % n * 4
@@ -242,7 +242,7 @@ def test_the_salient_blocks_of_both_images_survive(n, lam):
     images = np.random.default_rng(0).integers(0, 256, (2, 32, 32, 3), dtype=np.uint8)
     saliencies, side = np.zeros((2, 32, 32)), 32 // n
     saliencies[0, :side, :side] = saliencies[1, -side:, -side:] = 1
-    mixed, z, _ = puzzlemix(images, saliencies, lam, n)
+    mixed, z, _ = _puzzlemix(images, saliencies, lam, n)
     assert z[0, 0] == 1 and z[-1, -1] == 0
     assert (mixed[:side, :side] == images[0][:side, :side]).all()
     assert (mixed[-side:, -side:] == images[1][-side:, -side:]).all()
