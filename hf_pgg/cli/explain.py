@@ -57,7 +57,8 @@ def _run(args: argparse.Namespace) -> None:
     from hf_pgg.data.loading import image_files
     from hf_pgg.localization.classifier import load_classifier
     from hf_pgg.localization.score_maps import explain
-    from hf_pgg.reports.figures import explanation_sheet, save_figure, short_names
+    from hf_pgg.reports.figures import save_figure
+    from hf_pgg.reports.sheets import explanation_sheet, short_names
 
     files = image_files(args.images)
     if len(files) > MOST_IMAGES:

@@ -62,7 +62,8 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 def _run(args: argparse.Namespace) -> None:
     import numpy as np
 
-    from hf_pgg.reports.figures import sample_sheet, save_figure, sheet_samples
+    from hf_pgg.reports.figures import save_figure
+    from hf_pgg.reports.sheets import sample_sheet, sheet_samples
 
     if not 1 <= args.count <= MOST_IMAGES:
         raise ValueError(f"--count {args.count}: a sheet holds 1 to {MOST_IMAGES} samples")

@@ -19,7 +19,7 @@ from hf_pgg.data.images import to_rgb
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.localization.attribution import METHODS
 from hf_pgg.localization.classifier import CheckpointError, load_classifier
-from hf_pgg.reports.figures import sample_sheet, sheet_samples
+from hf_pgg.reports.sheets import sample_sheet, sheet_samples
 from hf_pgg.synthesis.by_name import SYNTHESES
 from tests.conftest import tiny_model
 
