@@ -157,5 +157,5 @@ def _rows_to_measure(dataset: Dataset, settings: LocalizationSettings) -> list[i
             raise ValueError(f"column '{column}' is not in the dataset; its columns are {dataset.column_names}")
     known = indices_with_boxes(dataset, settings.box_column)
     if not known:
-        raise ValueError(f"no row has a box in column '{settings.box_column}': localization cannot be measured")
+        raise ValueError(f"no row has a box in column '{settings.box_column}': give a split that is annotated")
     return known

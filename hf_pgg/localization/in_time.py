@@ -261,16 +261,15 @@ def evaluate_scans(
             own = [tube for tube in trimmed if tube.label == acting.label]
             best = temporal_iou(max(own, key=lambda tube: tube.score), acting) if own else 0.0
             ious[setting].append((best, temporal_iou(whole[0], acting)))
+    if not all(ious.values()):
+        raise ValueError("there is no joined clip to evaluate: give one or more scans")
     results = {}
-    for setting in settings:
-        if not ious[setting]:
-            raise ValueError("there is no joined clip to evaluate: give one or more scans")
-        trimmed_iou, whole_iou = np.mean(ious[setting], axis=0).tolist()
+    for setting, pairs in ious.items():
+        trimmed_iou, whole_iou = np.mean(pairs, axis=0).tolist()
         results[setting] = {"temporal_iou": trimmed_iou, "temporal_iou_untrimmed": whole_iou}
         for metric, suffix in zip(metrics[setting], ("", "_untrimmed"), strict=True):
             figures = metric.compute()
-            for threshold in thresholds:
-                results[setting][f"video_mAP@{threshold}{suffix}"] = figures[f"video_mAP@{threshold}"]
+            results[setting] |= {f"video_mAP@{at}{suffix}": figures[f"video_mAP@{at}"] for at in thresholds}
     return results
 
 

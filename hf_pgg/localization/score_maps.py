@@ -1,10 +1,11 @@
-"""Attribution maps of one or two checkpoints on the same images, side by side."""
+"""Attribution maps of many images: of one model, or of several checkpoints side by side."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -70,11 +71,8 @@ def score_maps(
         [(16, 16), (16, 16)]
     """
     device = next(model.parameters()).device
-    batch: list[torch.Tensor] = []
-    done = 0
-
-    def flush() -> Iterator[ScoredImage]:
-        nonlocal done
+    stream, done = iter(images), 0
+    while batch := [spec.squash(torch.from_numpy(image).movedim(-1, -3)) for image in islice(stream, batch_size)]:
         pixels = spec.normalize(torch.stack(batch)).to(device)
         with evaluation_mode(model), torch.no_grad():
             probabilities = model(pixel_values=pixels).logits.float().softmax(1)
@@ -84,14 +82,6 @@ def score_maps(
         for fields in zip(maps, chosen, predicted, probabilities.cpu().numpy(), strict=True):
             yield ScoredImage(*fields)
         done += len(batch)
-        batch.clear()
-
-    for image in images:
-        batch.append(spec.squash(torch.from_numpy(image).movedim(-1, -3)))
-        if len(batch) == batch_size:
-            yield from flush()
-    if batch:
-        yield from flush()
 
 
 SMOOTHED = ("input_gradient", "smooth_gradient", "guided_grad_cam")

@@ -1,9 +1,9 @@
 """Frame-mAP and video-mAP of spatio-temporal action localization.
 
-Per class, detections are walked by falling score. One is a true positive if its best ground truth (of its frame, or of
-its clip for tubes) reaches the IoU threshold; a ground truth counts once. By default the definitions are those of the
-evaluator of ACT (V. Kalogeiton et al., "Action Tubelet Detector for Spatio-Temporal Action Localization", ICCV 2017),
-which most results on UCF101-24 and JHMDB come from. Other evaluators differ, and so do their numbers:
+Per class, detections are walked from the best score on. One is a true positive if its best ground truth (of its frame,
+or of its clip for tubes) reaches the IoU threshold; a ground truth counts once. By default the definitions are those of
+the evaluator of ACT (V. Kalogeiton et al., "Action Tubelet Detector for Spatio-Temporal Action Localization", ICCV
+2017), which most results on UCF101-24 and JHMDB come from. Other evaluators differ, and so do their numbers:
 
 | evaluator             | `interpolation` | `matching`         | `pixel_convention` | `nms_threshold` |
 | --------------------- | --------------- | ------------------ | ------------------ | --------------- |

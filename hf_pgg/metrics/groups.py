@@ -21,7 +21,7 @@ def _checked(*arrays: ArrayLike) -> list[np.ndarray]:
         shapes = [array.shape for array in out]
         raise ValueError(f"predictions, references and groups have the shapes {shapes}: give (N,) each")
     if len(out[0]) == 0:
-        raise ValueError("there are no predictions")
+        raise ValueError("there are no predictions: give one sample or more")
     return out
 
 

@@ -252,7 +252,7 @@ class PixelAveragePrecision(_MapMetric):
         """
         score_map = np.asarray(score_map, np.float64)
         if np.isnan(score_map).any():
-            raise ValueError("score_map holds NaN: its pixels have no order")
+            raise ValueError("score_map holds NaN, and its pixels have no order: leave it out, or give zeros")
         values = normalize_map(score_map, self.size)
         foreground = _resize_mask(mask, self.size, "mask")
         background = ~foreground if ignore is None else ~(foreground | _resize_mask(ignore, self.size, "ignore"))
@@ -272,7 +272,7 @@ class PixelAveragePrecision(_MapMetric):
         self._check_not_empty()
         true, false = (np.cumsum(pixels[::-1]) for pixels in (self.object_pixels, self.other_pixels))
         if true[-1] == 0:
-            raise RuntimeError("the split has no object pixel: PxAP is undefined")
+            raise RuntimeError("the split has no object pixel, and PxAP is undefined: give masks with objects")
         positive = true + false
         precision = np.where(positive > 0, true / np.maximum(positive, 1), np.nan)
         return {"thresholds": np.append(self.thresholds, 1.0)[::-1], "precision": precision, "recall": true / true[-1]}

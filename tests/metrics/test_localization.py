@@ -89,7 +89,7 @@ def test_impossible_boxes_are_refused(boxes, box_format, message):
     assert metric.num_maps == 0
 
 
-def test_a_image_size_is_two_numbers():
+def test_an_image_size_is_two_numbers():
     with pytest.raises(ValueError, match="original_size"):
         image_boxes([0, 0, 1, 1], (100, 50, 3))
 
@@ -171,7 +171,7 @@ def test_only_normalized_maps_are_cut(bad):
 
 
 @pytest.mark.parametrize("bad", [[], [[0.1]], [1.5], [np.nan], [0.5, 0.2]])
-def test_thresholds_are_numbers_that_rise(bad):
+def test_thresholds_are_ascending_numbers(bad):
     for metric in (BoxAccuracy, PixelAveragePrecision):
         with pytest.raises(ValueError, match="thresholds"):
             metric(thresholds=bad)
@@ -233,7 +233,7 @@ def test_metrics_counted_by_hand():
     assert metric.curves()["box_acc"][1].tolist() == [0.5] * 5 + [0.25] * 5  # int(0.5 * 255) = uint8(255 * 0.5)
 
 
-def test_any_box_of_a_image_serves():
+def test_any_box_of_an_image_serves():
     metric = BoxAccuracy([0.5])
     metric.update(blob(20, 20, 120, 120), [[150, 150, 50, 50], [20, 20, 100, 100]], (224, 224))
     assert metric.result()["max_box_acc"] == metric.result()["max_box_acc_v2"] == 1
