@@ -21,27 +21,25 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, load_dataset
-from synthesize import RunArguments, finish, process_state
-from train_cls import open_dataset
-from train_generator import DataArguments
-from transformers import AutoImageProcessor, AutoModelForImageClassification, CLIPModel, CLIPProcessor, HfArgumentParser
+from transformers import AutoImageProcessor, AutoModelForImageClassification, CLIPModel, CLIPProcessor
 
-from hf_pgg.generation import (
-    EditGeneration,
-    ImageEditor,
-    InpaintingEditor,
-    InstructionEditor,
+from hf_pgg.cli.arguments import GenerationArguments, PromptedDataArguments
+from hf_pgg.cli.options import parse_options, run_recipe
+from hf_pgg.data.labels import class_feature
+from hf_pgg.data.loading import open_dataset
+from hf_pgg.generation.edits import EditGeneration, ImageEditor, InpaintingEditor, InstructionEditor
+from hf_pgg.generation.filtering import (
+    FAILED,
+    TOO_EASY,
     class_thresholds,
     classify,
     clip_agrees,
+    filter_summary,
     judge_confidence,
     keep_per_source,
-    load_pipeline,
-    read_prompts,
-    revision_of,
 )
-from hf_pgg.generation.filtering import FAILED, TOO_EASY, filter_summary
-from hf_pgg.generation.prompts import single_label
+from hf_pgg.generation.pipelines import load_pipeline, revision_of
+from hf_pgg.generation.prompts import Prompts
 
 EDITORS = {
     "image": (ImageEditor, "StableDiffusionImg2ImgPipeline"),
@@ -53,19 +51,20 @@ EDITORS = {
 @dataclass
 class EditorArguments:
     model_name_or_path: str = field(metadata={"help": "Editing pipeline: Hub id or local folder."})
-    editor: str = field(default="image", metadata={"help": f"{', '.join(EDITORS)}."})
-    pipeline_class: str | None = field(default=None, metadata={"help": "Of diffusers, other than the editor's own."})
+    editor: str = field(default="image", metadata={"help": "Kind of editing pipeline.", "choices": tuple(EDITORS)})
+    pipeline_class: str | None = field(default=None, metadata={"help": "Class in diffusers; default: the editor's."})
     model_revision: str | None = field(default=None, metadata={"help": "Its revision on the Hub."})
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that the model's repository holds."})
-    dtype: str = field(default="float32", metadata={"help": "Of the weights: float32, bfloat16 or float16."})
+    dtype: str = field(
+        default="float32", metadata={"help": "Precision.", "choices": ("float32", "bfloat16", "float16")}
+    )
     versions: int = field(default=2, metadata={"help": "Edits of each real image."})
     resolution: int = field(default=512, metadata={"help": "Shorter side at which the pipeline works, in pixels."})
     num_inference_steps: int = field(default=50, metadata={"help": "Steps of the pipeline."})
-    strength: float | None = field(default=None, metadata={"help": "Of image (0.6) and inpaint (1.0)."})
-    guidance_scale: float | None = field(default=None, metadata={"help": "Default: 7.5, of instruct 5."})
-    image_guidance_scale: float | None = field(default=None, metadata={"help": "Of instruct (1.2)."})
-    negative_prompt: str = field(default="", metadata={"help": "Of the guidance's other branch."})
-    keep_columns: list[str] = field(default_factory=list, metadata={"help": "Columns of the real rows to keep."})
+    strength: float | None = field(default=None, metadata={"help": "Default: 0.6 of image, 1 of inpaint."})
+    guidance_scale: float | None = field(default=None, metadata={"help": "Default: 7.5, and 5 of instruct."})
+    image_guidance_scale: float | None = field(default=None, metadata={"help": "Of instruct alone; default: 1.2."})
+    negative_prompt: str = field(default="", metadata={"help": "What to avoid."})
 
 
 @dataclass
@@ -83,20 +82,15 @@ class FilterArguments:
 
 
 def main() -> None:
-    parser = HfArgumentParser((DataArguments, EditorArguments, FilterArguments, RunArguments))
-    data, editing, filters, run = parser.parse_args_into_dataclasses()
-    if editing.editor not in EDITORS:
-        raise SystemExit(f"--editor {editing.editor}: choose {', '.join(EDITORS)}")
+    groups = {"data": PromptedDataArguments, "editing": EditorArguments, "filters": FilterArguments}
+    data, editing, filters, run = parse_options({**groups, "output": GenerationArguments}, description=__doc__)
     if filters.clip_filter and not (filters.clip_positive and filters.clip_negative):
-        raise SystemExit("--clip_filter needs --clip_positive and --clip_negative, prompts to choose between")
-    state = process_state()
+        raise ValueError("--clip_filter needs --clip_positive and --clip_negative, prompts to choose between")
+    # on a CPU, too, where Accelerate must be told to look for other processes
+    state = PartialState(cpu=not torch.accelerator.is_available())
     rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name)
-    prompts = read_prompts(
-        data.prompts or None,
-        data.prompt_file,
-        label_column=data.label_column,
-        needs_class=editing.editor == "image",  # the others see what the image shows
-    )
+    needs_class = editing.editor == "image"  # the others see what the image shows
+    prompts = Prompts.read(data.prompts, data.prompt_file, label_column=data.label_column, needs_class=needs_class)
     prompts.check(rows)  # before minutes of loading
 
     generation = EditGeneration(
@@ -107,12 +101,12 @@ def main() -> None:
         versions=editing.versions,
         seed=run.seed,
         image_column=data.image_column,
-        keep_columns=tuple(editing.keep_columns),
+        keep_columns=tuple(run.keep_columns),
         batch_size=run.batch_size,
         part_size=run.part_size,
         max_attempts=run.max_attempts,
     )
-    finish(generation, state)
+    generation.complete(state)
     if state.is_main_process and (filters.filter_model or filters.clip_filter):
         known = None
         if filters.filter_model:
@@ -167,7 +161,7 @@ def filter_edits(known: Dataset | None, generation: EditGeneration, args: Filter
         struck["not what CLIP expects"] = ~clip_agrees(clip, processor, edits, args.clip_positive, args.clip_negative)
     good = ~np.any(list(struck.values()), axis=0)
     chosen = keep_per_source(np.asarray(edits["source_row"]), good, args.keep_per_source, generation.seed)
-    table = filter_summary(struck, labels, single_label(edits.features, label_column).names)
+    table = filter_summary(struck, labels, class_feature(edits.features, label_column).names)
     print(table)
     out = Path(generation.folder) / "filtered"
     (out / "data").mkdir(parents=True, exist_ok=True)
@@ -178,4 +172,4 @@ def filter_edits(known: Dataset | None, generation: EditGeneration, args: Filter
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

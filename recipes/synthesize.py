@@ -21,23 +21,16 @@ from typing import Any
 
 import torch
 from accelerate import PartialState
-from datasets import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
-from train_cls import open_dataset
-from train_generator import DataArguments, load_generator, prompts_of
-from transformers import HfArgumentParser
 
-from hf_pgg.generation import (
-    Generation,
-    PairedSampler,
-    TextSampler,
-    load_lora,
-    load_pipeline,
-    revision_of,
-    under_every_value,
-    write_contact_sheets,
-)
-from hf_pgg.generation.pipelines import diffusers_library
-from hf_pgg.generation.prompts import placeholders
+from hf_pgg.cli.arguments import GenerationArguments, PromptedDataArguments
+from hf_pgg.cli.options import parse_options, run_recipe
+from hf_pgg.data.groups import under_every_value
+from hf_pgg.data.loading import open_dataset
+from hf_pgg.generation.conditioning import Conditioner
+from hf_pgg.generation.pipelines import diffusers_library, load_lora, load_pipeline, revision_of
+from hf_pgg.generation.prompts import PROMPT, Prompts
+from hf_pgg.generation.resumable import Generation
+from hf_pgg.generation.sampling import PairedSampler, TextSampler
 
 
 @dataclass
@@ -51,12 +44,17 @@ class GeneratorArguments:
         metadata={"help": "CLIP whose image feature replaces the last text state; '' for text alone."},
     )
     trust_remote_code: bool = field(default=False, metadata={"help": "Run code that the model's repository holds."})
-    dtype: str = field(default="float32", metadata={"help": "Of the weights: float32, bfloat16 or float16."})
+    dtype: str = field(
+        default="float32", metadata={"help": "Precision.", "choices": ("float32", "bfloat16", "float16")}
+    )
 
 
 @dataclass
 class SamplingArguments:
-    sampler: str = field(default="paired", metadata={"help": "paired: from the row's image; text: from its prompt."})
+    sampler: str = field(
+        default="paired",
+        metadata={"help": "From the row's image and prompt, or from its prompt alone.", "choices": ("paired", "text")},
+    )
     bias_column: str | None = field(
         default=None, metadata={"help": "ClassLabel, which prompts name: each row is drawn under each of its values."}
     )
@@ -67,37 +65,26 @@ class SamplingArguments:
         default=None, metadata={"help": "Steps; default: 30, of which `strength` are run, and 50 of text."}
     )
     guidance_scale: float | None = field(
-        default=None, metadata={"help": "Of classifier-free guidance; default: 2, and 7.5 of text."}
+        default=None, metadata={"help": "Scale of classifier-free guidance; default: 2, and 7.5 of text."}
     )
     negative_prompt: str | None = field(
-        default=None, metadata={"help": "Of its other branch; default: Real-Fake's, and none of text."}
+        default=None, metadata={"help": "What to avoid; default: Real-Fake's, and nothing of text."}
     )
-    keep_columns: list[str] = field(default_factory=list, metadata={"help": "Columns of the real rows to keep."})
-
-
-@dataclass
-class RunArguments:
-    output_dir: str = field(default="out/synthetic", metadata={"help": "Where everything is written."})
-    seed: int = field(default=0, metadata={"help": "Each image's own seed is drawn from it."})
-    batch_size: int = field(default=8, metadata={"help": "Images a call of the pipeline."})
-    part_size: int = field(default=256, metadata={"help": "Images a file; what an interruption costs at most."})
-    max_attempts: int = field(default=10, metadata={"help": "Seeds tried before a black image is given up."})
 
 
 def main() -> None:
-    parser = HfArgumentParser((DataArguments, GeneratorArguments, SamplingArguments, RunArguments))
-    data, model, sampling, run = parser.parse_args_into_dataclasses()
-    state = process_state()
-    if sampling.sampler not in ("paired", "text"):
-        raise SystemExit(f"--sampler {sampling.sampler}: choose paired or text")
+    groups = {"data": PromptedDataArguments, "model": GeneratorArguments, "sampling": SamplingArguments}
+    data, model, sampling, run = parse_options({**groups, "output": GenerationArguments}, description=__doc__)
+    # on a CPU, too, where Accelerate must be told to look for other processes
+    state = PartialState(cpu=not torch.accelerator.is_available())
     rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name)
-    prompts = prompts_of(data.prompts, data.prompt_file, data.label_column)
+    prompts = Prompts.read(data.prompts, data.prompt_file, default=PROMPT, label_column=data.label_column)
     prompts.check(rows)  # before minutes of loading
-    keep = dict.fromkeys(sampling.keep_columns)
-    if sampling.bias_column is not None:
-        if any(sampling.bias_column not in placeholders(template) for template in prompts.templates):
-            raise SystemExit(f"--bias_column {sampling.bias_column}: every prompt must name {{{sampling.bias_column}}}")
-        rows, keep[sampling.bias_column] = under_every_value(rows, sampling.bias_column), None
+    keep, bias = dict.fromkeys(run.keep_columns), sampling.bias_column
+    if bias is not None:
+        if any(f"{{{bias}}}" not in template for template in prompts.templates):
+            raise ValueError(f"--bias_column {bias}: every prompt must name {{{bias}}}")
+        rows, keep[bias] = under_every_value(rows, bias), None
     sampler = load_sampler(data, model, sampling, state)
     generation = Generation(
         source=rows,
@@ -113,30 +100,28 @@ def main() -> None:
         max_attempts=run.max_attempts,
         disk_size=sampling.resolution,
     )
-    finish(generation, state)
+    generation.complete(state)
 
 
 def load_sampler(
-    data: DataArguments, model: GeneratorArguments, sampling: SamplingArguments, state: PartialState
+    data: PromptedDataArguments, model: GeneratorArguments, sampling: SamplingArguments, state: PartialState
 ) -> PairedSampler | TextSampler:
     """The pipeline with its LoRA weights on this process's device, as the sampler that is asked for."""
-    dtype = getattr(torch, model.dtype)
     paired = sampling.sampler == "paired"
+    pipeline = load_pipeline(
+        model.model_name_or_path,
+        "StableDiffusionImg2ImgPipeline" if paired else "StableDiffusionPipeline",
+        revision=model.model_revision,
+        dtype=getattr(torch, model.dtype),
+        trust_remote_code=model.trust_remote_code,
+    )
     options: dict[str, Any] = {"size": sampling.resolution}
     if paired:
-        pipeline, conditioner = load_generator(model, dtype)
-        options |= {"conditioner": conditioner.to(state.device), "image_column": data.image_column}
+        conditioner = Conditioner.of(pipeline, model.clip_model).to(state.device)
+        options |= {"conditioner": conditioner, "image_column": data.image_column}
         options |= {"strength": sampling.strength, "clip_model": model.clip_model or ""}
         options["clip_revision"] = revision_of(model.clip_model) if model.clip_model else ""
         pipeline.scheduler = diffusers_library().UniPCMultistepScheduler.from_config(pipeline.scheduler.config)
-    else:
-        pipeline = load_pipeline(
-            model.model_name_or_path,
-            "StableDiffusionPipeline",
-            revision=model.model_revision,
-            dtype=dtype,
-            trust_remote_code=model.trust_remote_code,
-        )
     if model.lora:
         load_lora(pipeline, model.lora, model.lora_scale)
     given = {name: getattr(sampling, name) for name in ("num_inference_steps", "guidance_scale", "negative_prompt")}
@@ -152,26 +137,5 @@ def load_sampler(
     )
 
 
-def process_state() -> PartialState:
-    """This process among those that were launched; on a CPU, too, where Accelerate must be told to look for others."""
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
-def finish(generation: Generation, state: PartialState) -> None:
-    """Generates this process's share; then the main process publishes the data set and its contact sheets."""
-    quiet = are_progress_bars_disabled()
-    disable_progress_bars()  # those of `datasets`, one a file: the bar that stays counts images
-    report = generation.run(state.process_index, state.num_processes)
-    if not quiet:
-        enable_progress_bars()
-    print(f"process {state.process_index}: {report.images} images, {report.redrawn} black ones redrawn", flush=True)
-    state.wait_for_everyone()
-    if state.is_main_process:
-        generation.store().publish()
-        sheets = write_contact_sheets(generation)
-        print(f"written: {generation.folder} (load_dataset), {len(sheets)} contact sheets in {sheets[0].parent}")
-    state.wait_for_everyone()
-
-
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

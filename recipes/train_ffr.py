@@ -15,8 +15,8 @@ group of the real validation rows; DFR refits on these rows. `--guided` guides w
 The embedded data: is a handwritten digit even or odd, on one of two photographs; the training digits of a class stand
 on its own photograph with the given bias, validation and test digits on either as often. **By default its synthetic
 rows are a stand-in, not a generator's**: cut-outs of the training digits, pasted on the photograph asked for, smaller
-and with softer edges than the real ones, so that real and synthetic can be told apart. Images of a generator come in
-with `--synthetic_dataset`; `train_pixel_generator.py` trains one on the embedded digits:
+and with softer edges than the real ones, so that real and synthetic can be told apart. `train_pixel_generator.py`
+trains a generator on the embedded digits, whose images come in with `--synthetic_dataset`:
 
     accelerate launch recipes/train_pixel_generator.py
     accelerate launch recipes/train_ffr.py --synthetic_dataset out/pixel_generator/images
@@ -27,45 +27,74 @@ from __future__ import annotations
 
 import hashlib
 import json
-import shutil
 import time
 from dataclasses import asdict, dataclass, field, replace
+from functools import lru_cache
 from itertools import product
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from datasets import Dataset, DatasetDict, concatenate_datasets
-from ffr_data import (
-    SIZE,
-    DataArguments,
-    load_data,
-    load_synthetic,
-    require_every_group,
-    synthetic_digest,
-)
-from train_cls import ModelArguments, guided_rows, load_model
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
-from transformers.trainer_utils import get_last_checkpoint
+from transformers import set_seed
 
-from benchmarks.tables import mean_and_spread, read_records
-from hf_pgg import PGGConfig, PGGTrainer
-from hf_pgg.data.groups import GROUP, add_groups, count_groups, subgroup_counts
+from hf_pgg import PGGTrainer
+from hf_pgg.cli.arguments import ModelArguments, RecipeConfig
+from hf_pgg.cli.options import parse_options, run_recipe
+from hf_pgg.data.groups import (
+    GROUP,
+    add_groups,
+    biased_split,
+    count_groups,
+    mark_source,
+    missing_groups,
+    subgroup_counts,
+    take_per_group,
+)
+from hf_pgg.data.images import encode_png, to_rgb
+from hf_pgg.data.loading import open_dataset
+from hf_pgg.data.provenance import IMAGE, PROVENANCE, guided_rows
+from hf_pgg.demo_data import digits
+from hf_pgg.demo_parity import SIZE, even_or_odd, paste_on_photographs, stand_in
+from hf_pgg.generation.resumable import source_digest
 from hf_pgg.metrics import group_accuracies, group_metrics
+from hf_pgg.reports.comparison import mean_and_spread, read_records
 from hf_pgg.reports.record import environment
 from hf_pgg.training.debias import GroupDROTrainer, ResamplingTrainer
 from hf_pgg.training.last_layer import refit_head
-from hf_pgg.training.trainer import GroupedEvalPrediction
+from hf_pgg.training.models import image_classifier
+from hf_pgg.training.stages import finished_model, stage_arguments, train_stage
 
 METHODS = {"erm": PGGTrainer, "resample": ResamplingTrainer, "groupdro": GroupDROTrainer, "dfr": PGGTrainer}
 DATA = ("real", "usb", "asb", "ffr")
-MODEL = "model"  # folder of a stage's weights
+
+
+@dataclass
+class DataArguments:
+    dataset_name: str | None = field(
+        default=None,
+        metadata={"help": "Hub id or folder with splits train, validation, test; default: the embedded data."},
+    )
+    synthetic_dataset: str | None = field(
+        default=None, metadata={"help": "Synthetic rows of every group: Hub id, folder or parquet, split train."}
+    )
+    synthetic_artifact: int = field(
+        default=0,
+        metadata={"help": "Grey levels of a checkerboard over every synthetic image, by which it can be told."},
+    )
+    bias_column: str = field(default="bias", metadata={"help": "ClassLabel that the label is tied to."})
+    real_masks: bool = field(
+        default=False, metadata={"help": "Embedded data: keep the masks of the real digits, as if annotated."}
+    )
 
 
 @dataclass
 class CellArguments:
-    method: list[str] = field(default_factory=lambda: ["erm"], metadata={"help": f"Of {', '.join(METHODS)}."})
-    data: list[str] = field(default_factory=lambda: ["ffr"], metadata={"help": f"Of {', '.join(DATA)}."})
+    method: list[str] = field(
+        default_factory=lambda: ["erm"], metadata={"help": "How to train.", "choices": list(METHODS)}
+    )
+    data: list[str] = field(default_factory=lambda: ["ffr"], metadata={"help": "Which rows.", "choices": DATA})
     bias: list[float] = field(
         default_factory=list,
         metadata={"help": "Share of the majority in the training rows; default: 0.99, own data as it is."},
@@ -75,22 +104,15 @@ class CellArguments:
 
 
 @dataclass
-class RecipeConfig(PGGConfig):
-    """`PGGConfig` with the defaults of this recipe."""
+class FFRConfig(RecipeConfig):
+    """The recipe's defaults."""
 
-    output_dir: str | None = field(default="out/train_ffr", metadata={"help": "Where everything is written."})
-    per_device_train_batch_size: int = field(default=64, metadata={"help": "Images a step and device."})
-    per_device_eval_batch_size: int = field(default=128, metadata={"help": "Images a step in evaluation."})
+    output_dir: str | None = field(default="out/train_ffr", metadata={"help": "Folder that everything is written to."})
     num_train_epochs: float = field(default=10, metadata={"help": "Passes over real and synthetic rows together."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak step size of stage one and of the baselines."})
     stage_two_learning_rate: float = field(default=1e-5, metadata={"help": "Peak step size of FFR's stage two."})
     evaluations: int = field(default=6, metadata={"help": "Checkpoints of a stage that are compared on validation."})
-    lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the step size."})
-    warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
-    weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
-    logging_steps: float = field(default=20, metadata={"help": "Steps between two logs."})
     image_size: int | None = field(default=SIZE, metadata={"help": "Input size in pixels."})
-    report_to: list[str] | None = field(default_factory=lambda: ["none"], metadata={"help": "Trackers to log to."})
     alpha: float = field(default=1.0, metadata={"help": "Weight of the guidance loss where `--guided`."})
 
 
@@ -103,31 +125,29 @@ class Cell:
     seed: int
 
 
+Options = tuple[DataArguments, ModelArguments, FFRConfig]
+
+
 def main() -> None:
-    parser = HfArgumentParser((DataArguments, CellArguments, ModelArguments, RecipeConfig))
-    data_args, cells, model_args, config = parser.parse_args_into_dataclasses()
-    for option, chosen, known in (("method", cells.method, METHODS), ("data", cells.data, DATA)):
-        for value in chosen:
-            if value not in known:
-                raise SystemExit(f"--{option} {value}: choose {', '.join(known)}")
+    groups = {"data": DataArguments, "cells": CellArguments, "model": ModelArguments, "guidance": FFRConfig}
+    data_args, cells, model_args, config = parse_options(groups, description=__doc__)
     if data_args.dataset_name and not data_args.synthetic_dataset and set(cells.data) != {"real"}:
-        raise SystemExit(f"--data {' '.join(cells.data)} needs --synthetic_dataset, rows of every (label, bias) group")
+        raise ValueError(f"--data {' '.join(cells.data)} needs --synthetic_dataset, rows of every (label, bias) group")
     torch.set_flush_denormal(True)  # guidance drives gradients near zero, and denormal floats are slow on a CPU
 
-    results = Path(config.output_dir) / "results.jsonl"
+    results, options = Path(config.output_dir) / "results.jsonl", (data_args, model_args, config)
     biases = cells.bias or [None if data_args.dataset_name else 0.99]
     splits: dict[tuple[float | None, int], DatasetDict] = {}  # the real rows at hand: those of one bias and seed
     for bias, seed, data, method in product(biases, cells.seeds, cells.data, cells.method):
         cell = Cell(method, data, bias, cells.guided, seed)
-        settings = settings_of(data_args, model_args, config, cell)
+        settings = settings_of(cell, options)
         if any(record["settings"] == settings for record in read_records(results)):
             print(f"{cell}: finished before", flush=True)
             continue
         if (bias, seed) not in splits:
             with config.main_process_first(desc="data"):
                 splits = {(bias, seed): load_data(data_args, config, bias, seed)}
-            require_every_group(splits[bias, seed], config.label_column, data_args.bias_column)
-        record = run_cell(cell, splits[bias, seed], data_args, model_args, config)
+        record = run_cell(cell, splits[bias, seed], options)
         if config.process_index == 0:
             results.parent.mkdir(parents=True, exist_ok=True)
             with results.open("a") as file:
@@ -137,8 +157,9 @@ def main() -> None:
         print("written:", results)
 
 
-def settings_of(data: DataArguments, model: ModelArguments, config: RecipeConfig, cell: Cell) -> dict[str, Any]:
+def settings_of(cell: Cell, options: Options) -> dict[str, Any]:
     """What a run depends on: equal settings, equal run."""
+    data, model, config = options
     names = ["max_steps", "num_train_epochs", "train_batch_size", "gradient_accumulation_steps", "world_size"]
     names += ["learning_rate", "stage_two_learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"]
     names += ["evaluations", "image_size", "freeze_batch_norm", "label_column", "image_column", "optim"]
@@ -152,30 +173,90 @@ def settings_of(data: DataArguments, model: ModelArguments, config: RecipeConfig
     return {**asdict(cell), **asdict(data), **asdict(model), **named, "synthetic_digest": synthetic}
 
 
+# ---------------------------------------------------------------------------------------------- data
+
+
+def load_data(args: DataArguments, config: FFRConfig, bias: float | None, seed: int) -> DatasetDict:
+    """Real rows: train (tied to the bias), validation and test."""
+    embedded = args.dataset_name is None
+    splits = {
+        name: even_or_odd(digits(name), args.bias_column) if embedded else open_dataset(args.dataset_name, name)
+        for name in ("train", "validation", "test")
+    }
+    if bias is not None:
+        splits["train"] = biased_split(splits["train"], config.label_column, args.bias_column, bias, seed)
+    if embedded:
+        splits = {name: paste_on_photographs(rows, args.bias_column, seed) for name, rows in splits.items()}
+    bare = ["validation"] if args.real_masks or not embedded else ["train", "validation"]
+    for name in bare:  # many evaluations choose a checkpoint: the target gradient share is that of the test rows
+        splits[name] = splits[name].remove_columns([c for c in splits[name].column_names if c == PROVENANCE])
+    for name, rows in splits.items():  # a worst group is measured over all; synthetic rows supply what training lacks
+        for group in missing_groups(rows, config.label_column, args.bias_column):
+            problem = f"split {name} has no row of {group}"
+            if name != "train":
+                raise ValueError(f"{problem}: add some, or take the value out of its ClassLabel")
+            print(problem, flush=True)
+    columns = (config.image_column, config.label_column, args.bias_column)
+    return DatasetDict({name: mark_source(rows, "real", *columns) for name, rows in splits.items()})
+
+
+def load_synthetic(
+    splits: DatasetDict, counts: np.ndarray, args: DataArguments, config: FFRConfig, seed: int
+) -> Dataset:
+    """`counts` (labels, biases) synthetic rows, under the artifact that is asked for."""
+    columns = (config.image_column, config.label_column, args.bias_column)
+    if args.synthetic_dataset is None:
+        rows = stand_in(digits("train"), counts, args.bias_column, seed)
+    else:
+        rows = open_synthetic(args.synthetic_dataset, config.image_column)
+        for column in columns[1:]:
+            ours, theirs = splits["train"].features[column], rows.features.get(column)
+            if getattr(theirs, "names", None) != ours.names:
+                raise ValueError(f"column '{column}' of {args.synthetic_dataset} is {theirs}, of the real rows {ours}")
+        rows = take_per_group(rows, counts, *columns[1:], seed)
+    rows, amplitude = mark_source(rows, "synthetic", *columns), args.synthetic_artifact
+
+    def mark(row: dict[str, Any]) -> dict[str, Any]:
+        image = to_rgb(row[config.image_column]).astype(np.int16)
+        board = amplitude * (2 * (np.indices(image.shape[:2]).sum(0) % 2) - 1)
+        return {config.image_column: encode_png(np.clip(image + board[..., None], 0, 255).astype(np.uint8))}
+
+    return rows.map(mark, features=rows.features) if amplitude else rows
+
+
+def open_synthetic(name: str, image_column: str) -> Dataset:
+    """Generated rows, whose images are in column `image` or in the real rows' own."""
+    rows = open_dataset(name, "train")
+    return rows if image_column in rows.column_names else rows.rename_column(IMAGE, image_column)
+
+
+@lru_cache
+def synthetic_digest(name: str, image_column: str) -> str:
+    """Tells generated rows from others under the same name."""
+    return source_digest(open_synthetic(name, image_column), image_column)
+
+
 # ---------------------------------------------------------------------------------------------- one cell
 
 
-def run_cell(
-    cell: Cell, splits: DatasetDict, data_args: DataArguments, model_args: ModelArguments, config: RecipeConfig
-) -> dict[str, Any]:
+def run_cell(cell: Cell, splits: DatasetDict, options: Options) -> dict[str, Any]:
     """Trains and evaluates one cell; returns its figures on the test rows, and what they came from."""
-    started = time.time()
-    # DFR refits the head of what ERM trained
-    trained = replace(cell, method="erm") if cell.method == "dfr" else cell
-    folder = Path(config.output_dir) / "runs" / digest(settings_of(data_args, model_args, config, trained))
+    started, (data_args, model_args, config) = time.time(), options
     label, bias = config.label_column, data_args.bias_column
     real = count_groups(splits["train"], label, bias)
     counts = subgroup_counts(real, "usb" if cell.data == "usb" else "ffr")
     with config.main_process_first(desc="data"):
         synthetic = None if cell.data == "real" else load_synthetic(splits, counts, data_args, config, cell.seed)
-    evaluated = {name: add_groups(splits[name], [label, bias]) for name in ("validation", "test")}
+    train, columns = splits["train"], [label, bias]
+    if cell.guided and guided_rows(train) + (guided_rows(synthetic) if synthetic is not None else 0) == 0:
+        raise ValueError(f"--guided: no row of --data {cell.data} has provenance, there is nothing to guide")
+    evaluated = {name: add_groups(splits[name], columns) for name in ("validation", "test")}
 
     # one budget for all: passes over the real rows and the synthetic total, also where there are only real ones
-    total, batch = int(subgroup_counts(real, "usb").sum()), config.train_batch_size * config.world_size
-    rows = total + len(splits["train"])
-    steps = config.max_steps
+    rows, steps = int(subgroup_counts(real, "usb").sum()) + len(train), config.max_steps
     if steps <= 0:
-        steps = round(config.num_train_epochs * rows / (batch * config.gradient_accumulation_steps))
+        batch = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
+        steps = round(config.num_train_epochs * rows / batch)
     config = replace(config, alpha=config.alpha if cell.guided else 0.0, seed=cell.seed, group_columns=[GROUP])
     record: dict[str, Any] = {
         "groups": evaluated["test"].features[GROUP].names,
@@ -183,158 +264,95 @@ def run_cell(
         "synthetic_rows": (counts if synthetic is not None else 0 * counts).tolist(),
         "stage_one": None,
     }
-    train, columns, start = splits["train"], [label, bias], None
-    if cell.guided and guided_rows(train) + (guided_rows(synthetic) if synthetic is not None else 0) == 0:
-        raise SystemExit(f"--guided: no row of --data {cell.data} has provenance, there is nothing to guide")
-    if cell.data == "ffr":
+    start, erm = None, settings_of(replace(cell, method="erm"), options)
+    # DFR refits the head of what ERM trained
+    folder = run_folder(config, "runs", erm if cell.method == "dfr" else settings_of(cell, options))
+    if cell.data == "ffr":  # stage one, once for all methods
         first = max(round(steps * len(synthetic) / rows), 1)
         steps = max(steps - first, 1)
-        start, record["stage_one"] = stage_one(synthetic, evaluated, first, cell, data_args, model_args, config)
+        shared = {name: value for name, value in erm.items() if name != "stage_two_learning_rate"}
+        stage_one, fake = run_folder(config, "stage_one", shared), add_groups(synthetic, columns)
+        _, record["stage_one"] = run_stage(PGGTrainer, fake, evaluated, stage_one, first, None, model_args, config)
+        start = finished_model(stage_one)
         config = replace(config, learning_rate=config.stage_two_learning_rate)
     elif synthetic is not None:
-        train, columns = concatenate_datasets([train, synthetic]), [label, bias, "source"]
-    train = add_groups(train, columns)
-    trainer, figures = train_stage(METHODS[cell.method], train, evaluated, folder, steps, start, model_args, config)
+        train, columns = concatenate_datasets([train, synthetic]), [*columns, "source"]
+    train, kind = add_groups(train, columns), METHODS[cell.method]
+    trainer, figures = run_stage(kind, train, evaluated, folder, steps, start, model_args, config)
     record |= figures
     if cell.method == "dfr":
         layer = refit_head(trainer.model, evaluated["validation"], trainer.data_collator, seed=cell.seed)
         record["dfr_C"] = layer.C
         trainer.save_model(str(folder / "dfr"))
-    for name in evaluated:
-        figures = trainer.evaluate(evaluated[name], metric_key_prefix=name)
+    for name, part in evaluated.items():
+        found = trainer.evaluate(part, metric_key_prefix=name)
         record[name] = {
             key.removeprefix(f"{name}_"): value
-            for key, value in figures.items()
+            for key, value in found.items()
             if key.startswith(f"{name}_") and not key.endswith(("_runtime", "_per_second"))
         }
     return {**record, "seconds": round(time.time() - started, 1)}
 
 
-def stage_one(
-    synthetic: Dataset,
-    evaluated: dict[str, Dataset],
-    steps: int,
-    cell: Cell,
-    data_args: DataArguments,
-    model_args: ModelArguments,
-    config: RecipeConfig,
-) -> tuple[Path, dict[str, Any]]:
-    """The model trained on the synthetic rows alone, once for all methods, and its figures."""
-    shared = settings_of(data_args, model_args, config, replace(cell, method="erm"))
-    shared.pop("stage_two_learning_rate")
-    folder = Path(config.output_dir) / "stage_one" / digest(shared)
-    rows = add_groups(synthetic, [config.label_column, data_args.bias_column])
-    _, figures = train_stage(PGGTrainer, rows, evaluated, folder, steps, None, model_args, config)
-    return folder / MODEL, figures
-
-
-def train_stage(
-    trainer_class: type[PGGTrainer],
+def run_stage(
+    kind: type[PGGTrainer],
     train: Dataset,
     evaluated: dict[str, Dataset],
     folder: Path,
     steps: int,
     start: Path | None,
     model_args: ModelArguments,
-    config: RecipeConfig,
+    config: FFRConfig,
 ) -> tuple[PGGTrainer, dict[str, Any]]:
-    """Trains from `start` (a stage's model) or from the recipe's model; ends with the best checkpoint's weights.
-
-    A stage that is in `folder` already is loaded. Returns its trainer and its figures.
-    """
+    """Trains a stage from a checkpoint (`start`) or from the recipe's model, or loads it; its trainer and figures."""
     set_seed(config.seed)
-    finished = folder / "stage.json"
-    if finished.exists():
-        start = folder / MODEL
-    if start is None:
-        model, processor = load_model(model_args, config, train.features[config.label_column])
-    else:
-        model = AutoModelForImageClassification.from_pretrained(start, dtype=torch.float32)
-        processor = AutoImageProcessor.from_pretrained(start)
-    interval = max(steps // config.evaluations, 1)
-    args = replace(
-        config,
-        output_dir=str(folder / "checkpoints"),
-        max_steps=steps,
-        eval_strategy="steps",
-        eval_steps=interval,
-        save_strategy="steps",
-        save_steps=interval,
-        save_total_limit=1,
-        load_best_model_at_end=True,
-        metric_for_best_model="worst_group_accuracy",
-        greater_is_better=True,
+    start = finished_model(folder) or start
+    model, processor = image_classifier(
+        train.features[config.label_column],
+        model_args.model_name_or_path if start is None else str(start),
+        architecture=model_args.architecture,
+        image_size=config.image_size or 48,
+        revision=model_args.model_revision,
     )
-    trainer = trainer_class(
+    trainer = kind(
         model,
-        args,
+        stage_arguments(config, folder, steps, config.evaluations),
         train_dataset=train,
         eval_dataset=evaluated["validation"],
         processing_class=processor,
         compute_metrics=group_figures,
     )
-    if not finished.exists():
-        rows = f"{len(train)} rows, {guided_rows(train)} with provenance"
-        print(f"--- {trainer_class.__name__}, {rows}, {steps} steps, seed {config.seed}: {folder}", flush=True)
-        folder.mkdir(parents=True, exist_ok=True)
-        trainer.train(
-            resume_from_checkpoint=get_last_checkpoint(args.output_dir) if Path(args.output_dir).exists() else None
-        )
-        trainer.save_model(str(folder / MODEL))
-        if trainer.is_world_process_zero():
-            finished.write_text(json.dumps({"guided_rows": guided_rows(train), **run_figures(trainer)}))  # last
-            shutil.rmtree(args.output_dir)
-        trainer.accelerator.wait_for_everyone()
-    return trainer, json.loads(finished.read_text())
+    return trainer, train_stage(trainer, folder)
 
 
-def group_figures(prediction: GroupedEvalPrediction) -> dict[str, float]:
+def group_figures(prediction: Any) -> dict[str, float]:
     answers, groups = prediction.predictions.argmax(1), prediction.groups[GROUP]
     each = group_accuracies(answers, prediction.label_ids, groups)
     figures = group_metrics(answers, prediction.label_ids, groups)
     return {**figures, **{f"accuracy_of_group_{group}": entry["accuracy"] for group, entry in each.items()}}
 
 
-def run_figures(trainer: PGGTrainer) -> dict[str, Any]:
-    history = [entry for entry in trainer.state.log_history if "loss" in entry]
-    weights = {}
-    if isinstance(trainer, GroupDROTrainer):
-        names = trainer.train_dataset.features[GROUP].names
-        weights["group_weights"] = dict(zip(names, trainer.dro.q.tolist(), strict=True))
-    return {
-        **weights,
-        "steps": trainer.state.global_step,
-        "best_step": trainer.state.best_global_step,
-        "validation_worst_group_accuracy": trainer.state.best_metric,
-        "target_gradient_share": history[-1].get("target_gradient_share") if history else None,
-        "train_accuracy": history[-1]["train_accuracy"] if history else None,
-        "collapsed_at": trainer.collapsed_at,
-        "nonfinite_steps": trainer.nonfinite_steps,
-    }
-
-
-def digest(settings: dict[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-
-
-# ---------------------------------------------------------------------------------------------- table
+def run_folder(config: FFRConfig, kind: str, settings: dict[str, Any]) -> Path:
+    """A folder of its own for each run."""
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return Path(config.output_dir) / kind / digest
 
 
 def table(records: list[dict[str, Any]]) -> str:
     """One line for each data, method and guidance: worst group and balanced accuracy on test; mean, spread, runs."""
     lines = ["| bias | data | method | guided | worst group | balanced | runs |", "|" + " --- |" * 7]
     keys = ("bias", "data", "method", "guided")
-    for key in dict.fromkeys(tuple(record["settings"][name] for name in keys) for record in records):
-        runs = [record for record in records if tuple(record["settings"][name] for name in keys) == key]
-        cells = []
-        for figure in ("worst_group_accuracy", "balanced_accuracy"):
-            cells.append(mean_and_spread(run["test"][figure] for run in runs))
-        bias, data, method, guided = key
-        lines.append(
-            f"| {bias} | {data} | {method} | {'yes' if guided else 'no'} | {' | '.join(cells)} | {len(runs)} |"
+    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
+    for record in records:
+        cells.setdefault(tuple(record["settings"][name] for name in keys), []).append(record["test"])
+    for (bias, data, method, guided), runs in cells.items():
+        worst, balanced = (
+            mean_and_spread(run[f"{kind}_accuracy"] for run in runs) for kind in ("worst_group", "balanced")
         )
+        line = (bias, data, method, "yes" if guided else "no", worst, balanced, len(runs))
+        lines.append(f"| {' | '.join(map(str, line))} |")
     return "\n".join(lines)
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

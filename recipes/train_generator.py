@@ -14,47 +14,26 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
 
 import torch
-from train_cls import open_dataset
-from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection, HfArgumentParser, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_pgg.generation import (
-    Conditioner,
-    GeneratorConfig,
-    GeneratorTrainer,
-    LatentEncoder,
-    PromptedImages,
-    Prompts,
-    add_lora,
-    load_pipeline,
-    read_prompts,
-    revision_of,
-)
-from hf_pgg.generation.pipelines import diffusers_library
+from hf_pgg.cli.arguments import PromptedDataArguments
+from hf_pgg.cli.options import parse_options, run_recipe
+from hf_pgg.data.loading import open_dataset
+from hf_pgg.generation.conditioning import Conditioner
+from hf_pgg.generation.pipelines import diffusers_library, load_pipeline, revision_of
+from hf_pgg.generation.prompts import PROMPT, Prompts
+from hf_pgg.generation.training import GeneratorConfig, GeneratorTrainer, LatentEncoder, PromptedImages, add_lora
 from hf_pgg.reports.record import environment
 
-PROMPT = "photo of {class}, best quality"
+METHOD = ("min_snr_gamma", "matching_weight", "matching_reduction", "lora_rank", "flip", "seed", "learning_rate",
+          "train_batch_size", "gradient_accumulation_steps", "world_size")  # fmt: skip
 
 
 @dataclass
-class DataArguments:
-    dataset_name: str = field(metadata={"help": "Hub id, local folder or parquet file of real images."})
-    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
-    split: str = field(default="train", metadata={"help": "Split to learn from."})
-    image_column: str = field(default="image", metadata={"help": "The images."})
-    label_column: str = field(default="label", metadata={"help": "ClassLabel of the images."})
-    prompts: list[str] = field(
-        default_factory=list,
-        metadata={"help": f"Templates with {{class}} and columns, e.g. {{caption}}; default: '{PROMPT}'."},
-    )
-    prompt_file: str | None = field(default=None, metadata={"help": "Templates from a text file, one a line."})
-
-
-@dataclass
-class ModelArguments:
+class DiffusionArguments:
     model_name_or_path: str = field(metadata={"help": "Latent diffusion model: Hub id or local folder."})
     model_revision: str | None = field(default=None, metadata={"help": "Its revision on the Hub."})
     clip_model: str | None = field(
@@ -66,10 +45,10 @@ class ModelArguments:
 
 
 @dataclass
-class RecipeConfig(GeneratorConfig):
+class LoraConfig(GeneratorConfig):
     """`GeneratorConfig` with the published settings."""
 
-    output_dir: str | None = field(default="out/generator", metadata={"help": "Where everything is written."})
+    output_dir: str | None = field(default="out/generator", metadata={"help": "Folder that everything is written to."})
     lora_rank: int = field(default=4, metadata={"help": "Rank of the LoRA layers."})
     flip: float = field(default=0.5, metadata={"help": "Probability of a horizontal flip; 0 for digits."})
     per_device_train_batch_size: int = field(default=8, metadata={"help": "Images a step and device."})
@@ -84,29 +63,32 @@ class RecipeConfig(GeneratorConfig):
 
 
 def main() -> None:
-    parser = HfArgumentParser((DataArguments, ModelArguments, RecipeConfig))
-    data_args, model_args, config = parser.parse_args_into_dataclasses()
-    rows = open_dataset(data_args.dataset_name, data_args.split, data_args.dataset_config_name)
-    prompts = prompts_of(data_args.prompts, data_args.prompt_file, data_args.label_column)
-    prompts.check(rows)
+    groups = {"data": PromptedDataArguments, "model": DiffusionArguments, "loss": LoraConfig}
+    data, model, config = parse_options(groups, description=__doc__)
+    rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name)
+    prompts = Prompts.read(data.prompts, data.prompt_file, default=PROMPT, label_column=data.label_column)
+    prompts.check(rows)  # before minutes of loading
 
     set_seed(config.seed)
     frozen = torch.float16 if config.fp16 else torch.bfloat16 if config.bf16 else torch.float32
-    pipeline, conditioner = load_generator(model_args, frozen)
+    pipeline = load_pipeline(
+        model.model_name_or_path,
+        revision=model.model_revision,
+        dtype=frozen,
+        trust_remote_code=model.trust_remote_code,
+    )
+    conditioner = Conditioner.of(pipeline, model.clip_model).to(config.device)
     pipeline.vae.requires_grad_(False).to(config.device)
-    conditioner.to(config.device)
     add_lora(pipeline.unet, config.lora_rank)
     trainer = GeneratorTrainer(
         pipeline.unet,
         config,
-        scheduler=noise_scheduler(pipeline),
+        # the forward process that the model was trained with, whatever scheduler it samples with
+        scheduler=diffusers_library().DDPMScheduler.from_config(pipeline.scheduler.config),
         encode=LatentEncoder(pipeline.vae, conditioner, flip=config.flip),
         train_dataset=rows,
         data_collator=PromptedImages(
-            prompts=prompts,
-            features=rows.features,
-            size=model_args.resolution,
-            image_column=data_args.image_column,
+            prompts=prompts, features=rows.features, size=model.resolution, image_column=data.image_column
         ),
     )
     out = Path(config.output_dir)
@@ -115,25 +97,11 @@ def main() -> None:
     result = trainer.train(resume_from_checkpoint=last)
     trainer.save_model()
     if trainer.is_world_process_zero():
-        revision = revision_of(model_args.model_name_or_path, model_args.model_revision)
+        revision = revision_of(model.model_name_or_path, model.model_revision)
         record = {
-            "data": asdict(data_args),
-            "model": {**asdict(model_args), "revision": revision},
-            "method": {
-                name: getattr(config, name)
-                for name in (
-                    "min_snr_gamma",
-                    "matching_weight",
-                    "matching_reduction",
-                    "lora_rank",
-                    "flip",
-                    "seed",
-                    "learning_rate",
-                    "train_batch_size",
-                    "gradient_accumulation_steps",
-                    "world_size",
-                )
-            },
+            "data": asdict(data),
+            "model": {**asdict(model), "revision": revision},
+            "method": {name: getattr(config, name) for name in METHOD},
             "steps": trainer.state.global_step,
             "metrics": result.metrics,
             "history": trainer.state.log_history,
@@ -143,35 +111,5 @@ def main() -> None:
         print(f"written: {out}/pytorch_lora_weights.safetensors, results.json")
 
 
-def prompts_of(templates: list[str], file: str | None, label_column: str) -> Prompts:
-    """Templates from the command line or from a file, or the default one."""
-    if not templates and file is None:
-        templates = [PROMPT]
-    return read_prompts(templates or None, file, label_column=label_column)
-
-
-def load_generator(args: Any, dtype: torch.dtype) -> tuple[Any, Conditioner]:
-    """The pipeline and what conditions it, of `model_name_or_path` and `clip_model`."""
-    pipeline = load_pipeline(
-        args.model_name_or_path,
-        revision=args.model_revision,
-        dtype=dtype,
-        trust_remote_code=args.trust_remote_code,
-    )
-    encoder = processor = None
-    if args.clip_model:
-        encoder = CLIPVisionModelWithProjection.from_pretrained(args.clip_model, dtype=dtype, use_safetensors=True)
-        processor = CLIPImageProcessor.from_pretrained(args.clip_model)
-    text = pipeline.text_encoder.requires_grad_(False)
-    return pipeline, Conditioner(
-        tokenizer=pipeline.tokenizer, text_encoder=text, image_encoder=encoder, image_processor=processor
-    )
-
-
-def noise_scheduler(pipeline: Any) -> Any:
-    """The forward process that the model was trained with, whatever scheduler it samples with."""
-    return diffusers_library().DDPMScheduler.from_config(pipeline.scheduler.config)
-
-
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -24,30 +24,26 @@ import numpy as np
 import torch
 from accelerate import PartialState
 from datasets import Dataset, load_dataset
-from ffr_data import on_both, paste
-from synthesize import finish, process_state
-from train_cls import open_dataset
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 from transformers.trainer_utils import get_last_checkpoint
 
-from hf_pgg.data.groups import GROUP, add_groups, column_values
+from hf_pgg.cli.options import parse_options, run_recipe
+from hf_pgg.data.groups import GROUP, add_groups, column_values, under_every_value
 from hf_pgg.data.images import to_rgb
+from hf_pgg.data.loading import open_dataset
 from hf_pgg.demo_data import cut_outs, handwritten_digits
-from hf_pgg.generation import (
-    Generation,
-    GeneratorConfig,
-    GeneratorTrainer,
-    MaskedGeneration,
-    PixelSampler,
-    PixelSpace,
-    Prompts,
-    revision_of,
-    source_digest,
-    under_every_value,
-    write_class_sheets,
-)
-from hf_pgg.generation.pipelines import diffusers_library
+from hf_pgg.demo_parity import even_or_odd, paste_on_photographs
+from hf_pgg.generation.contact_sheet import write_contact_sheets
+from hf_pgg.generation.pipelines import diffusers_library, revision_of
+from hf_pgg.generation.pixels import MaskedGeneration, PixelSampler, PixelSpace
+from hf_pgg.generation.prompts import Prompts
+from hf_pgg.generation.resumable import Generation, source_digest
+from hf_pgg.generation.training import GeneratorConfig, GeneratorTrainer
 from hf_pgg.reports.record import environment
+
+METHOD = ("matching_weight", "matching_reduction", "min_snr_gamma", "learning_rate", "lr_scheduler_type",
+          "warmup_steps", "weight_decay", "max_steps", "num_train_epochs", "train_batch_size",
+          "gradient_accumulation_steps", "widths", "seed", "world_size")  # fmt: skip
 
 
 @dataclass
@@ -72,11 +68,11 @@ class DataArguments:
 class SamplingArguments:
     versions: int = field(default=2, metadata={"help": "Images of each row, and of each value of the bias."})
     num_inference_steps: int = field(default=20, metadata={"help": "Steps from noise to an image."})
-    guidance_scale: float = field(default=2.0, metadata={"help": "Of classifier-free guidance."})
+    guidance_scale: float = field(default=2.0, metadata={"help": "Scale of classifier-free guidance."})
 
 
 @dataclass
-class RecipeConfig(GeneratorConfig):
+class PixelConfig(GeneratorConfig):
     """`GeneratorConfig` with the defaults of this recipe."""
 
     output_dir: str | None = field(default="out/pixel_generator", metadata={"help": "Where everything is written."})
@@ -98,13 +94,13 @@ class RecipeConfig(GeneratorConfig):
 
 
 def main() -> None:
-    parser = HfArgumentParser((DataArguments, SamplingArguments, RecipeConfig))
-    data, sampling, config = parser.parse_args_into_dataclasses()
-    torch.set_flush_denormal(True)
+    groups = {"data": DataArguments, "sampling": SamplingArguments, "model and loss": PixelConfig}
+    data, sampling, config = parse_options(groups, description=__doc__)
+    torch.set_flush_denormal(True)  # denormal floats are slow on a CPU
     state, out, embedded = process_state(), Path(str(config.output_dir)), data.dataset_name is None
     for name in filter(None, (config.label_column, data.bias_column)):
         if data.dataset_name and name not in data.conditions:
-            raise SystemExit(
+            raise ValueError(
                 f"column '{name}' is not among --conditions {' '.join(data.conditions)}: images would not follow it"
             )
     with config.main_process_first(desc="data"):
@@ -142,6 +138,11 @@ def main() -> None:
         print(f"written: {out}/unet, results.json; for --synthetic_dataset: {out}/images")
 
 
+def process_state() -> PartialState:
+    """This process among those that were launched; on a CPU, too, where Accelerate must be told to look for others."""
+    return PartialState(cpu=not torch.accelerator.is_available())
+
+
 def digit_space(rows: Dataset) -> PixelSpace:
     """Of the digits as they were recorded."""
     return PixelSpace.of(rows, ["label"], size=8, grey=True)
@@ -151,20 +152,15 @@ def compose(drawn: Dataset, folder: Path, seed: int) -> None:
     """Drawn digits as FFR's synthetic rows: each on either photograph, its ink as provenance."""
     images = np.stack([to_rgb(image)[..., 0] for image in drawn["image"]]) / 255
     keys = [[8, seed, i] for i in range(len(drawn))]
-    rows = paste(on_both(cut_outs(images, drawn["label"], keys), "bias"), "bias", seed + 1_000_000)
+    rows = paste_on_photographs(even_or_odd(cut_outs(images, drawn["label"], keys)), "bias", seed + 1_000_000)
     rows.to_parquet(folder / "train.parquet")
     rows = add_groups(rows, ["label", "bias"])
     names = rows.features[GROUP].names
-    write_class_sheets(lambda numbers: list(rows.select(numbers)), column_values(rows, GROUP), names, folder.parent)
-
-
-METHOD = ("matching_weight", "matching_reduction", "min_snr_gamma", "learning_rate", "lr_scheduler_type",
-          "warmup_steps", "weight_decay", "max_steps", "num_train_epochs", "train_batch_size",
-          "gradient_accumulation_steps", "widths", "seed", "world_size")  # fmt: skip
+    write_contact_sheets(rows.select, column_values(rows, GROUP), names, folder.parent)
 
 
 def trained_before(
-    out: Path, rows: Dataset, space: PixelSpace, data: dict[str, Any], config: RecipeConfig
+    out: Path, rows: Dataset, space: PixelSpace, data: dict[str, Any], config: PixelConfig
 ) -> Any | None:
     """The UNet that an earlier start has trained on these rows by this method, in evaluation mode; else None."""
     if not (out / "results.json").exists():
@@ -177,12 +173,12 @@ def trained_before(
     return diffusers_library().UNet2DConditionModel.from_pretrained(out / "unet", use_safetensors=True).eval()
 
 
-def method_of(config: RecipeConfig) -> dict[str, Any]:
+def method_of(config: PixelConfig) -> dict[str, Any]:
     """What a training depends on, beside its rows."""
     return {name: getattr(config, name) for name in METHOD}
 
 
-def train_generator(rows: Dataset, space: PixelSpace, config: RecipeConfig) -> tuple[Any, dict[str, Any]]:
+def train_generator(rows: Dataset, space: PixelSpace, config: PixelConfig) -> tuple[Any, dict[str, Any]]:
     """The trained UNet in evaluation mode; and what its training was. Goes on from a checkpoint, where there is one."""
     set_seed(config.seed)
     unet = space.unet(config.widths)
@@ -257,9 +253,9 @@ def draw(
         part_size=1024,
         disk_size=space.size,
     )
-    finish(generation, state or process_state())
+    generation.complete(state or process_state())
     return generation
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

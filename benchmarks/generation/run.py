@@ -20,19 +20,19 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets, load_dataset
-from train_cls import ModelArguments, load_model
-from train_cls import RecipeConfig as ClassifierConfig
-from train_pixel_generator import RecipeConfig, digit_space, draw, train_generator
+from train_pixel_generator import PixelConfig, digit_space, draw, train_generator
 from transformers import set_seed
 
 from benchmarks import runner as plan_runner
 from benchmarks.generation import plan as generation_plans
 from benchmarks.generation.plan import Run
 from hf_pgg import PGGTrainer
+from hf_pgg.cli.arguments import RecipeConfig
 from hf_pgg.data.images import to_rgb
 from hf_pgg.demo_data import handwritten_digits
 from hf_pgg.metrics import group_metrics
 from hf_pgg.reports.record import environment
+from hf_pgg.training.models import image_classifier
 
 VERSIONS = 5
 # training set -> (real digits?, versions of generated ones)
@@ -74,7 +74,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
 def generate(real: Dataset, run: Run, folder: str) -> tuple[Dataset, dict[str, Any]]:
     """Five versions of each real digit, and the generator's losses at the end of its training."""
     space = digit_space(real)
-    config = RecipeConfig(
+    config = PixelConfig(
         output_dir=f"{folder}/generator",
         max_steps=run.generator_steps,
         matching_weight=float(run.matching or 0),
@@ -105,7 +105,7 @@ def generate(real: Dataset, run: Run, folder: str) -> tuple[Dataset, dict[str, A
 
 def classify(rows: Dataset, splits: dict[str, Dataset], run: Run, folder: str) -> dict[str, float]:
     """Accuracy on the real validation and test digits of a classifier trained on some rows."""
-    config = ClassifierConfig(
+    config = RecipeConfig(
         output_dir=f"{folder}/classifier",
         alpha=0.0,
         image_size=32,
@@ -115,7 +115,7 @@ def classify(rows: Dataset, splits: dict[str, Dataset], run: Run, folder: str) -
         seed=run.seed,
     )
     set_seed(run.seed)
-    model, processor = load_model(ModelArguments(), config, rows.features["label"])
+    model, processor = image_classifier(rows.features["label"], image_size=32)
     trainer = PGGTrainer(
         model,
         config,

@@ -69,3 +69,40 @@ class RecipeConfig(PGGConfig):
         metadata={"help": "When to save checkpoints.", "choices": [kind.value for kind in SaveStrategy]},
     )
     report_to: list[str] | None = field(default_factory=lambda: ["none"], metadata={"help": "Trackers to log to."})
+
+
+@dataclass
+class PromptedDataArguments:
+    """The real images that a generator learns from or starts from, and what it is asked for of each.
+
+    Example:
+        >>> PromptedDataArguments("my/photos", prompts=["a photo of a {class}"]).split
+        'train'
+    """
+
+    dataset_name: str = field(metadata={"help": "Hub id, local folder or parquet file of real images."})
+    dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
+    split: str = field(default="train", metadata={"help": "Split of the data set."})
+    image_column: str = field(default="image", metadata={"help": "The images."})
+    label_column: str = field(default="label", metadata={"help": "ClassLabel of the images."})
+    prompts: list[str] = field(
+        default_factory=list, metadata={"help": "Templates with {class} and columns, e.g. {caption}."}
+    )
+    prompt_file: str | None = field(default=None, metadata={"help": "Templates from a text file, one a line."})
+
+
+@dataclass
+class GenerationArguments:
+    """How generated images are written.
+
+    Example:
+        >>> GenerationArguments(output_dir="out/edits").part_size
+        256
+    """
+
+    output_dir: str = field(default="out/synthetic", metadata={"help": "Folder that everything is written to."})
+    seed: int = field(default=0, metadata={"help": "The seed of each image is drawn from it."})
+    batch_size: int = field(default=8, metadata={"help": "Images a call of the pipeline."})
+    part_size: int = field(default=256, metadata={"help": "Images a file; what an interruption costs at most."})
+    max_attempts: int = field(default=10, metadata={"help": "Seeds tried before a black image is given up."})
+    keep_columns: list[str] = field(default_factory=list, metadata={"help": "Columns of the real rows to keep."})

@@ -6,13 +6,15 @@ from collections.abc import Mapping, Sequence
 from itertools import product
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+from datasets import ClassLabel, Dataset, Image, List, Value, concatenate_datasets
 from numpy.typing import ArrayLike
 
 from hf_pgg.data.labels import class_feature
+from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE
 
 GROUP = "group"
 RULES = ("usb", "asb", "ffr")
+SOURCE = ClassLabel(names=["real", "synthetic"])
 
 
 def column_values(dataset: Dataset, column: str) -> np.ndarray:
@@ -180,6 +182,62 @@ def biased_split(
             " real row: no method can be judged on it. Lower the ratio, add rows, or pass `allow_empty=True`"
         )
     return take_per_group(dataset, counts, label_column, bias_column, seed)
+
+
+def missing_groups(dataset: Dataset, label_column: str, bias_column: str) -> list[str]:
+    """Returns the names of the (label, bias) groups that have no row; a worst group is measured over all.
+
+    Example:
+        >>> missing_groups(rows, "label", "label")
+        ['cat / dog', 'dog / cat']
+    """
+    empty = np.argwhere(count_groups(dataset, label_column, bias_column) == 0)
+    labels, biases = (class_feature(dataset.features, column).names for column in (label_column, bias_column))
+    return [f"{labels[y]} / {biases[b]}" for y, b in empty]
+
+
+def mark_source(rows: Dataset, source: str, image_column: str, label_column: str, bias_column: str) -> Dataset:
+    """Returns rows with the columns that real and synthetic rows share, so that they can be joined.
+
+    Those are the image, label and bias, the contract's columns (provenance is None where nothing is known), and the
+    class `source`, which is the third of the groups that mixed rows are balanced by.
+
+    Args:
+        source (`str`): `"real"` or `"synthetic"`.
+
+    Example:
+        >>> scenes_too = scenes.add_column("bias", [0, 1], feature=scenes.features["label"])
+        >>> mark_source(scenes_too, "synthetic", "image", "label", "bias")["provenance"][:]
+        [None, None]
+    """
+    label = class_feature(rows.features, label_column)
+    if LABELS not in rows.column_names:
+        rows = rows.add_column(LABELS, [[value] for value in rows[label_column]], feature=List(label))
+        rows = rows.add_column(LABEL_WEIGHTS, [[1.0]] * len(rows), feature=List(Value("float32")))
+    if PROVENANCE not in rows.column_names:
+        rows = rows.add_column(PROVENANCE, [None] * len(rows), feature=List(Image(mode="L")))
+    rows = rows.select_columns([image_column, label_column, bias_column, LABELS, LABEL_WEIGHTS, PROVENANCE])
+    return rows.add_column("source", [SOURCE.str2int(source)] * len(rows), feature=SOURCE)
+
+
+def under_every_value(rows: Dataset, column: str) -> Dataset:
+    """Returns the rows once for each value of a `ClassLabel` column, which is set to it: every label under every bias.
+
+    A prompt that names the column, or a model that is conditioned on it, then makes images of groups that the rows
+    hardly show; [`take_per_group`] takes as many of each as [`subgroup_counts`] says.
+
+    Raises:
+        ValueError: If there is no such column or it is not a `ClassLabel`.
+
+    Example:
+        >>> doubled = under_every_value(rows, "label")
+        >>> len(rows), len(doubled), doubled["label"][:4]
+        (4, 8, [0, 0, 0, 0])
+    """
+    label, others = class_feature(rows.features, column), rows.remove_columns(column)
+    return concatenate_datasets(
+        [others.add_column(column, [value] * len(rows), feature=label) for value in range(label.num_classes)]
+    )
 
 
 def _group_name(dataset: Dataset, label_column: str, label: int, bias_column: str, bias: int) -> str:

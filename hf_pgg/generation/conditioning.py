@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from transformers import CLIPImageProcessor, CLIPVisionModelWithProjection
 from transformers.utils import logging
 
 logger = logging.get_logger(__name__)
@@ -18,9 +19,9 @@ logger = logging.get_logger(__name__)
 
 @dataclass(frozen=True, kw_only=True)
 class Conditioner:
-    """Prompts and images to the states (B, tokens, width) that a latent diffusion model attends to.
+    """Turns prompts and images into the states (B, tokens, width) that a latent diffusion model attends to.
 
-    Stable Diffusion 1.x: 77 states of width 768, as wide as the feature of CLIP ViT-L/14. The feature is the
+    Stable Diffusion 1.x has 77 states of width 768, the width of the feature of CLIP ViT-L/14. The feature is the
     projected one, before any normalisation.
 
     Args:
@@ -30,6 +31,11 @@ class Conditioner:
 
     Raises:
         ValueError: If the feature and the states differ in width, or one of encoder and processor is missing.
+
+    Example:
+        >>> Conditioner(tokenizer=None, text_encoder=None, image_encoder="openai/clip-vit-large-patch14")
+        Traceback (most recent call last):
+        ValueError: the CLIP image encoder and its image processor come together: one of them is missing
     """
 
     tokenizer: Any
@@ -49,8 +55,20 @@ class Conditioner:
                     " projection is as wide (Stable Diffusion 1.x: openai/clip-vit-large-patch14)"
                 )
 
+    @classmethod
+    def of(cls, pipeline: Any, clip_model: str | None = None) -> Conditioner:
+        """The conditioner of a pipeline's text encoder, which is frozen, and of a CLIP model (Hub id or folder)."""
+        encoder = processor = None
+        if clip_model:
+            encoder = CLIPVisionModelWithProjection.from_pretrained(
+                clip_model, dtype=pipeline.dtype, use_safetensors=True
+            )
+            processor = CLIPImageProcessor.from_pretrained(clip_model)
+        text = pipeline.text_encoder.requires_grad_(False)
+        return cls(tokenizer=pipeline.tokenizer, text_encoder=text, image_encoder=encoder, image_processor=processor)
+
     def to(self, device: torch.device | str) -> Conditioner:
-        """Moves the encoders; returns itself."""
+        """Moves the encoders to a device; returns itself."""
         for encoder in (self.text_encoder, self.image_encoder):
             if encoder is not None:
                 encoder.to(device)
@@ -58,16 +76,16 @@ class Conditioner:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], images: Sequence[np.ndarray] | None = None) -> torch.Tensor:
-        """(B, tokens, width) states of B prompts; the last state is the image's feature where images are given.
+        """Returns the states of B prompts; the last state is the image's feature where images are given.
 
         Args:
-            images: B arrays (H, W, 3) uint8. Of the negative branch none are given: its last state is the text's.
+            images: B arrays (H, W, 3) uint8. The negative branch gives none: its last state is the text's.
         """
         states = self._text_states(prompts)
         if self.image_encoder is None or images is None:
             return states
         if len(images) != len(prompts):
-            raise ValueError(f"{len(images)} images for {len(prompts)} prompts")
+            raise ValueError(f"{len(images)} images for {len(prompts)} prompts: give one image for each prompt")
         pixels = self.image_processor(images=list(images), return_tensors="pt").pixel_values
         pixels = pixels.to(self.image_encoder.device, self.image_encoder.dtype)
         states[:, -1] = self.image_encoder(pixel_values=pixels).image_embeds.to(states)

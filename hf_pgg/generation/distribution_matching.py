@@ -12,16 +12,15 @@ The MMD with a linear kernel is the squared distance between the means of two se
     "mean"      mean_chw (mean_b d_b)^2            the same at lambda * B^2 (0.192 at a batch of 8)
     "unbiased"  mean_chw of d_b d_c, averaged over the pairs b != c
 
-The first two hold, beside the distance, the scatter of the samples, which grows with the batch as B and shrinks with
-it as 1 / B. The third has none: its expectation is the same at every batch size, whatever the accumulation and the
-number of processes. (An estimate may be negative; its gradient is unbiased.) All three see one micro-batch of one
-process. torch only: latents and pixels, conditioned by text or by class, are all the same here.
+The first two hold, beside the distance, the scatter of the samples, which grows with the batch size B in the first and
+shrinks in the second. The third has none: its expectation is the same at every batch size, whatever the accumulation
+and the number of processes. (An estimate may be negative; its gradient is unbiased.) All three see one micro-batch of
+one process. Latents and pixels, conditioned by text or by class, are all the same here.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 
@@ -29,59 +28,61 @@ REDUCTIONS = ("sum", "mean", "unbiased")
 PREDICTION_TYPES = ("epsilon", "v_prediction")
 
 
-@dataclass(frozen=True)
-class Noised:
-    """Samples after t steps of the forward process, and what a denoiser must say of them.
+class GeneratorLoss(NamedTuple):
+    """The loss and its two parts, each () float32: `loss` = `denoising` + lambda * `matching`.
 
-    Attributes:
-        samples, target (`torch.Tensor`): (B, C, H, W).
-        timesteps (`torch.Tensor`): (B,) int64.
-        snr (`torch.Tensor`): (B,) float32, signal-to-noise ratio alpha_bar / (1 - alpha_bar).
+    Example:
+        >>> GeneratorLoss(torch.tensor(1.5), torch.tensor(1.0), torch.tensor(0.5)).denoising
+        tensor(1.)
     """
-
-    samples: torch.Tensor
-    timesteps: torch.Tensor
-    target: torch.Tensor
-    snr: torch.Tensor
-
-
-@dataclass(frozen=True)
-class GeneratorLoss:
-    """`loss` = `denoising` + lambda * `matching`, each () float32."""
 
     loss: torch.Tensor
     denoising: torch.Tensor
     matching: torch.Tensor
 
 
-def add_noise(scheduler: Any, clean: torch.Tensor) -> Noised:
-    """Clean latents or pixels (B, C, H, W) at a random step each, drawn from torch's global generator.
+def add_noise(scheduler: Any, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Noises clean latents or pixels (B, C, H, W), each at a random step drawn from torch's global generator.
 
     Args:
-        scheduler: Of diffusers, with `alphas_cumprod`, `add_noise` and, for v-prediction, `get_velocity`.
+        scheduler: Noise scheduler of diffusers, whose model predicts the noise or the velocity.
+
+    Returns:
+        The noised samples, their timesteps (B,) int64, what is to be predicted of them (B, C, H, W), and their
+        signal-to-noise ratios alpha_bar / (1 - alpha_bar), (B,) float32.
 
     Raises:
-        ValueError: If the scheduler's model predicts neither the noise nor the velocity.
+        ValueError: If the scheduler's model predicts something else.
+
+    Example:
+        >>> from diffusers import DDPMScheduler
+        >>> samples, timesteps, target, snr = add_noise(DDPMScheduler(), torch.zeros(4, 3, 8, 8))
+        >>> samples.shape, snr.shape
+        (torch.Size([4, 3, 8, 8]), torch.Size([4]))
     """
     kind = scheduler.config.prediction_type
     if kind not in PREDICTION_TYPES:
-        raise ValueError(f"the scheduler's prediction_type is '{kind}'; the loss knows {', '.join(PREDICTION_TYPES)}")
+        raise ValueError(f"the scheduler's prediction_type is '{kind}': take one of {', '.join(PREDICTION_TYPES)}")
     noise = torch.randn_like(clean)
     steps = scheduler.config.num_train_timesteps
     timesteps = torch.randint(0, steps, (len(clean),), device=clean.device)
     alpha_bar = scheduler.alphas_cumprod.to(clean.device)[timesteps].float()
     target = noise if kind == "epsilon" else scheduler.get_velocity(clean, noise, timesteps)
-    return Noised(scheduler.add_noise(clean, noise, timesteps), timesteps, target, alpha_bar / (1 - alpha_bar))
+    return scheduler.add_noise(clean, noise, timesteps), timesteps, target, alpha_bar / (1 - alpha_bar)
 
 
 def min_snr_weights(snr: torch.Tensor, gamma: float = 5.0, prediction_type: str = "epsilon") -> torch.Tensor:
-    """(B,) weights min(SNR, gamma) / SNR of the noise's error, or / (SNR + 1) of the velocity's; 1 or 0 at SNR 0.
+    """Returns (B,) weights: min(SNR, gamma) / SNR where noise is predicted, / (SNR + 1) where velocity is.
 
     Raises:
         ValueError: If `gamma` is not positive.
+
+    Example:
+        >>> min_snr_weights(torch.tensor([1.0, 5.0, 50.0]), gamma=5.0)
+        tensor([1.0000, 1.0000, 0.1000])
     """
     if gamma <= 0:
-        raise ValueError(f"gamma is {gamma}: it must be positive")
+        raise ValueError(f"gamma is {gamma}: give a positive number")
     if prediction_type == "epsilon":
         return (gamma / snr).clamp(max=1)
     return snr.clamp(max=gamma) / (snr + 1)
@@ -95,16 +96,21 @@ def distribution_matching_loss(
     matching_weight: float = 0.003,
     reduction: str = "sum",
 ) -> GeneratorLoss:
-    """The loss of the module's docstring, in float32.
+    """Returns Real-Fake's loss, computed in float32: see the top of this module.
 
     Args:
         prediction, target (`torch.Tensor`): (B, ...) of any number of axes.
-        weights (`torch.Tensor`): (B,) of the samples, see [`min_snr_weights`].
+        weights (`torch.Tensor`): (B,) weights of the samples, see [`min_snr_weights`].
         matching_weight (`float`): lambda; 0 is Min-SNR training alone.
         reduction (`str`): `"sum"`, `"mean"` or `"unbiased"`; the last is 0 for a single sample, which has no pair.
 
     Raises:
         ValueError: If `reduction` is unknown, or the shapes do not fit.
+
+    Example:
+        >>> ones = torch.ones(4, 3)
+        >>> distribution_matching_loss(ones, 0 * ones, torch.ones(4), matching_weight=0.5, reduction="mean").loss
+        tensor(1.5000)
     """
     if reduction not in REDUCTIONS:
         raise ValueError(f"reduction is '{reduction}'; choose {', '.join(REDUCTIONS)}")
@@ -114,18 +120,18 @@ def distribution_matching_loss(
     error = (prediction.float() - target.float()).flatten(1)
     weights = weights.float()
     denoising = (weights * error.square().mean(1)).mean()
-    matching = mean_discrepancy(weights[:, None] * error, reduction)
+    matching = _mean_discrepancy(weights[:, None] * error, reduction)
     return GeneratorLoss(denoising + matching_weight * matching, denoising, matching)
 
 
-def mean_discrepancy(difference: torch.Tensor, reduction: str) -> torch.Tensor:
-    """() squared mean of the weighted differences (B, elements), averaged over the elements."""
-    count = len(difference)
+def _mean_discrepancy(difference: torch.Tensor, reduction: str) -> torch.Tensor:
+    """The squared mean () of the weighted differences (B, elements), averaged over the elements."""
     if reduction == "mean":
         return difference.mean(0).square().mean()
     total = difference.sum(0).square().mean()
     if reduction == "sum":
         return total
+    count = len(difference)
     if count < 2:  # the last batch of an epoch may have no pair: it says nothing of the term
         return 0 * total
     return (total - difference.square().sum(0).mean()) / (count * (count - 1))

@@ -1,4 +1,4 @@
-"""Edited images with provenance: pipelines of diffusers as the editors of [`hf_pgg.Edit`], batched and resumable.
+"""Edited images with provenance: pipelines of diffusers as the editors of [`~hf_pgg.Edit`], batched and resumable.
 
 After ALIA (Dunlap et al., "Diversify Your Vision Datasets with Automatic Diffusion-based Augmentation", NeurIPS 2023):
 image-to-image, instructions or inpainting under prompts of other domains. What an inpainting left alone is known
@@ -20,52 +20,38 @@ import numpy as np
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, resize, to_rgb
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, provenance_features, sources_of
-from hf_pgg.generation.pipelines import run_pipeline
 from hf_pgg.generation.resumable import Generation
-from hf_pgg.generation.sampling import Request, check_strength, described
+from hf_pgg.generation.sampling import PipelineSampler, Request, check_strength
 from hf_pgg.synthesis.edit import Editor, unedited_mask
 
 
 @dataclass(frozen=True, kw_only=True)
-class DiffusionEditor(ABC):
-    """A pipeline as a `Sampler` of edits.
+class DiffusionEditor(PipelineSampler, ABC):
+    """A pipeline as a [`~hf_pgg.generation.sampling.Sampler`] of edits; the children say what their pipelines take.
 
     Args:
-        pipeline: Of diffusers.
-        model, revision (`str`): What it was loaded from; stored with the edits.
         image_column (`str`): The images to edit.
         size (`int`): Shorter side at which the pipeline works, in pixels; both sides are rounded to what it takes.
-        num_inference_steps (`int`), guidance_scale (`float`), negative_prompt (`str`): Of its call.
-        radius, min_difference: Of Otsu's mask, see [`hf_pgg.synthesis.edit.unedited_mask`].
+        radius, min_difference: Settings of Otsu's mask, see [`~hf_pgg.synthesis.edit.unedited_mask`].
+        kwargs: Those of [`~hf_pgg.generation.sampling.PipelineSampler`].
+
+    Example:
+        >>> from types import SimpleNamespace as Fake
+        >>> unet = Fake(config=Fake(block_out_channels=(320, 640, 1280, 1280)))
+        >>> ImageEditor(pipeline=Fake(unet=unet, vae_scale_factor=8)).working_shape((375, 500))
+        (512, 704)
     """
 
-    pipeline: Any
-    model: str = ""
-    revision: str = ""
     image_column: str = IMAGE
-    size: int = 512
-    num_inference_steps: int = 50
-    guidance_scale: float = 7.5
-    negative_prompt: str = ""
     radius: int = 2
     min_difference: float = 4.0
 
-    @property
-    def parameters(self) -> dict[str, Any]:
-        names = ["model", "revision", "size", "num_inference_steps", "guidance_scale", "negative_prompt"]
-        return {**described(self, [*names, "radius", "min_difference"]), **self.own_parameters}
-
-    @property
     @abstractmethod
-    def own_parameters(self) -> dict[str, Any]:
-        """Those of this kind of pipeline, stored as columns."""
-
     def arguments(self, images: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
-        """Of the pipeline's call, beside prompts and steps; images are (B, H, W, 3) float32 in [0, 1]."""
-        return self.own_parameters
+        """The pipeline's own arguments, beside prompts and steps; images are (B, H, W, 3) float32 in [0, 1]."""
 
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
-        """Edits (H, W, 3) uint8 of the sources' sizes; sources of one working size share a call."""
+        """Returns edits (H, W, 3) uint8 of the sources' sizes; sources of one working size share a call."""
         sources = [to_rgb(request.row[self.image_column]) for request in requests]
         by_shape: dict[tuple[int, int], list[int]] = {}
         for place, source in enumerate(sources):
@@ -74,22 +60,13 @@ class DiffusionEditor(ABC):
         for shape, places in by_shape.items():
             asked = [requests[place] for place in places]
             images = np.stack([resize(sources[place], shape) for place in places]).astype(np.float32) / 255
-            made = run_pipeline(
-                self.pipeline,
-                [request.seed for request in asked],
-                prompt=[request.prompt for request in asked],
-                negative_prompt=[self.negative_prompt] * len(asked),
-                image=images,
-                num_inference_steps=self.num_inference_steps,
-                guidance_scale=self.guidance_scale,
-                **self.arguments(images, asked),
-            )
+            made = self.call_with_prompts(asked, image=images, **self.arguments(images, asked))
             for place, edit in zip(places, made, strict=True):
                 edits[place] = resize(edit, sources[place].shape[:2])
         return [edits[place] for place in range(len(requests))]
 
     def working_shape(self, shape: tuple[int, ...]) -> tuple[int, int]:
-        """(height, width) for an image of a shape: shorter side `size`, both multiples of what the UNet halves."""
+        """The (height, width) at which an image is edited: shorter side `size`, both multiples that the UNet halves."""
         halvings = len(self.pipeline.unet.config.block_out_channels) - 1
         multiple = self.pipeline.vae_scale_factor * 2**halvings
         scale = self.size / min(shape[:2])
@@ -97,14 +74,11 @@ class DiffusionEditor(ABC):
         return height, width
 
     def unedited(self, source: np.ndarray, edit: np.ndarray) -> np.ndarray:
-        """(H, W) bool: which pixels the edit left alone."""
+        """The mask (H, W) bool of the pixels that the edit left alone."""
         return unedited_mask(source, edit, radius=self.radius, min_difference=self.min_difference)
 
     def under(self, prompt: str) -> Editor:
-        """This pipeline under one prompt as the `editor` of [`hf_pgg.Edit`], an image at a time.
-
-        `Edit(editor=..., random=True, takes_row=True)`: an inpainting reads the row's masks.
-        """
+        """This pipeline under one prompt, for `Edit(editor=..., random=True, takes_row=True)`, an image at a time."""
 
         def edit(image: np.ndarray, rng: np.random.Generator, row: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
             asked = Request({**row, self.image_column: image}, prompt, int(rng.integers(2**63)))
@@ -121,7 +95,16 @@ class ImageEditor(DiffusionEditor):
     """Image-to-image (`StableDiffusionImg2ImgPipeline` and its kin): the prompt describes the whole image.
 
     Args:
-        strength (`float`): How much of the way to noise; ALIA: 0.6 for birds, 0.5 for camera traps.
+        strength (`float`): How much of the way to noise an image goes; ALIA takes 0.6 for birds, 0.5 for camera traps.
+        kwargs: Those of [`DiffusionEditor`].
+
+    Raises:
+        ValueError: If `strength` is not in (0, 1] or leaves no step.
+
+    Example:
+        >>> ImageEditor(pipeline=None, strength=1.2)
+        Traceback (most recent call last):
+        ValueError: strength 1.2 of 50 steps leaves none: give a strength in (0, 1], or more steps
     """
 
     strength: float = 0.6
@@ -129,8 +112,7 @@ class ImageEditor(DiffusionEditor):
     def __post_init__(self) -> None:
         check_strength(self.strength, self.num_inference_steps)
 
-    @property
-    def own_parameters(self) -> dict[str, Any]:
+    def arguments(self, images: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
         return {"strength": self.strength}
 
 
@@ -139,14 +121,18 @@ class InstructionEditor(DiffusionEditor):
     """InstructPix2Pix: the prompt says what to change.
 
     Args:
-        image_guidance_scale (`float`): How close to stay to the source; ALIA: 1.2, with a guidance scale of 5.
+        image_guidance_scale (`float`): How close to stay to the source; ALIA takes 1.2, with a guidance scale of 5.
+        kwargs: Those of [`DiffusionEditor`].
+
+    Example:
+        >>> InstructionEditor(pipeline=None).guidance_scale
+        5.0
     """
 
     guidance_scale: float = 5.0
     image_guidance_scale: float = 1.2
 
-    @property
-    def own_parameters(self) -> dict[str, Any]:
+    def arguments(self, images: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
         return {"image_guidance_scale": self.image_guidance_scale}
 
 
@@ -154,10 +140,16 @@ class InstructionEditor(DiffusionEditor):
 class InpaintingEditor(DiffusionEditor):
     """Inpainting of everything but the row's targets; these are put back, so that the mask is exact.
 
-    Rows need provenance (`add_provenance`): it says what stays.
+    Rows need provenance ([`~hf_pgg.add_provenance`]), which says what stays.
 
     Args:
         strength (`float`): How much of the way to noise the repainted part goes.
+        kwargs: Those of [`DiffusionEditor`].
+
+    Example:
+        >>> edit = InpaintingEditor(pipeline=None).restore(rows[0], edit=np.zeros((16, 16, 3), np.uint8))
+        >>> edit[8, 8].tolist(), edit[0, 0].tolist()  # the object, as it was, and the background, as it was edited
+        ([250, 0, 0], [0, 0, 0])
     """
 
     strength: float = 1.0
@@ -165,15 +157,11 @@ class InpaintingEditor(DiffusionEditor):
     def __post_init__(self) -> None:
         check_strength(self.strength, self.num_inference_steps)
 
-    @property
-    def own_parameters(self) -> dict[str, Any]:
-        return {"strength": self.strength}
-
     def arguments(self, images: np.ndarray, requests: Sequence[Request]) -> dict[str, Any]:
         height, width = images.shape[1:3]
         repaint = [1 - resize(self.target(request.row), (height, width)) for request in requests]
         masks = np.rint(np.stack(repaint)).astype(np.float32)
-        return {"mask_image": masks, "height": height, "width": width, **self.own_parameters}
+        return {"mask_image": masks, "height": height, "width": width, "strength": self.strength}
 
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
         edits = super().__call__(requests)
@@ -184,29 +172,36 @@ class InpaintingEditor(DiffusionEditor):
         ]
 
     def restore(self, row: Mapping[str, Any], edit: np.ndarray) -> np.ndarray:
-        """The edit under the row's targets, by their masks; (H, W, 3) uint8."""
+        """Puts the row's targets back on the edit, by their masks; (H, W, 3) uint8."""
         weight = self.target(row)[..., None]
         return np.rint(weight * to_rgb(row[self.image_column]) + (1 - weight) * edit).astype(np.uint8)
 
     def target(self, row: Mapping[str, Any]) -> np.ndarray:
-        """(H, W) float32 in [0, 1]: what any of the row's labels owns."""
+        """The mask (H, W) float32 in [0, 1] of what any of the row's labels owns."""
         if not row.get(PROVENANCE):
             raise ValueError("inpainting needs rows with provenance, which says what stays: see `add_provenance`")
         masks = [decode_mask(mask).astype(np.float32) / 255 for mask in row[PROVENANCE]]
         return np.minimum(np.sum(masks, axis=0, dtype=np.float32), 1)
 
     def unedited(self, source: np.ndarray, edit: np.ndarray) -> np.ndarray:
-        return np.ones(source.shape[:2], bool)  # of the targets, which are put back
+        return np.ones(source.shape[:2], bool)  # all of the targets, which are put back
 
 
 @dataclass(frozen=True, kw_only=True)
 class EditGeneration(Generation):
-    """`versions` edits of each row, in the columns of the contract of `hf_pgg.data.provenance`.
+    """`versions` edits of each row, in the columns of the provenance contract.
 
     Each label's mask is its mask in the source, or the whole image where there is none, less what was edited.
 
     Args:
         sampler ([`DiffusionEditor`]): Makes the edits and knows what they left alone.
+        kwargs: Those of [`~hf_pgg.generation.resumable.Generation`].
+
+    Example:
+        >>> from hf_pgg.generation.prompts import Prompts
+        >>> made = EditGeneration(source=rows, sampler=None, prompts=Prompts(("a {class} at night",)), folder="out")
+        >>> list(made.sample_features())
+        ['image', 'labels', 'label_weights', 'provenance']
     """
 
     sampler: DiffusionEditor

@@ -8,7 +8,8 @@ one that the edit has lost its label ("failed"). What the model doubts is kept.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,28 +24,38 @@ KEPT, TOO_EASY, FAILED = "kept", "too easy", "failed"
 
 
 def class_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """(classes,) mean probability of each class over the real images of the class.
+    """Returns (classes,) the mean probability of each class over the real images of the class.
 
     Args:
-        probabilities (`np.ndarray`): (N, classes) of real images that the model was not trained on, if possible.
+        probabilities (`np.ndarray`): (N, classes), best of real images that the model was not trained on.
         labels (`np.ndarray`): (N,) int.
 
     Raises:
         ValueError: If a class has no image.
+
+    Example:
+        >>> class_thresholds(np.array([[0.9, 0.1], [0.5, 0.5], [0.4, 0.6]]), np.array([0, 0, 1]))
+        array([0.7, 0.6])
     """
     counts = np.bincount(labels, minlength=probabilities.shape[1])
     if (counts == 0).any():
-        raise ValueError(f"no real image has label {np.flatnonzero(counts == 0).tolist()}: no threshold for it")
+        empty = np.flatnonzero(counts == 0).tolist()
+        raise ValueError(f"no real image has label {empty}: add one, its threshold is measured on real images")
     own = probabilities[np.arange(len(labels)), labels]
     return np.bincount(labels, own, minlength=len(counts)) / counts
 
 
 def judge_confidence(probabilities: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
-    """(N,) str verdicts on edits: `"kept"`, `"too easy"` or `"failed"`.
+    """Returns (N,) verdicts on edits: `"kept"`, `"too easy"` or `"failed"`.
 
     Args:
-        probabilities (`np.ndarray`): (N, classes) of the edits. labels (`np.ndarray`): (N,) of their sources.
+        probabilities (`np.ndarray`): (N, classes) of the edits.
+        labels (`np.ndarray`): (N,) int, the labels of their sources.
         thresholds (`np.ndarray`): (classes,), see [`class_thresholds`].
+
+    Example:
+        >>> judge_confidence(np.array([[0.8, 0.2], [0.6, 0.4]]), np.array([0, 0]), thresholds=np.array([0.7, 0.7]))
+        array(['too easy', 'kept'], dtype='<U8')
     """
     answers = probabilities.argmax(1)
     confident = probabilities.max(1) >= thresholds[answers]
@@ -52,28 +63,40 @@ def judge_confidence(probabilities: np.ndarray, labels: np.ndarray, thresholds: 
 
 
 def keep_per_source(source_rows: np.ndarray, kept: np.ndarray, count: int = 1, seed: int = 0) -> np.ndarray:
-    """Indices, in order, of at most `count` kept edits of each source row, drawn at random; ALIA keeps one.
+    """Returns the indices, in order, of at most `count` kept edits of each source row, drawn at random.
+
+    ALIA keeps one edit of each source.
 
     Args:
-        source_rows (`np.ndarray`): (N,) int. kept (`np.ndarray`): (N,) bool.
+        source_rows (`np.ndarray`): (N,) int, the row that each edit was made of.
+        kept (`np.ndarray`): (N,) bool.
+
+    Example:
+        >>> keep_per_source(np.array([0, 0, 1, 2]), np.array([True, True, True, False])).tolist()
+        [0, 2]
     """
-    order = np.random.default_rng(seed).permutation(np.flatnonzero(kept))
     chosen: list[int] = []
-    taken: dict[int, int] = {}
-    for index in order.tolist():
+    taken: Counter[int] = Counter()
+    for index in np.random.default_rng(seed).permutation(np.flatnonzero(kept)).tolist():
         source = int(source_rows[index])
-        if taken.get(source, 0) < count:
-            taken[source] = taken.get(source, 0) + 1
+        if taken[source] < count:
+            taken[source] += 1
             chosen.append(index)
     return np.sort(np.asarray(chosen, np.int64))
 
 
 @torch.no_grad()
 def classify(model: Any, processor: Any, rows: Dataset, image_column: str = IMAGE, batch_size: int = 64) -> np.ndarray:
-    """(N, classes) float32 probabilities of a `transformers` image classifier."""
+    """Returns the (N, classes) float32 probabilities of a `transformers` image classifier.
+
+    Example:
+        >>> from hf_pgg.training.models import image_classifier
+        >>> model, processor = image_classifier(rows.features["label"], image_size=32)
+        >>> classify(model, processor, rows).shape
+        (4, 2)
+    """
     found = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="confidence", unit="batch"):
-        images = [to_rgb(image) for image in rows[start : start + batch_size][image_column]]
+    for images in _batches(rows, image_column, batch_size, "confidence"):
         pixels = processor(images=images, return_tensors="pt").pixel_values.to(model.device, model.dtype)
         found.append(model.eval()(pixel_values=pixels).logits.float().softmax(1).cpu().numpy())
     return np.concatenate(found)
@@ -89,7 +112,7 @@ def clip_agrees(
     image_column: str = IMAGE,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """(N,) bool: whether CLIP finds an image closest to one of the positive prompts.
+    """Returns (N,) bool: whether CLIP finds an image closest to one of the positive prompts.
 
     Args:
         model, processor: `CLIPModel` and `CLIPProcessor`.
@@ -98,20 +121,38 @@ def clip_agrees(
 
     Raises:
         ValueError: If there is no positive or no negative prompt.
+
+    Example:
+        >>> clip_agrees(None, None, rows, positive=["a photo of a bird"], negative=[])
+        Traceback (most recent call last):
+        ValueError: the CLIP filter compares prompts: give at least one positive and one negative prompt
     """
     if not positive or not negative:
         raise ValueError("the CLIP filter compares prompts: give at least one positive and one negative prompt")
     agrees = []
-    for start in tqdm(range(0, len(rows), batch_size), desc="CLIP filter", unit="batch"):
-        images = [to_rgb(image) for image in rows[start : start + batch_size][image_column]]
+    for images in _batches(rows, image_column, batch_size, "CLIP filter"):
         batch = processor(text=[*positive, *negative], images=images, return_tensors="pt", padding=True)
         logits = model.eval()(**batch.to(model.device)).logits_per_image
         agrees.append((logits.argmax(1) < len(positive)).cpu().numpy())
     return np.concatenate(agrees)
 
 
+def _batches(rows: Dataset, image_column: str, batch_size: int, title: str) -> Iterator[list[np.ndarray]]:
+    """The rows' images, batch by batch, under a progress bar."""
+    for start in tqdm(range(0, len(rows), batch_size), desc=title, unit="batch"):
+        yield [to_rgb(image) for image in rows[start : start + batch_size][image_column]]
+
+
 def filter_summary(verdicts: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> str:
-    """A table of how many edits of each class every verdict strikes: a filter that empties a class shows."""
+    """Writes a table of how many edits of each class every verdict strikes: it shows a filter that empties a class.
+
+    Example:
+        >>> print(filter_summary({"failed": np.array([True, True, False])}, np.array([0, 0, 1]), ["cat", "dog"]))
+        | class | edits | failed |
+        | --- | --- | --- |
+        | cat | 2 | 2 |
+        | dog | 1 | 0 |
+    """
     lines = ["| class | edits | " + " | ".join(verdicts) + " |", "|" + " --- |" * (2 + len(verdicts))]
     for label, name in enumerate(names):
         own = labels == label

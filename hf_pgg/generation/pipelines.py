@@ -1,14 +1,12 @@
-"""Pipelines of diffusers (`pip install hf-pgg[generation]`): loading them with care, and calling them on a batch."""
+"""Pipelines of diffusers (`pip install hf-pgg[generation]`): loading them with care."""
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-import numpy as np
 import torch
 from huggingface_hub import snapshot_download, try_to_load_from_cache
 
@@ -18,10 +16,14 @@ _PICKLED = ("*.bin", "*.ckpt", "*.pt", "*.pth")
 
 
 def diffusers_library() -> ModuleType:
-    """diffusers, the optional dependency.
+    """Returns the module of diffusers, an optional dependency.
 
     Raises:
-        ImportError: If it or peft is not installed, with the command that installs them.
+        ImportError: If diffusers or peft is not installed, with the command that installs them.
+
+    Example:
+        >>> diffusers_library().DDPMScheduler().config.num_train_timesteps
+        1000
     """
     try:
         import diffusers
@@ -39,22 +41,28 @@ def load_pipeline(
     dtype: torch.dtype = torch.float32,
     trust_remote_code: bool = False,
 ) -> Any:
-    """A pipeline of diffusers, from safetensors files alone.
+    """Loads a pipeline of diffusers, from safetensors files alone.
 
     Args:
         name (`str`): Hub id or local folder.
         pipeline_class (`str`): Name of the class in diffusers; the repository may have been saved from a kin of it.
         revision (`str`, *optional*): Branch, tag or commit on the Hub.
-        trust_remote_code (`bool`): Run code that the repository brings along. diffusers raises ValueError where a
-            repository needs it and it was not asked for.
+        trust_remote_code (`bool`): Run code that the repository brings along.
 
     Raises:
-        ValueError: If diffusers has no such class, or the repository needs code of its own.
+        ValueError: If diffusers has no such class, or the repository needs code of its own that was not asked for.
         OSError: If the weights are not there as safetensors.
+
+    Example:
+        >>> load_pipeline("my/stable-diffusion", "StableDifusionPipeline")  # doctest: +ELLIPSIS
+        Traceback (most recent call last):
+        ValueError: diffusers ... has no pipeline 'StableDifusionPipeline': see its documentation for the names
     """
     diffusers = diffusers_library()
     if not hasattr(diffusers, pipeline_class):
-        raise ValueError(f"diffusers {diffusers.__version__} has no pipeline '{pipeline_class}'")
+        raise ValueError(
+            f"diffusers {diffusers.__version__} has no pipeline '{pipeline_class}': see its documentation for the names"
+        )
     try:
         pipeline = getattr(diffusers, pipeline_class).from_pretrained(
             name, revision=revision, dtype=dtype, use_safetensors=True, trust_remote_code=trust_remote_code
@@ -71,10 +79,15 @@ def load_pipeline(
 
 
 def load_lora(pipeline: Any, folder: str, scale: float) -> None:
-    """Loads LoRA weights (safetensors) into a pipeline, at a scale of their effect; 0.5 in Real-Fake.
+    """Loads LoRA weights (safetensors) into a pipeline, at a scale of their effect; Real-Fake takes 0.5.
 
     Raises:
         OSError: If the folder holds no safetensors file of LoRA weights.
+
+    Example:
+        >>> load_lora(None, ".", scale=0.5)
+        Traceback (most recent call last):
+        OSError: . has no pytorch_lora_weights.safetensors: give the output folder of the generator's training
     """
     if Path(folder).is_dir() and not (Path(folder) / LORA_WEIGHTS).is_file():
         raise OSError(f"{folder} has no {LORA_WEIGHTS}: give the output folder of the generator's training")
@@ -83,10 +96,16 @@ def load_lora(pipeline: Any, folder: str, scale: float) -> None:
 
 
 def revision_of(name: str, revision: str | None = None) -> str:
-    """What tells these weights from others: the commit of a Hub repository, or a digest of a local folder's files.
+    """Returns what tells weights from others: the commit of a Hub repository, or a digest of a folder's files.
 
     Raises:
-        OSError: If it is neither a folder nor a repository.
+        OSError: If the name is neither a folder nor a repository.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> with TemporaryDirectory() as folder:
+        ...     revision_of(folder)
+        'sha256:e3b0c44298fc1c14'
     """
     folder = Path(name)
     if folder.is_dir():
@@ -102,28 +121,3 @@ def revision_of(name: str, revision: str | None = None) -> str:
         if isinstance(cached, str):
             return Path(cached).parent.name
     return Path(snapshot_download(name, revision=revision, allow_patterns=["*.json"])).name
-
-
-def run_pipeline(pipeline: Any, seeds: Sequence[int], **arguments: Any) -> list[np.ndarray]:
-    """Calls a pipeline on a batch, each image with noise of its own: it depends on its seed, not on its neighbours.
-
-    Args:
-        seeds: One an image; the generators are on the CPU, so that a seed is the same image's on any device.
-        arguments: Of the pipeline's call.
-
-    Returns:
-        (H, W, 3) uint8 an image; black where the pipeline's safety filter has struck.
-
-    Raises:
-        ValueError: If images hold NaN.
-    """
-    generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-    output = pipeline(generator=generators, output_type="np", **arguments)
-    values = np.asarray(output.images)
-    if not np.isfinite(values).all():
-        raise ValueError(
-            f"{type(pipeline).__name__} returned NaN in {pipeline.dtype}: run it in bfloat16 or float32 instead"
-        )
-    images = list(np.rint(np.clip(values, 0, 1) * 255).astype(np.uint8))
-    flagged = getattr(output, "nsfw_content_detected", None) or [False] * len(images)
-    return [np.zeros_like(image) if struck else image for image, struck in zip(images, flagged, strict=True)]

@@ -1,9 +1,9 @@
 """Small diffusion models of pixels, trained from scratch under the classes and attributes of their rows.
 
 At a low resolution no pretrained generator is needed: [`PixelSpace`] says how rows become what a UNet of diffusers
-denoises, [`GeneratorTrainer`] trains it, [`PixelSampler`] answers [`Generation`]. Where the rows have a mask of the
-object, it is one more channel, denoised with the image: the generator then emits the object's mask with each
-image, and [`MaskedGeneration`] stores it as provenance.
+denoises, [`~hf_pgg.generation.training.GeneratorTrainer`] trains it, [`PixelSampler`] answers a
+[`~hf_pgg.generation.resumable.Generation`]. Where the rows have a mask of the object, it is one more channel, denoised
+with the image: the generator then makes the mask with each image, and [`MaskedGeneration`] stores it as provenance.
 """
 
 from __future__ import annotations
@@ -33,18 +33,22 @@ class PixelSpace:
         conditions (`dict[str, int]`): `ClassLabel` columns that images are drawn under, and their numbers of classes.
             The condition is one-hot for each, so that what is learned of a class is shared by all attributes: a pair
             that training never shows can be asked for.
-        size (`int`): Side of the images, in pixels; the middle square is resized to it.
-        patch (`int`, *optional*, defaults to 1): Side of the squares of pixels that are folded into channels: the
-            UNet works at `size` / `patch`.
+        size (`int`): Side of the images in pixels; the middle square is resized to it.
+        patch (`int`): Side of the squares of pixels that are folded into channels: the UNet works at `size` / `patch`.
         image_column (`str`): The images.
         mask_column (`str`, *optional*): Mask of the object, (H, W), which is denoised with the image; or the
             contract's provenance of rows with one label.
-        grey (`bool`, *optional*, defaults to `False`): Images of one channel.
-        dropout (`float`, *optional*, defaults to 0.1): Share of the training images without condition, for
-            classifier-free guidance (Ho and Salimans, "Classifier-Free Diffusion Guidance", 2022).
+        grey (`bool`): Whether the images have one channel.
+        dropout (`float`): Share of the training images without condition, for classifier-free guidance (Ho and
+            Salimans, "Classifier-Free Diffusion Guidance", 2022).
 
     Raises:
         ValueError: If there is no condition, or `patch` does not divide `size`.
+
+    Example:
+        >>> space = PixelSpace.of(rows, ["label"], size=8, mask_column="mask")
+        >>> space.collate([rows[0], rows[1]])["pixel_values"].shape  # three colours and the mask
+        torch.Size([2, 4, 8, 8])
     """
 
     conditions: Mapping[str, int]
@@ -59,41 +63,36 @@ class PixelSpace:
         if not self.conditions:
             raise ValueError("conditions is empty: name the ClassLabel columns that images are drawn under")
         if self.size % self.patch:
-            raise ValueError(f"patch {self.patch} does not divide size {self.size}")
+            raise ValueError(f"patch {self.patch} does not divide size {self.size}: take one that does")
 
     @classmethod
     def of(cls, rows: Dataset, conditions: Sequence[str], **fields: Any) -> PixelSpace:
-        """The space of a data set's rows.
-
-        Raises:
-            ValueError: If a condition is not a `ClassLabel` column.
-        """
+        """The space of a data set's rows; ValueError if a condition is not a `ClassLabel` column."""
         for name in conditions:
             if not isinstance(rows.features.get(name), ClassLabel):
                 known = ", ".join(sorted(rows.features))
-                raise ValueError(f"condition '{name}' is not a ClassLabel column (columns: {known})")
+                raise ValueError(f"condition '{name}' is not a ClassLabel column: choose from {known}")
         return cls(conditions={name: rows.features[name].num_classes for name in conditions}, **fields)
 
     @property
     def channels(self) -> int:
-        """Of an image with its mask."""
+        """The channels of an image with its mask."""
         return (1 if self.grey else 3) + (self.mask_column is not None)
 
     def unet(self, widths: Sequence[int] = (32, 64), layers: int = 1) -> Any:
         """A `UNet2DConditionModel` without attention to text, of random weights.
 
         Args:
-            widths (`Sequence[int]`): Channels at each resolution, multiples of 8; each halves the one before.
-            layers (`int`): Residual blocks at each.
+            widths (`Sequence[int]`): Channels at each resolution, multiples of 8; each halves the resolution.
+            layers (`int`): Residual blocks at each resolution.
 
         Raises:
-            ValueError: If the first width is below the folded channels: noise has as many dimensions as pixels, and
-                what must predict it could not pass it on.
+            ValueError: If the first width is below the folded channels: noise of as many dimensions could not pass.
         """
         folded = self.channels * self.patch**2
         if widths[0] < folded:
             raise ValueError(
-                f"a first width of {widths[0]} cannot carry the noise of {folded} channels ({self.channels} of a"
+                f"a first width of {widths[0]} cannot carry the noise of {folded} channels ({self.channels} of an"
                 f" image, patch {self.patch}): take wider layers or a smaller patch"
             )
         return diffusers_library().UNet2DConditionModel(
@@ -116,7 +115,7 @@ class PixelSpace:
         return {"pixel_values": torch.from_numpy(pixels).float() / 127.5 - 1, "condition": self.condition(rows)}
 
     def pixels(self, row: Mapping[str, Any]) -> np.ndarray:
-        """A row's image and mask, (size, size, channels) uint8."""
+        """Reads a row's image and mask, (size, size, channels) uint8."""
         image = middle_square(to_rgb(row[self.image_column]), self.size)
         if self.grey:
             image = np.rint(image.mean(2, keepdims=True)).astype(np.uint8)
@@ -137,13 +136,13 @@ class PixelSpace:
         return torch.cat(parts, dim=1).float()
 
     def encode(self, batch: Mapping[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, Any]]:
-        """A batch of `collate` as [`GeneratorTrainer`] takes it; some conditions, drawn by torch, are zero."""
+        """A batch of `collate` as the trainer takes it; some conditions, drawn by torch, are zero."""
         condition = batch["condition"]
         kept = torch.rand(len(condition), 1, device=condition.device) >= self.dropout
         return self.fold(batch["pixel_values"]), self.arguments(condition * kept)
 
     def fold(self, pixels: torch.Tensor) -> torch.Tensor:
-        """(B, C, H, W) to what is denoised, (B, C * patch^2, H / patch, W / patch)."""
+        """Folds (B, C, H, W) pixels to what is denoised, (B, C * patch^2, H / patch, W / patch)."""
         return functional.pixel_unshuffle(pixels, self.patch)
 
     def arguments(self, condition: torch.Tensor) -> dict[str, Any]:
@@ -151,7 +150,7 @@ class PixelSpace:
         return {"encoder_hidden_states": None, "class_labels": condition}
 
     def decode(self, samples: torch.Tensor) -> list[np.ndarray]:
-        """What was denoised to images (size, size, 3) uint8, with the mask as a fourth channel if there is one."""
+        """Returns images (size, size, 3) uint8, with the mask as a fourth channel if there is one."""
         pixels = (functional.pixel_shuffle(samples, self.patch).clamp(-1, 1) + 1) * 127.5
         images = pixels.round().byte().permute(0, 2, 3, 1).cpu().numpy()
         if self.grey:
@@ -161,21 +160,26 @@ class PixelSpace:
 
 @dataclass(frozen=True, kw_only=True)
 class PixelSampler:
-    """Draws images of a pixel diffusion model under the conditions of their rows; a [`Sampler`].
+    """Draws images of a pixel diffusion model under the conditions of their rows.
 
     With a `strength` below 1 it starts from the row's own image, noised, as Real-Fake does.
 
     Args:
-        unet: Trained, in evaluation mode.
+        unet: The trained UNet, in evaluation mode.
         space ([`PixelSpace`]): What it was trained in.
-        scheduler: Of diffusers, for sampling.
+        scheduler: Scheduler of diffusers for sampling.
         model, revision (`str`): What tells the weights from others; stored with the images.
         strength (`float`): How much of the way to noise the row's own image goes; 1 starts from noise alone.
-        num_inference_steps (`int`): Of which `strength` are run.
-        guidance_scale (`float`): Of classifier-free guidance; 1 is none.
+        num_inference_steps (`int`): Steps from noise to an image; the share `strength` of them is run.
+        guidance_scale (`float`): Scale of classifier-free guidance; 1 is none.
 
     Raises:
         ValueError: If `strength` is not in (0, 1] or leaves no step.
+
+    Example:
+        >>> PixelSampler(unet=None, space=None, scheduler=None, strength=0.01)
+        Traceback (most recent call last):
+        ValueError: strength 0.01 of 30 steps leaves none: give a strength in (0, 1], or more steps
     """
 
     unet: Any
@@ -226,13 +230,23 @@ class PixelSampler:
                 predicted = without + self.guidance_scale * (with_condition - without)
             samples = self.scheduler.step(predicted, timestep, samples).prev_sample
         if not torch.isfinite(samples).all():
-            raise ValueError(f"the UNet of '{self.model}' returned NaN: its training has diverged")
+            raise ValueError(f"the UNet of '{self.model}' returned NaN: its training has diverged, train it again")
         return self.space.decode(samples)
 
 
 @dataclass(frozen=True, kw_only=True)
 class MaskedGeneration(Generation):
-    """[`Generation`] by a sampler whose images hold the object's mask as a fourth channel: stored as provenance."""
+    """A generation whose sampler's images hold the object's mask as a fourth channel; it is stored as provenance.
+
+    Args:
+        kwargs: Those of [`~hf_pgg.generation.resumable.Generation`].
+
+    Example:
+        >>> from hf_pgg.generation.prompts import Prompts
+        >>> made = MaskedGeneration(source=rows, sampler=None, prompts=Prompts(("a {class}",)), folder="out")
+        >>> list(made.sample_features())
+        ['image', 'labels', 'label_weights', 'provenance']
+    """
 
     def sample_features(self) -> dict[str, Any]:
         label = class_label(self.source.features, self.label_column)

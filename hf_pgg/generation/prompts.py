@@ -13,28 +13,32 @@ import numpy as np
 from datasets import ClassLabel, Dataset, Features
 
 from hf_pgg.data.images import undecoded
-from hf_pgg.data.labels import class_label
-from hf_pgg.data.provenance import LABELS
+from hf_pgg.data.labels import class_feature
 
 CLASS = "class"
+PROMPT = "photo of {class}, best quality"  # of Real-Fake
 
 
 @dataclass(frozen=True)
 class Prompts:
     """Templates such as `"a photo of a {class} in the snow, {caption}"`.
 
-    `{class}` is the name of the row's class with its underscores as spaces; any other placeholder is a column, and of a
-    `ClassLabel` column its name too.
+    `{class}` is the name of the row's class; any other placeholder is a column of the data set. Values of `ClassLabel`
+    columns are said by their names, with underscores as spaces.
 
     Args:
         templates (`tuple[str, ...]`): Version v of a row takes the one v places after the row's own, so that versions
             of a row differ and every template is used equally often.
-        needs_class (`bool`, *optional*, defaults to `True`): Refuse a template without `{class}`, which asks for the
-            same image whatever the label; instructions to an editor need none.
-        label_column (`str`): Its name in the dataset.
+        needs_class (`bool`): Refuse a template without `{class}`, which asks for the same image whatever the label;
+            instructions to an editor need none.
+        label_column (`str`): The column of the classes.
 
     Raises:
         ValueError: If there is no template, or one is malformed or lacks `{class}`.
+
+    Example:
+        >>> Prompts(("a photo of a {class}", "a {class} in the snow")).fill(rows[0], rows.features)
+        ['a photo of a cat', 'a cat in the snow']
     """
 
     templates: tuple[str, ...]
@@ -43,50 +47,56 @@ class Prompts:
 
     def __post_init__(self) -> None:
         if not self.templates:
-            raise ValueError("there is no prompt template")
+            raise ValueError("there is no prompt template: give one or more")
         for template in self.templates:
-            names = placeholders(template)
-            if self.needs_class and CLASS not in names:
+            if CLASS not in _placeholders(template) and self.needs_class:
                 raise ValueError(f"prompt '{template}' has no {{class}}: every label would get the same image")
 
     @classmethod
-    def from_file(cls, path: str | Path, **fields: Any) -> Prompts:
-        """Templates of a text file, one a line; empty lines and lines that begin with `#` are passed over.
+    def read(
+        cls, templates: Sequence[str] | None, file: str | Path | None, default: str | None = None, **fields: Any
+    ) -> Prompts:
+        """Prompts from a list or from a text file, whichever is given; from `default` if neither is.
+
+        A file has one template a line; empty lines and lines that begin with `#` are passed over.
 
         Raises:
-            ValueError: Naming the file and the line.
+            ValueError: If both are given, or neither without a default; of a refused template, with file and line.
         """
-        found = []
-        for number, line in enumerate(Path(path).read_text(encoding="utf-8").splitlines(), start=1):
-            template = line.strip()
-            if not template or template.startswith("#"):
-                continue
-            try:
-                cls((template,), **fields)
-            except ValueError as error:
-                raise ValueError(f"{path}, line {number}: {error}") from error
-            found.append(template)
+        if not templates and file is None and default is not None:
+            templates = [default]
+        if (not templates) == (file is None):
+            raise ValueError("give prompts either as a list or as a text file")
+        if file is None:
+            return cls(tuple(templates or ()), **fields)
+        found: list[str] = []
+        for number, line in enumerate(Path(file).read_text(encoding="utf-8").splitlines(), start=1):
+            if line.strip() and not line.strip().startswith("#"):
+                try:
+                    found += cls((line.strip(),), **fields).templates
+                except ValueError as error:
+                    raise ValueError(f"{file}, line {number}: {error}") from error
         if not found:
-            raise ValueError(f"{path} holds no prompt")
+            raise ValueError(f"{file} holds no prompt: write one a line")
         return cls(tuple(found), **fields)
 
     @property
     def columns(self) -> list[str]:
         """The columns that the templates read."""
-        return sorted({name for template in self.templates for name in placeholders(template)} - {CLASS})
+        return sorted({name for template in self.templates for name in _placeholders(template)} - {CLASS})
 
     def check(self, dataset: Dataset) -> str:
         """Checks that every row can fill every template, and that every class has a row.
 
         Returns:
-            A digest of the templates and of what fills them, to tell a resumed run from another one.
+            A digest of the templates and of what fills them, which tells a resumed run from another one.
 
         Raises:
-            ValueError: Naming the template and its placeholder, the row and its column, or the classes.
+            ValueError: If one cannot, naming the template and its placeholder, the row and its column, or the classes.
         """
-        label = single_label(dataset.features, self.label_column)
+        label = class_feature(dataset.features, self.label_column)
         for template in self.templates:
-            for name in placeholders(template):
+            for name in _placeholders(template):
                 if name != CLASS and name not in dataset.features:
                     known = ", ".join(sorted(dataset.features))
                     raise ValueError(f"prompt '{template}': {{{name}}} is neither {{class}} nor a column of: {known}")
@@ -102,36 +112,23 @@ class Prompts:
         return hashlib.sha256(repr((self.templates, label.names, values)).encode()).hexdigest()[:16]
 
     def fill(self, row: Mapping[str, Any], features: Features) -> list[str]:
-        """Every template, filled for a row of a dataset with these features."""
-        values = {CLASS: _named(row[self.label_column], single_label(features, self.label_column))}
+        """Fills every template for a row of a dataset with these features."""
+        values = {CLASS: _named(row[self.label_column], class_feature(features, self.label_column))}
         values |= {column: _named(row[column], features[column]) for column in self.columns}
         return [template.format(**values) for template in self.templates]
 
     def render(self, row: Mapping[str, Any], features: Features, version: int, rng: np.random.Generator) -> str:
-        """The prompt of a row's version; `rng` is the row's own and decides which template its version 0 takes."""
+        """Fills the template of a row's version; `rng` is the row's own and decides which one its version 0 takes."""
         return self.fill(row, features)[(int(rng.integers(len(self.templates))) + version) % len(self.templates)]
 
 
-def single_label(features: Features, label_column: str) -> ClassLabel:
-    """The `ClassLabel` of a row's one label, which a prompt names; the contract's `labels` may be several.
-
-    Raises:
-        ValueError: If there is no such column or it is not a `ClassLabel`.
-    """
-    return class_label(Features({name: kind for name, kind in features.items() if name != LABELS}), label_column)
-
-
 def _named(value: Any, feature: Any) -> Any:
-    """A value as a prompt says it: a class by its name, with its underscores as spaces."""
+    """A value as a prompt says it."""
     return feature.int2str(int(value)).replace("_", " ") if isinstance(feature, ClassLabel) else value
 
 
-def placeholders(template: str) -> set[str]:
-    """Names in braces.
-
-    Raises:
-        ValueError: If a brace is not closed, or a placeholder has no name or reaches into an object.
-    """
+def _placeholders(template: str) -> set[str]:
+    """The names in braces; ValueError if a brace is not closed, or a name is missing or reaches into an object."""
     try:
         names = {name for _, name, _, _ in Formatter().parse(template) if name is not None}
     except ValueError as error:
@@ -140,14 +137,3 @@ def placeholders(template: str) -> set[str]:
         if not name.isidentifier():
             raise ValueError(f"prompt '{template}': {{{name}}} is not the name of a column")
     return names
-
-
-def read_prompts(templates: Sequence[str] | None, file: str | None, **fields: Any) -> Prompts:
-    """[`Prompts`] from a list or from a text file, whichever is given.
-
-    Raises:
-        ValueError: If both or neither are given.
-    """
-    if (templates is None) == (file is None):
-        raise ValueError("give prompts either as a list or as a text file")
-    return Prompts.from_file(file, **fields) if file is not None else Prompts(tuple(templates or ()), **fields)

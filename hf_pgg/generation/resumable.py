@@ -5,29 +5,33 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features, Image, Value
+from accelerate import PartialState
+from datasets import (
+    Dataset,
+    Features,
+    Image,
+    Value,
+    are_progress_bars_disabled,
+    disable_progress_bars,
+    enable_progress_bars,
+)
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
-from hf_pgg.data.images import encode_png, to_rgb
+from hf_pgg.data.images import encode_png, resize, to_rgb
+from hf_pgg.data.labels import class_feature
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE
-from hf_pgg.generation.prompts import Prompts, single_label
+from hf_pgg.generation.contact_sheet import write_contact_sheets
+from hf_pgg.generation.prompts import Prompts
 from hf_pgg.generation.sampling import Request, Sampler
-from hf_pgg.generation.store import PartStore, bytes_per_image
+from hf_pgg.generation.store import PartStore
 
 logger = logging.get_logger(__name__)
-
-
-@dataclass(frozen=True)
-class Report:
-    """What a process has generated: images, and how often a black one had to be drawn again."""
-
-    images: int
-    redrawn: int
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -35,21 +39,27 @@ class Generation:
     """What is to be generated: `versions` images of each row of `source`.
 
     Args:
-        source (`Dataset`): Real rows.
-        sampler ([`Sampler`]): Makes the images.
-        prompts ([`Prompts`]): One for each (row, version).
-        folder (`str`): Where they are written; see [`PartStore`].
-        versions (`int`, *optional*, defaults to 1): Images of each row: n times as many as real ones.
-        seed (`int`, *optional*, defaults to 0): An image's own seed is drawn from it, the row and the version.
+        source (`Dataset`): The real rows.
+        sampler ([`~hf_pgg.generation.sampling.Sampler`]): Makes the images.
+        prompts ([`~hf_pgg.generation.prompts.Prompts`]): One for each (row, version).
+        folder (`str`): Where the images are written; see [`~hf_pgg.generation.store.PartStore`].
+        versions (`int`): Images of each row.
+        seed (`int`): The seed of each image is drawn from it, the row, the version and the attempt.
         keep_columns (`tuple[str, ...]`): Columns of the source that are kept, such as a bias attribute.
         image_column (`str`): The real images, by which the source is told from another and the disk use estimated.
         batch_size (`int`): Images a call of the sampler; no image depends on it.
-        part_size (`int`): See [`PartStore`].
+        part_size (`int`): Images a file: what an interruption costs a process at most.
         max_attempts (`int`): Seeds that are tried before an image that stays black is given up.
         disk_size (`int`, *optional*): Side at which the disk use is estimated; by default that of the real images.
 
     Raises:
         ValueError: If the source is empty, a number is not positive, or the prompts do not fit the source.
+
+    Example:
+        >>> prompts = Prompts(("a photo of a {class}",))
+        >>> generation = Generation(source=rows, sampler=None, prompts=prompts, folder="out", versions=2)
+        >>> generation.request(5, attempt=1).prompt  # version 1 of row 1
+        'a photo of a dog'
     """
 
     source: Dataset
@@ -67,10 +77,10 @@ class Generation:
 
     def __post_init__(self) -> None:
         if len(self.source) == 0:
-            raise ValueError("the source has no rows to generate from")
+            raise ValueError("the source has no rows: give at least one to generate from")
         for name in ("versions", "batch_size", "part_size", "max_attempts"):
             if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}: it must be 1 or more")
+                raise ValueError(f"{name} is {getattr(self, name)}: give 1 or more")
         absent = [name for name in self.keep_columns if name not in self.source.features]
         if absent:
             known = ", ".join(sorted(self.source.features))
@@ -78,11 +88,11 @@ class Generation:
 
     @property
     def label_column(self) -> str:
-        """`ClassLabel` of the rows, which the prompts name; kept."""
+        """The `ClassLabel` column, which the prompts name; it is kept."""
         return self.prompts.label_column
 
     def store(self) -> PartStore:
-        """The folder's parts. Checks every prompt, and what an interrupted run was begun with."""
+        """The folder's parts; checks every prompt."""
         settings = {
             "versions": self.versions,
             "seed": self.seed,
@@ -96,11 +106,11 @@ class Generation:
         return PartStore(self.folder, self.features(), total, settings, self.part_size)
 
     def features(self) -> Features:
-        """Of the generated rows: image, label and kept columns, what the image is of, and every parameter."""
+        """The generated rows' columns: label and kept ones, the image, what it is of, and every parameter."""
         kinds = {str: "string", bool: "bool", int: "int64", float: "float64"}
         return Features(
             {
-                self.label_column: single_label(self.source.features, self.label_column),
+                self.label_column: class_feature(self.source.features, self.label_column),
                 **{name: self.source.features[name] for name in self.keep_columns},
                 **self.sample_features(),
                 "source_row": Value("int64"),
@@ -113,15 +123,15 @@ class Generation:
         )
 
     def sample_features(self) -> dict[str, Any]:
-        """The image and the columns that it brings along, name to feature."""
+        """The features of the image and of the columns that it brings along."""
         return {IMAGE: Image()}
 
     def sample_columns(self, request: Request, image: np.ndarray) -> dict[str, Any]:
-        """The values of `sample_features`."""
+        """The values of these columns."""
         return {IMAGE: encode_png(image)}
 
     def request(self, number: int, attempt: int) -> Request:
-        """What is asked for at an attempt (from 1) at the image of a number: version by version, row by row."""
+        """What is asked for at an attempt (from 1) at an image; images are numbered version by version, row by row."""
         version, index = divmod(number, len(self.source))
         row = read_row(self.source, index)
         # the template is the row's, whatever its version; the seed is the attempt's own
@@ -129,19 +139,21 @@ class Generation:
         seed = np.random.SeedSequence([self.seed, index, version, attempt]).generate_state(1, np.uint64)[0] >> 1
         return Request(row, self.prompts.render(row, self.source.features, version, template), int(seed))
 
-    def run(self, process_index: int = 0, num_processes: int = 1) -> Report:
+    def run(self, process_index: int = 0, num_processes: int = 1) -> tuple[int, int]:
         """Generates this process's missing parts, and states the disk use before it starts.
 
-        Call `store().publish()` when all processes have returned.
+        Call `store().publish()` when all processes have returned, or `complete` in place of both.
+
+        Returns:
+            How many images were generated, and how often a black one had to be drawn again.
 
         Raises:
             OSError: If the disk cannot hold what is missing.
-            RuntimeError: If images stay black at every attempt, naming them, after all parts without such images
-                are written.
+            RuntimeError: If images stay black at every attempt, naming them; parts without such images are written.
         """
         store = self.store()
         store.open()
-        statement = store.require_space(bytes_per_image(self.source, self.image_column, self.disk_size))
+        statement = store.require_space(self._bytes_per_image())
         if process_index == 0:
             logger.warning(statement)
         given_up: list[int] = []
@@ -169,7 +181,32 @@ class Generation:
                 f"{len(given_up)} images stayed black at {self.max_attempts} seeds each ({names}): a safety filter"
                 " strikes them. Allow more `max_attempts`, or change the prompts."
             )
-        return Report(images, redrawn)
+        return images, redrawn
+
+    def complete(self, state: PartialState) -> None:
+        """Generates this process's share; then the main process publishes the data set and its contact sheets.
+
+        Args:
+            state (`PartialState`): This process among those that were launched.
+        """
+        quiet = are_progress_bars_disabled()
+        disable_progress_bars()  # those of `datasets`, one a file: the bar that stays counts images
+        images, redrawn = self.run(state.process_index, state.num_processes)
+        if not quiet:
+            enable_progress_bars()
+        print(f"process {state.process_index}: {images} images, {redrawn} black ones redrawn", flush=True)
+        state.wait_for_everyone()
+        if state.is_main_process:
+            self.store().publish()
+            sheets = self.write_contact_sheets()
+            print(f"written: {self.folder} (load_dataset), {len(sheets)} contact sheets in {sheets[0].parent}")
+        state.wait_for_everyone()
+
+    def write_contact_sheets(self, per_class: int = 32) -> list[Path]:
+        """Writes a contact sheet of each class of the published folder; returns their paths."""
+        labels = np.tile(np.asarray(self.source[self.label_column]), self.versions)
+        names = class_feature(self.source.features, self.label_column).names
+        return write_contact_sheets(self.store().read, labels, names, self.folder, per_class)
 
     def _batch(self, numbers: Sequence[int]) -> dict[int, dict[str, Any]]:
         """Number to row; an empty one where every attempt was black."""
@@ -184,6 +221,13 @@ class Generation:
                 if image.any():
                     made[number] = self._row(number, attempt, request, image)
         return made
+
+    def _bytes_per_image(self) -> float:
+        """What a generated row may take: the mean PNG of some real images at the size of the new ones, and a fifth."""
+        images = _some_images(self.source, self.image_column)
+        if self.disk_size is not None:
+            images = [resize(image, (self.disk_size, self.disk_size)) for image in images]
+        return 1.2 * float(np.mean([len(encode_png(image)["bytes"]) for image in images]))
 
     def _row(self, number: int, attempt: int, request: Request, image: np.ndarray) -> dict[str, Any]:
         version, index = divmod(number, len(self.source))
@@ -200,9 +244,20 @@ class Generation:
         }
 
 
-def source_digest(source: Dataset, image_column: str, samples: int = 16) -> str:
-    """Tells a source from another one by its length and some of its images, wherever it is stored."""
+def source_digest(source: Dataset, image_column: str) -> str:
+    """Returns what tells a source from another one, wherever it is stored: a digest of its length and some images.
+
+    Example:
+        >>> source_digest(rows, "image") == source_digest(rows.select([0, 1, 2]), "image")
+        False
+    """
     digest = hashlib.sha256(str(len(source)).encode())
-    for index in np.linspace(0, len(source) - 1, min(samples, len(source))).astype(int):
-        digest.update(to_rgb(read_row(source, int(index))[image_column]).tobytes())
+    for image in _some_images(source, image_column):
+        digest.update(image.tobytes())
     return digest.hexdigest()[:16]
+
+
+def _some_images(source: Dataset, image_column: str, count: int = 16) -> list[np.ndarray]:
+    """Images (H, W, 3) uint8 of rows that are evenly spaced over the source."""
+    indices = np.linspace(0, len(source) - 1, min(count, len(source))).astype(int)
+    return [to_rgb(read_row(source, int(index))[image_column]) for index in indices]

@@ -1,9 +1,8 @@
 """A folder that is filled with generated rows part by part, by any number of processes, interrupted at any time.
 
-The rows are numbered, and so are the parts that hold them: which rows a part holds depends on nothing but its number.
-A part is a parquet file that is there whole or not at all. Whoever resumes writes the parts that are missing: no row
-twice, no row left out. When all are there, the folder is an ordinary data set (`load_dataset(folder)`); before that,
-it cannot be loaded.
+Rows are numbered, and so are the parts that hold them: which rows a part holds depends on its number alone. A part is
+a parquet file that is there whole or not at all. Whoever resumes writes the parts that are missing: no row twice, no
+row left out. The complete folder is an ordinary data set (`load_dataset(folder)`); before that it cannot be loaded.
 """
 
 from __future__ import annotations
@@ -15,12 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import yaml
 from datasets import Dataset, Features
 from pyarrow.parquet import read_table
-
-from hf_pgg.data.images import encode_png, open_image
 
 SETTINGS = "generation.yaml"  # no kind of file that `load_dataset` takes for data
 _UNFINISHED, _FINISHED = ".parts", "data"  # it passes over the first and finds the second
@@ -32,10 +28,21 @@ class PartStore:
 
     Args:
         folder (`str`): Where everything is written.
-        features (`Features`): Of the rows.
-        total (`int`): Rows.
-        settings (`Mapping`): What decides them; plain values and lists. Stored, and compared when a run is resumed.
-        part_size (`int`, *optional*, defaults to 256): Rows of a part: what an interruption costs a process at most.
+        features (`Features`): The features of the rows.
+        total (`int`): Number of rows.
+        settings (`Mapping`): What decides the rows: plain values and lists. They are stored, and compared when a run
+            is resumed.
+        part_size (`int`): Rows of a part: what an interruption costs a process at most.
+
+    Example:
+        >>> from tempfile import TemporaryDirectory
+        >>> features = Features(label=rows.features["label"])
+        >>> with TemporaryDirectory() as folder:
+        ...     store = PartStore(folder, features, total=3, settings={"seed": 0}, part_size=2)
+        ...     store.open()
+        ...     store.write(0, [{"label": 0}, {"label": 1}])
+        ...     list(store.missing_parts())
+        [1]
     """
 
     folder: str
@@ -52,7 +59,7 @@ class PartStore:
         """Makes the folder, or checks that the one that is there was begun with the same settings.
 
         Raises:
-            ValueError: Naming the settings that differ.
+            ValueError: If settings differ, naming them.
         """
         settings = {**self.settings, "total": self.total, "part_size": self.part_size}
         file = Path(self.folder) / SETTINGS
@@ -70,11 +77,11 @@ class PartStore:
             )
 
     def missing_rows(self) -> int:
-        """Rows whose parts are not written yet."""
-        return sum(len(self.rows_of(part)) for part in range(self.num_parts) if not self._is_written(part))
+        """How many rows are not written yet."""
+        return sum(len(self.rows_of(part)) for part in self.missing_parts())
 
     def missing_parts(self, process_index: int = 0, num_processes: int = 1) -> Iterator[int]:
-        """The parts that this process has to write; part p is of process p modulo their number.
+        """The parts that this process has to write: part p belongs to process p modulo their number.
 
         The number of processes may be another one when a run is resumed.
         """
@@ -90,10 +97,10 @@ class PartStore:
         """Writes a part, given all of its rows in order.
 
         Raises:
-            ValueError: If there are fewer or more rows.
+            ValueError: If rows are missing, or there are too many.
         """
         if len(rows) != len(self.rows_of(part)):
-            raise ValueError(f"part {part} has {len(self.rows_of(part))} rows, not {len(rows)}")
+            raise ValueError(f"part {part} got {len(rows)} rows: give its {len(self.rows_of(part))}")
         columns = {name: [row[name] for row in rows] for name in self.features}
         path = self._path(part, _UNFINISHED)
         path.parent.mkdir(exist_ok=True)
@@ -102,10 +109,10 @@ class PartStore:
         draft.replace(path)
 
     def publish(self) -> None:
-        """Makes the complete folder a data set; called by one process, when all have written their parts.
+        """Makes the complete folder a data set; one process calls it, when all have written their parts.
 
         Raises:
-            FileNotFoundError: If parts are missing, with their number.
+            FileNotFoundError: If parts are missing, with the number of their rows.
         """
         missing = self.missing_rows()
         if missing:
@@ -151,21 +158,6 @@ class PartStore:
 
     def _is_written(self, part: int) -> bool:
         return any(self._path(part, folder).exists() for folder in (_UNFINISHED, _FINISHED))
-
-
-def bytes_per_image(images: Dataset, image_column: str, size: int | None = None, samples: int = 16) -> float:
-    """An estimate of what a generated row takes: the mean PNG of some real images at its size, and a fifth more.
-
-    Args:
-        size (`int`, *optional*): Side of the generated square images; by default they are as large as the real ones.
-    """
-    indices = np.linspace(0, len(images) - 1, min(samples, len(images))).astype(int)
-    lengths = []
-    for index in indices:
-        image = open_image(images[int(index)][image_column]).convert("RGB")
-        image = image if size is None else image.resize((size, size))
-        lengths.append(len(encode_png(np.asarray(image))["bytes"]))
-    return 1.2 * float(np.mean(lengths))
 
 
 def _gigabytes(count: int) -> str:

@@ -1,7 +1,7 @@
 """Fine-tuning of a denoiser with the loss of Real-Fake, by the stock `Trainer`.
 
 What is denoised and under which condition is one function, `encode`: latents under text and CLIP features
-([`LatentEncoder`]), or pixels under their class (`lambda batch: (batch["pixel_values"], {"class_labels": ...})`).
+([`LatentEncoder`]), or pixels under their class ([`~hf_pgg.generation.pixels.PixelSpace`]).
 """
 
 from __future__ import annotations
@@ -38,15 +38,17 @@ Encode = Callable[[Mapping[str, Any]], tuple[torch.Tensor, dict[str, torch.Tenso
 
 @dataclass
 class GeneratorConfig(TrainingArguments):
-    """
-    Training arguments of a generator; all of `transformers.TrainingArguments`, and:
+    """Training arguments of a generator: those of `transformers.TrainingArguments`, and those of the loss.
 
     Args:
-        min_snr_gamma (`float`, *optional*, defaults to `5.0`): Min-SNR weights: min(SNR, gamma) / SNR.
-        matching_weight (`float`, *optional*, defaults to `0.003`): Weight of the distribution-matching term; 0 is
-            plain fine-tuning. As published, for `"sum"` at a batch of 8.
-        matching_reduction (`str`, *optional*, defaults to `"sum"`): `"sum"` (as published), `"mean"` or `"unbiased"`
-            (the same at every batch size), see [`hf_pgg.generation.distribution_matching`].
+        min_snr_gamma (`float`): gamma of [`~hf_pgg.generation.distribution_matching.min_snr_weights`].
+        matching_weight (`float`): Weight of the distribution-matching term; 0 is plain fine-tuning. The default is the
+            published one for `"sum"` at a batch of 8.
+        matching_reduction (`str`): `"sum"`, as published, `"mean"`, or `"unbiased"`, the same at every batch size.
+
+    Example:
+        >>> GeneratorConfig(output_dir="out", use_cpu=True).matching_weight
+        0.003
     """
 
     min_snr_gamma: float = field(default=5.0, metadata={"help": "Min-SNR weights: min(SNR, gamma) / SNR."})
@@ -63,10 +65,13 @@ class GeneratorConfig(TrainingArguments):
                 "matching_reduction 'unbiased' compares samples with each other: take batches of 2 or more"
             )
         if self.min_snr_gamma <= 0 or self.matching_weight < 0:
-            raise ValueError("min_snr_gamma must be positive, matching_weight 0 or more")
+            raise ValueError(
+                f"min_snr_gamma must be positive (it is {self.min_snr_gamma}), matching_weight 0 or more"
+                f" (it is {self.matching_weight})"
+            )
 
 
-class Denoiser(nn.Module):
+class _Denoiser(nn.Module):
     """A UNet of diffusers as the Trainer calls it. (The Trainer would write into a config that refuses it.)"""
 
     def __init__(self, unet: Any):
@@ -84,7 +89,7 @@ class Denoiser(nn.Module):
 class GeneratorTrainer(AtomicCheckpoints):
     """Trains a UNet of diffusers: its LoRA layers where it has some, else the whole of it.
 
-    Logs `denoising_loss` and `matching_loss`. `save_model` writes LoRA weights as pipelines load them
+    It logs `denoising_loss` and `matching_loss`. `save_model` writes LoRA weights as pipelines load them
     (`pytorch_lora_weights.safetensors`), or a folder for the UNet's `from_pretrained`; checkpoints hold the same,
     complete or not at all, and a resumed run draws what an uninterrupted one draws.
 
@@ -97,6 +102,11 @@ class GeneratorTrainer(AtomicCheckpoints):
 
     Raises:
         ValueError: If nothing is trainable, or under FSDP or DeepSpeed, which shard what is saved here.
+
+    Example:
+        >>> GeneratorTrainer(torch.nn.Identity(), GeneratorConfig(use_cpu=True), scheduler=None, encode=None)
+        Traceback (most recent call last):
+        ValueError: the UNet has no trainable parameter: see `add_lora`
     """
 
     args: GeneratorConfig
@@ -108,7 +118,7 @@ class GeneratorTrainer(AtomicCheckpoints):
             raise ValueError("a generator trains in one piece a process: use DDP instead of FSDP or DeepSpeed")
         if not any(parameter.requires_grad for parameter in unet.parameters()):
             raise ValueError("the UNet has no trainable parameter: see `add_lora`")
-        super().__init__(Denoiser(unet), args=args, **kwargs)
+        super().__init__(_Denoiser(unet), args=args, **kwargs)
         self.scheduler, self.encode = scheduler, encode
         self._sums = torch.zeros(3, dtype=torch.float64, device=args.device)
         self._last_step, self._micro_step = -1, 0
@@ -119,13 +129,13 @@ class GeneratorTrainer(AtomicCheckpoints):
         with self._own_draws():
             with torch.no_grad():
                 clean, condition = self.encode(inputs)
-            noised = add_noise(self.scheduler, clean)
-            prediction = model(noised.samples, noised.timesteps, **condition)
+            samples, timesteps, target, snr = add_noise(self.scheduler, clean)
+            prediction = model(samples, timesteps, **condition)
         kind = self.scheduler.config.prediction_type
         parts = distribution_matching_loss(
             prediction,
-            noised.target,
-            min_snr_weights(noised.snr, self.args.min_snr_gamma, kind),
+            target,
+            min_snr_weights(snr, self.args.min_snr_gamma, kind),
             matching_weight=self.args.matching_weight,
             reduction=self.args.matching_reduction,
         )
@@ -136,7 +146,7 @@ class GeneratorTrainer(AtomicCheckpoints):
 
     @contextlib.contextmanager
     def _own_draws(self) -> Iterator[None]:
-        """torch's generators keyed by (seed, step, process, micro-step): a resumed run draws what it would have drawn.
+        """Keys torch's generators by (seed, step, process, micro-step): a resumed run draws what it would have drawn.
 
         The global state would not do: the loader fetches a batch ahead, and a resumed one fetches it again.
         """
@@ -159,17 +169,25 @@ class GeneratorTrainer(AtomicCheckpoints):
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         if self.args.should_save:
-            save_unet(self.accelerator.unwrap_model(self.model).unet, output_dir or str(self.args.output_dir))
+            _save_unet(self.accelerator.unwrap_model(self.model).unet, output_dir or str(self.args.output_dir))
 
     def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        load_unet(self.accelerator.unwrap_model(self.model).unet, resume_from_checkpoint)
+        _load_unet(self.accelerator.unwrap_model(self.model).unet, resume_from_checkpoint)
 
 
 # ---------------------------------------------------------------------------------------------- weights
 
 
 def add_lora(unet: Any, rank: int = 4) -> None:
-    """Freezes a UNet and adds trainable LoRA layers, in float32, to the projections of its attention."""
+    """Freezes a UNet and adds trainable LoRA layers, in float32, to the projections of its attention.
+
+    Example:
+        >>> from diffusers import UNet2DConditionModel
+        >>> unet = UNet2DConditionModel(block_out_channels=(8,) * 4, cross_attention_dim=8, norm_num_groups=4)
+        >>> add_lora(unet, rank=2)
+        >>> all("lora" in name for name, value in unet.named_parameters() if value.requires_grad)
+        True
+    """
     diffusers_library()
     from peft import LoraConfig
 
@@ -181,7 +199,7 @@ def add_lora(unet: Any, rank: int = 4) -> None:
             parameter.data = parameter.data.float()
 
 
-def save_unet(unet: Any, folder: str) -> None:
+def _save_unet(unet: Any, folder: str) -> None:
     """Writes the LoRA weights of a UNet, or the whole of one without, as safetensors."""
     diffusers = diffusers_library()
     if not hasattr(unet, "peft_config"):
@@ -193,13 +211,8 @@ def save_unet(unet: Any, folder: str) -> None:
     diffusers.StableDiffusionPipeline.save_lora_weights(folder, unet_lora_layers=layers)
 
 
-def load_unet(unet: Any, folder: str) -> None:
-    """Loads what `save_unet` wrote.
-
-    Raises:
-        OSError: If the folder does not hold it.
-        RuntimeError: If it is of another architecture or rank.
-    """
+def _load_unet(unet: Any, folder: str) -> None:
+    """Loads what `_save_unet` wrote; OSError if the folder does not hold it, RuntimeError if it does not fit."""
     diffusers = diffusers_library()
     lora = hasattr(unet, "peft_config")
     file = Path(folder) / (LORA_WEIGHTS if lora else diffusers.utils.SAFETENSORS_WEIGHTS_NAME)
@@ -222,16 +235,21 @@ def load_unet(unet: Any, folder: str) -> None:
 
 @dataclass(frozen=True, kw_only=True)
 class PromptedImages:
-    """Rows to a batch, without any draw: see [`LatentEncoder`].
+    """Turns rows into a batch for a [`LatentEncoder`], without any draw.
 
-    `pixel_values` (B, 3, size, size) float32 in [-1, 1], `labels` (B,) int64, `prompts` (every template filled, B lists
-    of strings), and `images` (B arrays (size, size, 3) uint8) for the CLIP feature.
+    A batch holds `pixel_values` (B, 3, size, size) float32 in [-1, 1], `labels` (B,) int64, `prompts` (B lists of
+    strings, every template filled), and `images` (B arrays (size, size, 3) uint8) for the CLIP feature.
 
     Args:
-        prompts ([`Prompts`]): Their templates.
-        features (`Features`): Of the rows.
-        size (`int`): The middle square is resized to it.
+        prompts ([`~hf_pgg.generation.prompts.Prompts`]): The templates.
+        features (`Features`): The features of the rows.
+        size (`int`): Side of the images in pixels; the middle square is resized to it.
         image_column (`str`): The images.
+
+    Example:
+        >>> collate = PromptedImages(prompts=Prompts(("a {class}",)), features=rows.features, size=8)
+        >>> collate([rows[0], rows[1]])["prompts"]
+        [['a cat'], ['a dog']]
     """
 
     prompts: Prompts
@@ -251,12 +269,21 @@ class PromptedImages:
 
 @dataclass(frozen=True)
 class LatentEncoder:
-    """A batch of [`PromptedImages`] to scaled latents of a frozen VAE and the states that the UNet attends to.
+    """Turns a batch of [`PromptedImages`] into scaled latents of a frozen VAE and the states that the UNet attends to.
 
     Args:
         vae: `AutoencoderKL`.
-        conditioner ([`Conditioner`]): Of prompts, one of each row's drawn, and images.
+        conditioner ([`~hf_pgg.generation.conditioning.Conditioner`]): Encodes one prompt of each row, which is drawn,
+            and the images.
         flip (`float`): Probability of a horizontal flip; the CLIP feature is that of the image as it is.
+
+    Example:
+        >>> from diffusers import AutoencoderKL
+        >>> vae = AutoencoderKL(block_out_channels=(8,), norm_num_groups=4)
+        >>> batch = {"pixel_values": torch.zeros(1, 3, 16, 16), "prompts": [["a cat"]], "images": [None]}
+        >>> latents, states = LatentEncoder(vae, conditioner=lambda prompts, images: torch.zeros(1, 77, 8))(batch)
+        >>> latents.shape
+        torch.Size([1, 4, 16, 16])
     """
 
     vae: Any

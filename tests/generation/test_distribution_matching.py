@@ -9,21 +9,21 @@ import torch
 
 diffusers = pytest.importorskip("diffusers")
 
-from hf_pgg.generation import (  # noqa: E402
+from hf_pgg.generation import training  # noqa: E402
+from hf_pgg.generation.distribution_matching import (  # noqa: E402
+    add_noise,
+    distribution_matching_loss,
+    min_snr_weights,
+)
+from hf_pgg.generation.pipelines import LORA_WEIGHTS, load_lora  # noqa: E402
+from hf_pgg.generation.prompts import Prompts  # noqa: E402
+from hf_pgg.generation.training import (  # noqa: E402
     GeneratorConfig,
     GeneratorTrainer,
     LatentEncoder,
-    Noised,
     PromptedImages,
-    Prompts,
     add_lora,
-    add_noise,
-    distribution_matching_loss,
-    load_lora,
-    min_snr_weights,
-    training,
 )
-from hf_pgg.generation.pipelines import LORA_WEIGHTS  # noqa: E402
 from tests.generation import tiny_diffusion  # noqa: E402
 
 # ---------------------------------------------------------------------------------------------- the formulas
@@ -99,14 +99,14 @@ def test_noised_samples_follow_the_schedule_and_carry_their_target(kind):
     torch.manual_seed(0)
     scheduler = diffusers.DDPMScheduler(prediction_type=kind)
     clean = torch.randn(64, 1, 4, 4)
-    noised = add_noise(scheduler, clean)
-    alpha_bar = scheduler.alphas_cumprod[noised.timesteps][:, None, None, None]
-    torch.testing.assert_close(noised.snr, (alpha_bar / (1 - alpha_bar)).flatten())
+    samples, timesteps, target, snr = add_noise(scheduler, clean)
+    alpha_bar = scheduler.alphas_cumprod[timesteps][:, None, None, None]
+    torch.testing.assert_close(snr, (alpha_bar / (1 - alpha_bar)).flatten())
     signal, noise = alpha_bar.sqrt(), (1 - alpha_bar).sqrt()
-    drawn = (noised.samples - signal * clean) / noise
-    target = drawn if kind == "epsilon" else signal * drawn - noise * clean
-    torch.testing.assert_close(noised.target, target, atol=1e-3, rtol=1e-3)
-    assert noised.timesteps.min() < 200 and noised.timesteps.max() > 800
+    drawn = (samples - signal * clean) / noise
+    expected = drawn if kind == "epsilon" else signal * drawn - noise * clean
+    torch.testing.assert_close(target, expected, atol=1e-3, rtol=1e-3)
+    assert timesteps.min() < 200 and timesteps.max() > 800
 
 
 def test_a_last_batch_of_one_has_no_pair_and_no_term(batch):
@@ -213,7 +213,7 @@ def test_accumulated_micro_batches_are_averaged(photos, tmp_path, monkeypatch):
     whole = add_noise(diffusers.DDPMScheduler(), torch.randn(4, 4, 16, 16))
     steps = []
     for size in (4, 2):
-        parts = iter(Noised(*part) for part in zip(*(value.split(size) for value in vars(whole).values()), strict=True))
+        parts = zip(*(value.split(size) for value in whole), strict=True)
         monkeypatch.setattr(training, "add_noise", lambda scheduler, clean, parts=parts: next(parts))
         options = {"per_device_train_batch_size": size, "gradient_accumulation_steps": 4 // size, "optim": "sgd"}
         options |= {"max_steps": 1, "learning_rate": 1.0, "max_grad_norm": 0.0, "weight_decay": 0.0}

@@ -12,20 +12,17 @@ from transformers import CLIPConfig, CLIPModel, CLIPProcessor
 from hf_pgg import Edit, ProvenanceError
 from hf_pgg.data.images import decode_mask, encode_mask, to_rgb
 from hf_pgg.data.validation import validate_row
-from hf_pgg.generation import (
-    EditGeneration,
-    ImageEditor,
-    InpaintingEditor,
-    InstructionEditor,
-    Prompts,
-    Request,
+from hf_pgg.generation.edits import EditGeneration, ImageEditor, InpaintingEditor, InstructionEditor
+from hf_pgg.generation.filtering import (
     class_thresholds,
     classify,
     clip_agrees,
+    filter_summary,
     judge_confidence,
     keep_per_source,
 )
-from hf_pgg.generation.filtering import filter_summary
+from hf_pgg.generation.prompts import Prompts
+from hf_pgg.generation.sampling import Request
 from hf_pgg.synthesis.edit import unedited_mask
 from tests.conftest import tiny_model
 from tests.generation import tiny_diffusion

@@ -17,23 +17,13 @@ from PIL import Image as PILImage
 diffusers = pytest.importorskip("diffusers")
 
 import hf_pgg.generation  # noqa: E402
-from hf_pgg.data.groups import count_groups  # noqa: E402
+from hf_pgg.data.groups import count_groups, under_every_value  # noqa: E402
 from hf_pgg.data.images import encode_png  # noqa: E402
-from hf_pgg.generation import (  # noqa: E402
-    Conditioner,
-    Generation,
-    PairedSampler,
-    Prompts,
-    Request,
-    TextSampler,
-    load_pipeline,
-    read_prompts,
-    revision_of,
-    sampling,
-    under_every_value,
-    write_contact_sheets,
-)
-from hf_pgg.generation.sampling import is_grey  # noqa: E402
+from hf_pgg.generation.conditioning import Conditioner  # noqa: E402
+from hf_pgg.generation.pipelines import load_pipeline, revision_of  # noqa: E402
+from hf_pgg.generation.prompts import Prompts  # noqa: E402
+from hf_pgg.generation.resumable import Generation  # noqa: E402
+from hf_pgg.generation.sampling import PairedSampler, Request, TextSampler, _is_grey  # noqa: E402
 from tests.generation import tiny_diffusion  # noqa: E402
 from tests.generation.tiny_diffusion import NoiseSampler  # noqa: E402
 
@@ -77,15 +67,15 @@ def test_versions_of_a_row_take_different_templates_and_all_are_used_equally(pho
 def test_prompts_of_a_file(tmp_path):
     file = tmp_path / "prompts.txt"
     file.write_text("# birds\n\n a {class} at sea \na {class} in town\n")
-    assert Prompts.from_file(file).templates == ("a {class} at sea", "a {class} in town")
+    assert Prompts.read(None, file).templates == ("a {class} at sea", "a {class} in town")
     file.write_text("a {class}\n\na bird at sea\n")
     with pytest.raises(ValueError, match=r"prompts.txt, line 3: .* has no \{class\}"):
-        Prompts.from_file(file)
+        Prompts.read(None, file)
     file.write_text("# nothing\n")
     with pytest.raises(ValueError, match=r"prompts.txt holds no prompt"):
-        Prompts.from_file(file)
+        Prompts.read(None, file)
     with pytest.raises(ValueError, match="either as a list or as a text file"):
-        read_prompts(["a {class}"], str(file))
+        Prompts.read(["a {class}"], str(file))
 
 
 @pytest.mark.parametrize(
@@ -144,12 +134,12 @@ def test_an_interrupted_run_goes_on_without_a_duplicate_or_a_gap_whatever_the_pr
     with pytest.raises(FileNotFoundError, match="38 of 48 rows are missing"):
         cut.store().publish()
     reports = [generation(photos, tmp_path / "cut", batch_size=3).run(index, 2) for index in range(2)]
-    assert sum(report.images for report in reports) == 38
+    assert sum(images for images, redrawn in reports) == 38
     assert all(path.stat().st_mtime_ns == time for path, time in kept.items())
     cut.store().publish()
     rows = load_dataset(str(tmp_path / "cut"), split="train", cache_dir=str(tmp_path / "cache"))
     assert rows.to_dict() == whole.to_dict()
-    assert generation(photos, tmp_path / "cut").run().images == 0  # finished: nothing is left to do
+    assert generation(photos, tmp_path / "cut").run() == (0, 0)  # finished: nothing is left to do
 
 
 def test_an_unfinished_folder_cannot_be_taken_for_a_data_set(photos, tmp_path):
@@ -189,7 +179,7 @@ def test_black_images_are_drawn_again_with_another_seed_and_counted(photos, tmp_
     plain = generate(photos, tmp_path / "plain")
     struck = {plain[index]["seed"] for index in (3, 11, 40)}
     made = generation(photos, tmp_path / "out", sampler=NoiseSampler(lambda request: request.seed in struck))
-    assert made.run() == type(made.run())(48, 3)
+    assert made.run() == (48, 3)
     made.store().publish()
     rows = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     assert [index for index, attempts in enumerate(rows["attempts"]) if attempts == 2] == [3, 11, 40]
@@ -208,13 +198,13 @@ def test_a_image_that_stays_black_is_named_and_the_others_are_kept(photos, tmp_p
     ):
         made.run()
     assert made.store().missing_rows() == 12  # the two parts that hold them
-    assert generation(photos, tmp_path / "out", part_size=6).run().images == 12
+    assert generation(photos, tmp_path / "out", part_size=6).run()[0] == 12
 
 
 def test_contact_sheets_show_every_class(photos, tmp_path):
     made = generation(photos, tmp_path / "out")
     generate(photos, tmp_path / "out")
-    sheets = write_contact_sheets(made, per_class=6)
+    sheets = made.write_contact_sheets(per_class=6)
     assert [sheet.name for sheet in sheets] == ["000-a.png", "001-b.png", "002-c.png"]
     rows = load_dataset(str(tmp_path / "out"), split="train", cache_dir=str(tmp_path / "cache"))
     first = np.asarray(PILImage.open(sheets[1]))
@@ -404,7 +394,7 @@ def test_the_library_needs_no_diffusers_until_a_pipeline_is_loaded(monkeypatch):
     for name in [name for name in sys.modules if name.startswith("hf_pgg.generation")]:
         monkeypatch.delitem(sys.modules, name)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    fresh = importlib.import_module("hf_pgg.generation")
+    fresh = importlib.import_module("hf_pgg.generation.pipelines")
     assert fresh.load_pipeline is not load_pipeline
     with pytest.raises(ImportError, match=r"pip install hf-pgg\[generation\]"):
         fresh.load_pipeline("any")
@@ -428,8 +418,8 @@ def test_grey_images_are_refused_and_black_stay_black(monkeypatch):
     rng = np.random.default_rng(0)
     colours = rng.integers(0, 256, (4, 4, 3), dtype=np.uint8)
     grey = np.repeat(colours[..., :1], 3, axis=2)
-    assert is_grey(grey) and is_grey(np.zeros_like(grey)) and not is_grey(colours)
-    monkeypatch.setattr(sampling, "run_pipeline", lambda pipeline, seeds, **arguments: [colours, grey])
+    assert _is_grey(grey) and _is_grey(np.zeros_like(grey)) and not _is_grey(colours)
+    monkeypatch.setattr(TextSampler, "call_pipeline", lambda sampler, requests, **arguments: [colours, grey])
     sampler = TextSampler(pipeline=tiny_diffusion.pipeline("StableDiffusionPipeline"))
     requests = [Request({}, "a cat", seed) for seed in (0, 1)]
     kept, refused = sampler(requests)
@@ -447,7 +437,7 @@ def test_every_row_is_drawn_under_every_value(photos):
     rows = under_every_value(photos, "scene")
     counts = count_groups(rows, "label", "scene")
     assert (counts == np.bincount(photos["label"])[:, None]).all()
-    with pytest.raises(ValueError, match="column 'place' is not among"):
+    with pytest.raises(ValueError, match="column 'place' is missing"):
         under_every_value(photos, "place")
     with pytest.raises(ValueError, match="column 'name' is Value"):
         under_every_value(photos, "name")

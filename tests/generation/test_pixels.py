@@ -10,8 +10,10 @@ import torch
 from datasets import ClassLabel, Dataset, Features, Image, load_dataset
 
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, to_rgb
-from hf_pgg.generation import GeneratorConfig, GeneratorTrainer, MaskedGeneration, PixelSampler, PixelSpace, Prompts
+from hf_pgg.generation.pixels import MaskedGeneration, PixelSampler, PixelSpace
+from hf_pgg.generation.prompts import Prompts
 from hf_pgg.generation.sampling import Request
+from hf_pgg.generation.training import GeneratorConfig, GeneratorTrainer
 
 diffusers = pytest.importorskip("diffusers")
 
@@ -237,7 +239,7 @@ def test_the_recipe_draws_masked_images_of_every_pair_on_data_of_ones_own(rows, 
     recipe(*arguments[:-1], tmp_path / "other", "--learning_rate", 1e-4)
     assert "trained before" not in capsys.readouterr().out
     for option, values in {"--conditions": ["side"], "--bias_column": ["name"]}.items():
-        with pytest.raises(SystemExit, match="is not among --conditions"):
+        with pytest.raises(ValueError, match="is not among --conditions"):
             recipe(*arguments, option, *values)
 
 

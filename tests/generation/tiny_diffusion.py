@@ -17,7 +17,7 @@ from transformers import (
     CLIPVisionModelWithProjection,
 )
 
-from hf_pgg.generation import Conditioner
+from hf_pgg.generation.conditioning import Conditioner
 
 WIDTH = 16
 TOKENS = 77

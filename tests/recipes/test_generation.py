@@ -47,6 +47,15 @@ def run(recipe, monkeypatch, *arguments):
     runpy.run_path(str(RECIPES / recipe), run_name="__main__")
 
 
+def refused(recipe, monkeypatch, capsys, *arguments):
+    """The line on stderr that a recipe ends with."""
+    capsys.readouterr()
+    with pytest.raises(SystemExit) as error:
+        run(recipe, monkeypatch, *arguments)
+    assert error.value.code == 2
+    return capsys.readouterr().err
+
+
 def test_a_generator_is_trained_and_drawn_from(models, parquet, tmp_path, monkeypatch, capsys):
     common = ["--dataset_name", parquet, "--model_name_or_path", models / "sd", "--clip_model", models / "clip"]
     common += ["--resolution", 32, "--prompts", "photo of {class}, {name}"]
@@ -72,8 +81,8 @@ def test_a_generator_is_trained_and_drawn_from(models, parquet, tmp_path, monkey
 def test_images_of_every_group_are_drawn_from_text(models, parquet, tmp_path, monkeypatch, capsys):
     arguments = ["--dataset_name", parquet, "--model_name_or_path", models / "sd", "--output_dir", tmp_path / "drawn"]
     arguments += ["--sampler", "text", "--bias_column", "scene", "--resolution", 32, "--num_inference_steps", 1]
-    with pytest.raises(SystemExit, match=r"--bias_column scene: every prompt must name \{scene\}"):
-        run("synthesize.py", monkeypatch, *arguments, "--prompts", "a {class}")
+    told = refused("synthesize.py", monkeypatch, capsys, *arguments, "--prompts", "a {class}")
+    assert "--bias_column scene: every prompt must name {scene}" in told
     run("synthesize.py", monkeypatch, *arguments, "--prompts", "a {class} in a {scene}")
     rows = load_dataset(str(tmp_path / "drawn"), split="train", cache_dir=str(tmp_path / "cache"))
     source = load_dataset("parquet", data_files=str(parquet), split="train", cache_dir=str(tmp_path / "cache"))
@@ -100,16 +109,18 @@ def test_images_are_edited_and_filtered(models, parquet, tmp_path, monkeypatch, 
         validate_row(row, index, num_classes=3)
 
 
-def test_wrong_options_are_told_in_a_sentence(models, parquet, tmp_path, monkeypatch):
+def test_wrong_options_are_told_in_a_sentence(models, parquet, tmp_path, monkeypatch, capsys):
     arguments = ["--dataset_name", parquet, "--model_name_or_path", models / "sd", "--output_dir", tmp_path]
-    with pytest.raises(SystemExit, match="--editor paint: choose image, instruct, inpaint"):
-        run("edit_images.py", monkeypatch, *arguments, "--editor", "paint", "--prompts", "a {class}")
-    with pytest.raises(SystemExit, match="--clip_filter needs --clip_positive and --clip_negative"):
-        run("edit_images.py", monkeypatch, *arguments, "--clip_filter", "any", "--prompts", "a {class}")
-    with pytest.raises(ValueError, match="either as a list or as a text file"):
-        run("edit_images.py", monkeypatch, *arguments)
-    with pytest.raises(ValueError, match=r"has no \{class\}"):
-        run("synthesize.py", monkeypatch, *arguments, "--prompts", "a photo")
+
+    def told(recipe, *options):
+        return refused(recipe, monkeypatch, capsys, *arguments, *options)
+
+    painted = told("edit_images.py", "--editor", "paint", "--prompts", "a {class}")
+    assert "--editor: 'paint' is unknown, choose image, instruct, inpaint" in painted
+    unfiltered = told("edit_images.py", "--clip_filter", "any", "--prompts", "a {class}")
+    assert "--clip_filter needs --clip_positive and --clip_negative" in unfiltered
+    assert "either as a list or as a text file" in told("edit_images.py")
+    assert "has no {class}" in told("synthesize.py", "--prompts", "a photo")
     assert not list(tmp_path.iterdir())
 
 
