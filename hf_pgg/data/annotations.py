@@ -66,17 +66,10 @@ def indices_with_boxes(dataset: Dataset, box_column: str) -> list[int]:
 
 
 def read_clip_boxes(value: Sequence[Sequence[float] | None] | None, length: int) -> np.ndarray:
-    """Reads the boxes of a clip in which one object is annotated in every frame.
-
-    Args:
-        value: A box `[x, y, width, height]` for each frame, in pixels.
-        length (`int`): Frames of the clip.
-
-    Returns:
-        (T, 4) float64.
+    """Reads the boxes of a clip, `[x, y, width, height]` in pixels on every frame, as (T, 4) float64.
 
     Raises:
-        ValueError: If there is not one box for each frame, or one is empty; the message names the frame.
+        ValueError: If there is not one box for each of the `length` frames, or one is empty; the message names it.
 
     Example:
         >>> read_clip_boxes([[0, 0, 4, 4], None], length=2)
@@ -133,14 +126,11 @@ def object_mask(values: np.ndarray, target_value: int | None = None) -> np.ndarr
 
 
 def read_clip_masks(value: Any, clip: SampledClip) -> np.ndarray:
-    """Reads a clip's masks at its sampled frames, brought to the size of these frames.
+    """Reads a clip's masks at its sampled frames as (T, H, W) float32 in [0, 1], brought to the size of these frames.
 
     Args:
-        value: A list of masks, one a frame, or one image in which they are stacked from top to bottom. Zero is
+        value: A list of masks, one a frame, or one image in which they are stacked from top to bottom; zero is
             background, the highest value the object.
-
-    Returns:
-        (T, H, W) float32 in [0, 1].
 
     Raises:
         ValueError: If the masks are not as many and as large as the clip's stored frames, or cannot be decoded.
@@ -192,7 +182,7 @@ def add_provenance(
             for a clip, a list with one entry a frame.
         video_column (`str`, *optional*): Column of the clips, where the samples are clips.
         target_value (`int`, *optional*): The value of the target in a label map (1 in the Oxford pets trimaps).
-        map_kwargs: Passed on to `Dataset.map` (`num_proc`, `batch_size`, ...).
+        map_kwargs: Passed on to `Dataset.map` (`num_proc`, ...).
 
     Raises:
         ValueError: If not exactly one of `mask_column` and `box_column` is given, or a column is missing.
@@ -219,8 +209,7 @@ def add_provenance(
         fn_kwargs={
             "column": column,
             "is_box": box_column is not None,
-            "sample_columns": (image_column, video_column),
-            "label_column": label_column,
+            "columns": (image_column, video_column, label_column),
             "target_value": target_value,
         },
         features=Features(features),
@@ -234,17 +223,17 @@ def _row_to_provenance(
     *,
     column: str,
     is_box: bool,
-    sample_columns: tuple[str, str | None],
-    label_column: str,
+    columns: tuple[str, str | None, str],
     target_value: int | None,
 ) -> dict[str, Any]:
+    image_column, video_column, label_column = columns
     known = row[column]
     out: dict[str, Any] = {LABELS: [row[label_column]], LABEL_WEIGHTS: [1.0], PROVENANCE: None}
     if known is None:
         return out
-    num_frames, height, width = sample_shape(row, *sample_columns)
+    num_frames, height, width = sample_shape(row, image_column, video_column)
     if is_box:
-        boxes = [known] if sample_columns[1] is None else known
+        boxes = [known] if video_column is None else known
         if len(boxes) != num_frames:
             problem = f"{len(boxes)} boxes for a clip of {num_frames} frames"
             raise ProvenanceError(index, column, problem, "Give every frame its box, or its list of boxes.")

@@ -47,8 +47,8 @@ class _Synthesis(Protocol):
 class Collator(ABC):
     """Turns rows into a batch, and says what [`~hf_pgg.training.trainer.PGGTrainer`] must know of it.
 
-    A subclass says how a row is checked and how rows become the model's inputs; [`PGGCollator`] reads images and clips,
-    [`~hf_pgg.skeletons.rows.SkeletonCollator`] keypoints.
+    A subclass checks a row and makes the model's inputs: [`PGGCollator`] of images and clips,
+    [`~hf_pgg.skeletons.rows.SkeletonCollator`] of keypoints.
 
     Attributes:
         input_column (`str`): The column of the samples, which every dataset must have.
@@ -110,9 +110,7 @@ class Collator(ABC):
     ) -> dict[str, torch.Tensor]:
         """Adds to the inputs the labels, weights and masks of every row's sources, merged and padded.
 
-        Args:
-            sources (`Sequence[Sources]`): Those of each row; without masks where it has no provenance.
-            shape (`tuple[int, ...]`): The shape of a mask in the batch; a smaller mask is padded with zeros at its end.
+        A row without provenance has sources without masks. Masks smaller than `shape` are padded with zeros.
         """
         guided = torch.tensor([len(found.masks) > 0 for found in sources])
         places = max(len(found.labels) for found in sources)

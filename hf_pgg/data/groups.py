@@ -57,11 +57,9 @@ def add_groups(dataset: Dataset, columns: Sequence[str], name: str = GROUP) -> D
 
     Example:
         >>> scenes = ClassLabel(names=["beach", "forest"])
-        >>> grouped = add_groups(rows.add_column("scene", [0, 1, 0, 0], feature=scenes), ["label", "scene"])
-        >>> grouped.features["group"].names
+        >>> own = rows.add_column("scene", [0, 1, 0, 0], feature=scenes)
+        >>> add_groups(own, ["label", "scene"]).features["group"].names
         ['cat / beach', 'cat / forest', 'dog / beach', 'dog / forest']
-        >>> grouped["group"][:]
-        [0, 3, 0, 2]
     """
     classes = [class_feature(dataset.features, column) for column in columns]
     names = [" / ".join(parts) for parts in product(*(found.names for found in classes))]
@@ -72,13 +70,10 @@ def add_groups(dataset: Dataset, columns: Sequence[str], name: str = GROUP) -> D
 
 
 def subgroup_counts(real: ArrayLike, rule: str) -> np.ndarray:
-    """Says how many synthetic rows each group gets, (labels, biases) int64.
+    """Says how many synthetic rows each group gets, (labels, biases), from the number of its real rows.
 
     `"usb"` tops every group up to the largest one: n_syn = sum_g (max n - n_g). `"ffr"` (stage one) and `"asb"` (added
     to the real rows) share the same total evenly: floor(n_syn / groups) each.
-
-    Args:
-        real (`ArrayLike`): Real rows of each group, (labels, biases) integers >= 0.
 
     Raises:
         ValueError: If the rule is unknown, or the counts are no table of counts.
@@ -100,10 +95,7 @@ def subgroup_counts(real: ArrayLike, rule: str) -> np.ndarray:
 def take_per_group(dataset: Dataset, counts: ArrayLike, label_column: str, bias_column: str, seed: int = 0) -> Dataset:
     """Draws rows of each group without replacement; they stay in the order of the dataset.
 
-    A smaller count takes a part of what a larger one takes.
-
-    Args:
-        counts (`ArrayLike`): Rows to draw of each group, (labels, biases).
+    A smaller one of the `counts` (labels, biases) takes a part of what a larger one takes.
 
     Raises:
         ValueError: If a group has too few rows; the message names it.
@@ -145,13 +137,12 @@ def biased_split(
     All majority rows are kept, and round(majority (1 - ratio) / ratio) others, shared evenly by the other values.
 
     Args:
-        ratio (`float`): Share in (0, 1]; 0.99 leaves one row in a hundred off the majority.
+        ratio (`float`): Above 0, at most 1; 0.99 leaves one row in a hundred off the majority.
         majority (`Mapping[int, int]`, *optional*): Label to bias value; by default value i goes with label i.
         allow_empty (`bool`): Whether groups may be left without a row.
 
     Raises:
-        ValueError: If a group has too few rows or would have none (the message names it), or an argument makes no
-            sense.
+        ValueError: If a group has too few rows or would have none; the message names it.
 
     Example:
         >>> scenes = ClassLabel(names=["beach", "forest"])

@@ -134,14 +134,10 @@ def resize_frames(frames: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
 
 
 def encode_mask(mask: np.ndarray) -> dict[str, Any]:
-    """Writes a mask as an 8-bit PNG, the value of an `Image` column.
+    """Writes a mask (H, W) as the value of an `Image` column; the frames (T, H, W) of a clip are stacked downwards.
 
     Args:
-        mask (`np.ndarray`): (H, W), or (T, H, W) for a clip, whose frames are stacked from top to bottom; bool, uint8
-            in [0, 255], or float in [0, 1].
-
-    Raises:
-        ValueError: If it has another number of dimensions.
+        mask (`np.ndarray`): bool, uint8 in [0, 255], or float in [0, 1].
 
     Example:
         >>> decode_mask(encode_mask(np.array([[True, False]])))
@@ -156,13 +152,7 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
 
 
 def decode_mask(value: Any, num_frames: int | None = None) -> np.ndarray:
-    """Reads a mask that [`encode_mask`] wrote.
-
-    Args:
-        num_frames (`int`, *optional*): T, for a clip.
-
-    Returns:
-        uint8 (H, W), or (T, H, W) for a clip.
+    """Reads a mask that [`encode_mask`] wrote as uint8: (H, W), or (T, H, W) for a clip of `num_frames`.
 
     Raises:
         ValueError: If its height is not that of `num_frames` frames.

@@ -89,11 +89,8 @@ def image_files(paths: Sequence[str]) -> list[Path]:
 def read_column(batch: Mapping[str, Sequence[Any]], name: str, indices: Sequence[int] | None = None) -> Sequence[Any]:
     """Reads one column of a batch that `Dataset.map` hands over.
 
-    Args:
-        indices (`Sequence[int]`, *optional*): How an error names the batch's rows; by default by their place in it.
-
     Raises:
-        ProvenanceError: If an image cannot be decoded; the message names its row, which `datasets` does not.
+        ProvenanceError: If an image cannot be decoded; the message names its row by its index, or place in the batch.
 
     Example:
         >>> read_column(rows[:3], "label")

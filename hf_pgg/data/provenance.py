@@ -71,13 +71,12 @@ def provenance_features(label: ClassLabel, *, video: Any = None, **extra: Any) -
 
 
 class Sources(NamedTuple):
-    """The sources of one sample: their labels, their weights, and the masks of their target objects.
+    """The K sources of a sample: their labels, of which two may be the same, their weights, and their objects' masks.
 
     Args:
-        labels (`list[int]`): The K classes; two sources may have the same one.
         weights (`list[float]`): Share of each source in the training target.
-        masks (`list[np.ndarray]`): K masks, float32 in [0, 1], of shape (H, W), or (T, H, W) for a clip: 1 where the
-            element comes from that label's target.
+        masks (`list[np.ndarray]`): float32 in [0, 1], (H, W), or (T, H, W) for a clip: 1 where the sample shows the
+            label's target.
 
     Example:
         >>> cat = Sources([0], [1.0], [np.ones((1, 4), np.float32)])
@@ -133,13 +132,10 @@ def guided_rows(dataset: Dataset) -> int:
 
 
 def sources_of(row: Mapping[str, Any], shape: tuple[int, ...], label_column: str = "label") -> Sources:
-    """Reads the sources of a row.
+    """Reads the sources of a row, with masks of `shape` (H, W), or (T, H, W) for a clip.
 
     A row with a single label and no provenance is one source whose target is the whole image: what a mixing
     method such as CutMix assumes.
-
-    Args:
-        shape (`tuple[int, ...]`): Of the masks: (H, W), or (T, H, W) for a clip.
 
     Raises:
         KeyError: If the row has no label.
@@ -163,18 +159,11 @@ def sources_of(row: Mapping[str, Any], shape: tuple[int, ...], label_column: str
 def merge_sources(
     labels: torch.Tensor, label_weights: torch.Tensor, provenance: torch.Tensor
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Merges the sources of a batch that share a label, so that the labels of a sample are distinct.
+    """Merges the sources of a batch that share a label: I_c = min(1, sum of the masks with label c).
 
-    I_c = min(1, sum of the masks with label c). Without this, mixing two images of one class would suppress that
-    class's gradient everywhere.
-
-    Args:
-        labels (`torch.Tensor`): (B, K) int64, padded with -100.
-        label_weights (`torch.Tensor`): (B, K) float.
-        provenance (`torch.Tensor`): (B, K, ...) float in [0, 1].
-
-    Returns:
-        The same three; a repeated label's later places become padding (-100, 0, 0).
+    Without this, mixing two images of one class would suppress that class's gradient everywhere. Labels are (B, K)
+    int64, padded with -100, weights (B, K) float, and masks (B, K, ...) in [0, 1]. The later places of a repeated label
+    become padding (-100, 0, 0).
 
     Example:
         >>> shares, masks = torch.tensor([[0.25, 0.75]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])

@@ -79,9 +79,8 @@ def validate_sources(
         raise ProvenanceError(name, column, "there is no label", f"Give every row '{label_column}' or '{LABELS}'.")
     for label in map(int, labels):
         if not 0 <= label < num_classes:
-            raise ProvenanceError(
-                name, column, f"label {label} is outside 0..{num_classes - 1}", "Set `num_labels` of the model."
-            )
+            problem = f"label {label} is outside 0..{num_classes - 1}"
+            raise ProvenanceError(name, column, problem, "Set `num_labels` of the model.")
     if not plain:
         _validate_weights(row.get(LABEL_WEIGHTS), len(labels), name)
     if row.get(PROVENANCE) is not None:
@@ -93,12 +92,8 @@ def _validate_weights(weights: Sequence[float] | None, count: int, name: object)
         found = "missing" if weights is None else f"of length {len(weights)}"
         raise ProvenanceError(name, LABEL_WEIGHTS, f"{found}, with {count} labels", "Give one weight a label.")
     if not np.isfinite(weights).all() or min(weights) < 0 or abs(sum(weights) - 1) > _WEIGHT_TOLERANCE:
-        raise ProvenanceError(
-            name,
-            LABEL_WEIGHTS,
-            f"{list(weights)} sums to {sum(weights):.4g}, not 1",
-            "Divide the weights by their sum.",
-        )
+        problem = f"{list(weights)} sums to {sum(weights):.4g}, not 1"
+        raise ProvenanceError(name, LABEL_WEIGHTS, problem, "Divide the weights by their sum.")
 
 
 def _validate_masks(masks: Sequence[Any], count: int, size: tuple[int, int], name: object, allow_overlap: bool) -> None:
@@ -111,17 +106,10 @@ def _validate_masks(masks: Sequence[Any], count: int, size: tuple[int, int], nam
         except (ValueError, OSError) as error:
             raise ProvenanceError(name, PROVENANCE, str(error), "Encode it with `encode_mask`.") from error
         if decoded.shape != total.shape:
-            raise ProvenanceError(
-                name,
-                PROVENANCE,
-                f"mask of {decoded.shape[1]}x{decoded.shape[0]} for an image of {size[0]}x{size[1]}",
-                "Resize the mask with its image.",
-            )
+            problem = f"mask of {decoded.shape[1]}x{decoded.shape[0]} for an image of {size[0]}x{size[1]}"
+            raise ProvenanceError(name, PROVENANCE, problem, "Resize the mask with its image.")
         total += decoded
     if not allow_overlap and total.max() > 255 + _OVERLAP_TOLERANCE:
-        raise ProvenanceError(
-            name,
-            PROVENANCE,
-            f"the masks sum to {total.max() / 255:.2f} at some pixel",
-            "A pixel comes from one source: make the masks disjoint, or set `allow_overlap=True`, as for dilated ones.",
-        )
+        problem = f"the masks sum to {total.max() / 255:.2f} at some pixel"
+        remedy = "Make the masks disjoint, or set `allow_overlap=True` where they overlap on purpose (dilated ones do)."
+        raise ProvenanceError(name, PROVENANCE, problem, remedy)

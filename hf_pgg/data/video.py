@@ -22,14 +22,8 @@ from hf_pgg.data.provenance import IMAGE
 from hf_pgg.data.video_file import Clip, ClipInfo, Size, VideoError, VideoFile, pyav
 
 
-class FrameList(Clip):
-    """A clip held as its images, `List(Image())`, or as an array (T, H, W, 3).
-
-    Example:
-        >>> with FrameList(np.zeros((5, 8, 6, 3), np.uint8)) as clip:
-        ...     len(clip), clip.read([4, 0]).shape
-        (5, (2, 8, 6, 3))
-    """
+class _FrameList(Clip):
+    """A clip held as its images, `List(Image())`, or as an array (T, H, W, 3)."""
 
     def __init__(self, images: Sequence[Any] | np.ndarray):
         self.name = f"of {len(images)} images"
@@ -72,7 +66,7 @@ def open_clip(value: Any) -> Clip:
         (8, (2, 16, 16, 3))
     """
     if isinstance(value, (list, tuple)) or (isinstance(value, np.ndarray) and value.ndim == 4):
-        return FrameList(value)
+        return _FrameList(value)
     content, path = (value.get("bytes"), value.get("path")) if isinstance(value, Mapping) else (None, value)
     if content:
         return VideoFile(content, path or f"of {len(content)} bytes")
@@ -90,9 +84,7 @@ class SampledClip:
     """The frames of a clip that make a sample.
 
     Args:
-        frames (`np.ndarray`): (T, H, W, 3) uint8.
-        indices (`np.ndarray`): (T,) int64, where the frames are in the clip.
-        length (`int`): Frames of the whole clip.
+        frames, indices (`np.ndarray`): (T, H, W, 3) uint8, and (T,) int64, where they are among the clip's `length`.
         stored_size (`tuple[int, int]`): (height, width) of the clip's frames before they were resized.
 
     Example:
@@ -113,16 +105,14 @@ class SampledClip:
 def sample_clip(
     value: Any, sampler: FrameSampler | None, rng: np.random.Generator, size: Size | None = None
 ) -> SampledClip:
-    """Reads the frames of a clip that a sampler takes.
+    """Reads the frames of a clip that a sampler takes, all of them where there is none.
 
     Args:
         value: The clip as [`open_clip`] takes it.
-        sampler ([`~hf_pgg.data.frame_sampling.FrameSampler`], *optional*): `None` takes all frames.
         size (`tuple[int, int]`, *optional*): (height, width) to which the frames are brought; by default their own.
 
     Raises:
-        VideoError: If the clip cannot be read.
-        ValueError: If it is too short for the sampler.
+        ValueError: If the clip is too short for the sampler, or cannot be read (a `VideoError`).
 
     Example:
         >>> clip = sample_clip(clips[0]["video"], FrameSampler(4), np.random.default_rng(0))
@@ -135,12 +125,9 @@ def sample_clip(
 
 
 def probe(value: Any) -> ClipInfo:
-    """Returns the frame count, size and rate of a clip.
+    """Returns the frame count, size and rate of a clip, and raises what [`open_clip`] does.
 
     Its first frame alone is decoded, for size and rotation (all of them where a file has no usable times).
-
-    Raises:
-        VideoError: If the clip cannot be read, see [`open_clip`].
 
     Example:
         >>> probe(encode_clip(np.zeros((5, 32, 64, 3), np.uint8), fps=10))

@@ -46,8 +46,8 @@ class ClipInfo:
     """Frames, height and width in pixels (after rotation), mean frames a second (None for a list of images).
 
     Example:
-        >>> ClipInfo(num_frames=40, height=240, width=320, fps=25.0)
-        ClipInfo(num_frames=40, height=240, width=320, fps=25.0)
+        >>> ClipInfo(num_frames=40, height=240, width=320, fps=25.0).fps
+        25.0
     """
 
     num_frames: int
@@ -133,10 +133,9 @@ class VideoFile(Clip):
 
     Args:
         source (`bytes` or `str`): The file's content, path, or fsspec address (`hf://...`, `zip://...`).
-        name (`str`): How errors name it.
 
     Raises:
-        VideoError: If it is no video, holds no frame, or fewer than its header states.
+        VideoError: If it is no video, holds no frame, or fewer than its header states; the message tells its `name`.
 
     Example:
         >>> from hf_pgg.data.video import encode_clip
@@ -192,9 +191,7 @@ class VideoFile(Clip):
         is_vp8 = self._stream.codec_context.name == "vp8"
         try:
             packets = [
-                _Packet(
-                    p.pts, p.dts, p.duration or 0, p.is_keyframe, not p.is_discard and not (is_vp8 and _is_hidden(p))
-                )
+                _Packet(p.pts, p.dts, p.duration or 0, p.is_keyframe, not (p.is_discard or (is_vp8 and _is_hidden(p))))
                 for p in self._container.demux(self._stream)
                 if p.size
             ]

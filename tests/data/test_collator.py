@@ -6,8 +6,9 @@ import torch
 from torchvision.transforms import v2
 from transformers import BitImageProcessor, ConvNextImageProcessor, TimmWrapperImageProcessor, ViTImageProcessor
 
-from hf_pgg import CutMix, PGGCollator
+from hf_pgg import CutMix, FreshDraws, PGGCollator
 from hf_pgg.data.images import decode_mask, to_rgb
+from hf_pgg.data.provenance import ProvenanceError
 
 SQUASH = ViTImageProcessor(size={"height": 20, "width": 28})
 PROCESSORS = {
@@ -97,3 +98,23 @@ def test_a_processor_without_a_size_is_refused():
 
     with pytest.raises(ValueError, match="states no input size"):
         PGGCollator(Bare())
+
+
+def test_a_collator_says_which_columns_it_reads(photos, processor):
+    mix = FreshDraws(CutMix(source=photos, row_id_column="photo_id"))
+    collator = PGGCollator(processor, synthesis=mix, extra_columns=["scene"])
+    contract = {"image", "labels", "label_weights", "provenance"}
+    assert set(collator.columns) == contract | {"label", "scene", "photo_id"}
+    assert set(collator.for_evaluation().columns) == contract | {"label", "scene"}
+    clips = PGGCollator(processor, video_column="clip")
+    assert clips.input_column == "clip" and "clip" in clips.columns
+
+
+def test_a_collator_checks_the_rows_that_it_reads(guided_photos, processor):
+    collator = PGGCollator(processor)
+    collator.validate_row(guided_photos[0], 0, num_classes=3)
+    doubled = {**guided_photos[0], "labels": [0, 1], "label_weights": [0.5, 0.5]}
+    doubled["provenance"] = guided_photos[0]["provenance"] * 2
+    with pytest.raises(ProvenanceError, match=r"row 0, column .provenance.: the masks sum to 2\.00"):
+        collator.validate_row(doubled, 0, num_classes=3)
+    collator.validate_row(doubled, 0, num_classes=3, allow_overlap=True)

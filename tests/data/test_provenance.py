@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from hf_pgg import ProvenanceError, add_provenance, provenance_features
 from hf_pgg.data.annotations import boxes_to_mask
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, to_rgb
-from hf_pgg.data.provenance import merge_sources
+from hf_pgg.data.provenance import Sources, merge_sources
 from hf_pgg.data.validation import validate_row
 
 
@@ -168,3 +168,25 @@ def test_a_misspelt_column_is_named(photos):
 def test_features_hold_the_contract(photos):
     features = provenance_features(photos.features["label"], scene=photos.features["scene"])
     assert list(features) == ["image", "labels", "label_weights", "provenance", "scene"]
+
+
+def test_sources_mix_by_the_share_of_their_pixels():
+    whole = np.ones((2, 4), np.float32)
+    inside = np.array([[0, 0, 0, 1], [0, 0, 0, 1.0]], np.float32)
+    mixed = Sources([0], [1.0], [whole]).mix(Sources([1, 0], [0.5, 0.5], [whole, 0 * whole]), inside)
+    assert mixed.labels == [0, 1, 0] and mixed.weights == [0.75, 0.125, 0.125]
+    assert (mixed.masks[0] == 1 - inside).all() and (mixed.masks[1] == inside).all() and not mixed.masks[2].any()
+
+
+def test_sources_of_one_label_become_one():
+    masks = [np.full((1, 2), value, np.float32) for value in (0.75, 0.5, 0.25)]
+    merged = Sources([2, 1, 2], [0.25, 0.5, 0.25], masks).merged()
+    assert merged.labels == [2, 1] and merged.weights == [0.5, 0.5]
+    assert merged.masks[0].tolist() == [[1, 1]] and merged.masks[1].tolist() == [[0.5, 0.5]]
+
+
+def test_sources_are_resized_frame_by_frame():
+    frames = np.stack([np.zeros((4, 6)), np.ones((4, 6))]).astype(np.float32)
+    clip, image = (Sources([0], [1.0], [mask]).resized((2, 3)).masks[0] for mask in (frames, frames[1]))
+    assert clip.shape == (2, 2, 3) and image.shape == (2, 3)
+    assert not clip[0].any() and (clip[1] == 1).all() and (image == 1).all()
