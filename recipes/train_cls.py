@@ -46,7 +46,7 @@ from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_on_photographs, photograp
 from hf_pgg.metrics import group_accuracies, group_metrics, pair_groups
 from hf_pgg.reports.figures import gradient_maps, learning_curves, sample_grid
 from hf_pgg.reports.model_card import model_card
-from hf_pgg.reports.record import compared, hub_source, run_record, synthesis_settings
+from hf_pgg.reports.record import comparison_rows, hub_source, run_record, synthesis_settings
 from hf_pgg.training.trainer import GroupedEvalPrediction
 
 EMBEDDED = "digits on photographs"
@@ -372,7 +372,7 @@ def write_records(records: list[dict[str, Any]], images: Mapping[str, str], out:
     """
     for record in records:
         folder = out / record["model"]["name"]
-        record["comparison"] = compared(records)
+        record["comparison"] = comparison_rows(records)
         record["figures"] = [{"file": file, "title": title} for file, title in images.items()]
         for file in images:
             if (out / file).exists():

@@ -15,7 +15,7 @@ import numpy as np
 from huggingface_hub import upload_folder
 
 from hf_pgg.reports.model_card import model_card
-from hf_pgg.reports.record import compared
+from hf_pgg.reports.record import comparison_rows
 
 Record = dict[str, Any]
 Cell = Callable[[Sequence[Record]], str]
@@ -171,7 +171,7 @@ def write_records(records: Sequence[Record], figures: Mapping[str, str], out: Pa
     """
     for record in records:
         folder = out / record["model"]["name"]
-        record["comparison"] = compared(records)
+        record["comparison"] = comparison_rows(records)
         record["figures"] = [{"file": file, "title": title} for file, title in figures.items()]
         for file in figures:
             if (out / file).exists():

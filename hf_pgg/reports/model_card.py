@@ -41,58 +41,36 @@ METRIC_NAMES = {
 
 
 def model_card(record: Mapping[str, Any]) -> ModelCard:
-    """The card of a run record, with metadata that the Hub understands.
+    """Writes the card of a run record, with metadata that the Hub understands.
 
     Raises:
         KeyError: If the record lacks a part that every card states.
+
+    Example:
+        >>> record = {"model": {"name": "mine", "base_model": None}, "data": {"name": "photos of mine"},
+        ...           "method": {"alpha": 0.0}, "results": {"accuracy": 0.75}, "environment": {"versions": {}}}
+        >>> "| Accuracy | 0.750 |" in model_card(record).text
+        True
     """
     task, model, data = record.get("task", "image-classification"), record["model"], record["data"]
-    results = {name: value for name, value in record.get("results", {}).items() if name in METRIC_NAMES}
-    repo = data["repo"] if "repo" in data else hub_id(data["name"])
-    base_repo = model["base_repo"] if "base_repo" in model else hub_id(model["base_model"])
-    shown = _shown_name(data["name"], repo)
-    metadata = ModelCardData(
-        library_name="transformers",
-        pipeline_tag=task,
-        base_model=base_repo,
-        datasets=[repo] if repo else None,
-        tags=["hf_pgg", task, "input-gradient-guidance", *(["localization"] if "localization" in record else [])],
-        metrics=list(results) or None,
-        model_name=model["name"],
-        eval_results=[
-            EvalResult(
-                task_type=task,
-                dataset_type=repo or shown,
-                dataset_name=shown,
-                dataset_split=data.get("arguments", {}).get("test_split", "test"),
-                dataset_revision=data.get("revision") if repo else None,
-                metric_type=name,
-                metric_name=METRIC_NAMES[name],
-                metric_value=round(value, 4),
-            )
-            for name, value in results.items()
-        ]
-        if shown and results
-        else None,
-    )
     comparison = record.get("comparison", [])
     groups = sorted(record.get("groups", {}).get("rows", []), key=lambda row: row["accuracy"])
     return ModelCard.from_template(
-        metadata,
+        _metadata(record),
         template_path=str(TEMPLATE),
         record=record,
         task=task,
         video=task == "video-classification",
         name=model.get("repo") or model["name"],
-        base=_shown_name(model["base_model"], base_repo),
-        data_name=shown,
-        data_repo=repo,
+        base=_shown_name(model["base_model"], _base_repo(model)),
+        data_name=_shown_name(data["name"], _data_repo(data)),
+        data_repo=_data_repo(data),
         arguments={
             key: value
             for key, value in data.get("arguments", {}).items()
             if value not in (None, [], "") and key != "dataset_name"  # told above, without the folders above it
         },
-        results=results,
+        results=_named_results(record),
         names=METRIC_NAMES,
         number=_number,
         comparison=comparison,
@@ -105,11 +83,55 @@ def model_card(record: Mapping[str, Any]) -> ModelCard:
     )
 
 
+def _metadata(record: Mapping[str, Any]) -> ModelCardData:
+    """The card's head: what the Hub files the model under, and its results."""
+    task, data, results = record.get("task", "image-classification"), record["data"], _named_results(record)
+    repo, base_repo = _data_repo(data), _base_repo(record["model"])
+    shown = _shown_name(data["name"], repo)
+    evaluated = [
+        EvalResult(
+            task_type=task,
+            dataset_type=repo or shown,
+            dataset_name=shown,
+            dataset_split=data.get("arguments", {}).get("test_split", "test"),
+            dataset_revision=data.get("revision") if repo else None,
+            metric_type=name,
+            metric_name=METRIC_NAMES[name],
+            metric_value=round(value, 4),
+        )
+        for name, value in results.items()
+        if shown
+    ]
+    return ModelCardData(
+        library_name="transformers",
+        pipeline_tag=task,
+        base_model=base_repo,
+        datasets=[repo] if repo else None,
+        tags=["hf_pgg", task, "input-gradient-guidance", *(["localization"] if "localization" in record else [])],
+        metrics=list(results) or None,
+        model_name=record["model"]["name"],
+        eval_results=evaluated or None,
+    )
+
+
+def _named_results(record: Mapping[str, Any]) -> dict[str, float]:
+    """The results that have a name on cards."""
+    return {name: value for name, value in record.get("results", {}).items() if name in METRIC_NAMES}
+
+
+def _data_repo(data: Mapping[str, Any]) -> str | None:
+    return data["repo"] if "repo" in data else hub_id(data["name"])
+
+
+def _base_repo(model: Mapping[str, Any]) -> str | None:
+    return model["base_repo"] if "base_repo" in model else hub_id(model["base_model"])
+
+
 def _shown_name(name: str | None, repo: str | None) -> str | None:
-    """A Hub id or words as they are; of a local path its last part."""
+    """A Hub id or words as they are; the last part of a local path."""
     return name if repo or not name or "/" not in name else Path(name).name
 
 
 def _number(metric: str, value: float) -> str:
-    """Per cent of mean average precisions with one decimal, fractions with three."""
+    """Mean average precisions in per cent with one decimal, fractions with three."""
     return f"{value:.1f} %" if "mAP@" in metric else f"{value:.3f}"

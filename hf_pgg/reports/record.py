@@ -9,11 +9,11 @@
     groups        {columns, rows: [{name, accuracy, count, low, high}]}
     localization  {map, threshold, selection, test}: how boxes are cut from maps, and what was tried
     comparison    [{method, seeds, metric: mean over the seeds, spread: {metric: standard deviation}}]
-    images      [{file, title}] beside the card
+    figures       [{file, title}] beside the card
     draft         True where it was written while training, see `hf_pgg.training.hub.draft_card`
     environment   what `environment()` returns        collapsed_at, nonfinite_steps
 
-No token gets into it: see `without_secrets`.
+The command in it has no token: each is replaced by `***`.
 """
 
 from __future__ import annotations
@@ -50,10 +50,15 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def environment() -> dict[str, Any]:
-    """Command, git revision, versions, hardware: what one needs to run it again."""
+    """Describes command, git revision, versions and hardware: what one needs to run it again.
+
+    Example:
+        >>> sorted(environment())
+        ['command', 'device', 'devices', 'git_revision', 'platform', 'threads', 'versions']
+    """
     cuda = torch.cuda.is_available()
     return {
-        "command": shlex.join(without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]])),
+        "command": shlex.join(_without_secrets([Path(sys.argv[0]).name, *sys.argv[1:]])),
         "git_revision": _git_revision(),
         "versions": dict(_versions()),
         "device": torch.cuda.get_device_name() if cuda else f"CPU ({_processor()})",
@@ -63,7 +68,7 @@ def environment() -> dict[str, Any]:
     }
 
 
-def without_secrets(words: Sequence[str]) -> list[str]:
+def _without_secrets(words: Sequence[str]) -> list[str]:
     """The words of a command, with tokens and the values of options that are named after secrets replaced by `***`."""
     own, hidden, hide = get_token(), [], False
     for word in words:
@@ -114,7 +119,12 @@ def _processor() -> str:
 
 
 def hub_id(name: str | None) -> str | None:
-    """The name if it can be that of a repository on the Hub, and is no file or folder here."""
+    """Returns the name if it can be that of a repository on the Hub, and is no file or folder here; else None.
+
+    Example:
+        >>> hub_id("some/model"), hub_id("digits on photographs")
+        ('some/model', None)
+    """
     if name is None or Path(name).exists() or Path(name).is_absolute():
         return None
     try:
@@ -125,9 +135,13 @@ def hub_id(name: str | None) -> str | None:
 
 
 def hub_source(dataset: Any) -> tuple[str | None, str | None]:
-    """(repository, commit) that a data set was loaded from, or two None.
+    """Returns repository and commit that a data set was loaded from, or two None.
 
     `load_dataset` keeps what came from the Hub in `NAMESPACE___NAME/CONFIG/VERSION/COMMIT/`, which holds offline too.
+
+    Example:
+        >>> hub_source(rows)  # made in memory
+        (None, None)
     """
     for file in getattr(dataset, "cache_files", []):
         *_, repo, _, _, commit, _ = ("", "", "", "", *Path(file["filename"]).parts)
@@ -137,7 +151,14 @@ def hub_source(dataset: Any) -> tuple[str | None, str | None]:
 
 
 def synthesis_settings(method: Any) -> dict[str, Any]:
-    """A synthesis method's name, version and every setting; a pool of rows by its size and fingerprint."""
+    """Lists a synthesis method's name, version and every setting; a pool of rows by its size and fingerprint.
+
+    Example:
+        >>> from hf_pgg import CutMix
+        >>> settings = synthesis_settings(CutMix(source=rows, seed=3))
+        >>> settings["method"], settings["seed"]
+        ('CutMix', 3)
+    """
     settings: dict[str, Any] = {"method": type(method).__name__}
     for field in fields(method):
         value = getattr(method, field.name)
@@ -168,60 +189,43 @@ def run_record(
     train_seconds: float | None = None,
     **parts: Any,
 ) -> dict[str, Any]:
-    """What `results.json` and the model card hold of one run.
+    """Gathers what `results.json` and the model card hold of one run.
 
     Args:
-        trainer ([`hf_pgg.PGGTrainer`]): After training.
+        trainer ([`~hf_pgg.PGGTrainer`]): The trainer, after training.
         results: Metric to value, on the test rows.
-        method (`str`, *optional*): Its name in comparisons.
+        method (`str`, *optional*): The name of the run's method in comparisons.
         base_model (`str`, *optional*): Hub id or folder of the checkpoint that was fine-tuned; None from scratch.
         data_name (`str`, *optional*): Hub id, folder, or words; by default where the training rows were loaded from.
         data_revision (`str`, *optional*): Commit of the data set on the Hub, see [`hub_source`].
         test_rows (`int`, *optional*): Number of rows that `results` are of.
-        synthesis (`str`, *optional*): In words.
-        arguments (*optional*): Of the data, as the script read them.
+        synthesis (`str`, *optional*): The synthesis in words.
+        arguments (*optional*): The arguments of the data, as the script read them.
         train_seconds (`float`, *optional*): Wall time of the training.
         parts: Further parts of the record: `synthesis_settings` (kept as `synthesis`), `groups`, `localization`.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> from hf_pgg import PGGConfig, PGGTrainer
+        >>> from transformers import ViTImageProcessor
+        >>> args = PGGConfig(output_dir=f"{mkdtemp()}/mine", alpha=2.0, use_cpu=True, report_to=[])
+        >>> processor = ViTImageProcessor(size={"height": 16, "width": 16})
+        >>> trainer = PGGTrainer(model, args, train_dataset=rows, processing_class=processor)
+        >>> record = run_record(trainer, {"accuracy": 0.75}, method="guided")
+        >>> record["data"]["classes"], record["method"]["alpha"], record["results"]
+        (['cat', 'dog'], 2.0, {'accuracy': 0.75})
     """
-    args, train, steps = trainer.args, trainer.train_dataset, trainer.state.global_step
-    repo, revision = hub_source(train)
-    video = bool(args.video_column)
+    settings = parts.pop("synthesis_settings", None)
     record = {
-        "task": "video-classification" if video else "image-classification",
+        "task": "video-classification" if trainer.args.video_column else "image-classification",
         "model": {
-            "name": Path(args.output_dir).name,
+            "name": Path(trainer.args.output_dir).name,
             "base_model": base_model,
             "base_repo": hub_id(base_model),
-            "repo": trainer.hub_model_id if args.push_to_hub else None,
+            "repo": trainer.hub_model_id if trainer.args.push_to_hub else None,
         },
-        "data": {
-            "name": data_name or repo,
-            "repo": hub_id(data_name) or repo,
-            "revision": data_revision or revision,
-            "fingerprint": getattr(train, "_fingerprint", None),
-            "train_rows": len(train) if hasattr(train, "__len__") else None,
-            "test_rows": test_rows,
-            "classes": _class_names(trainer),
-            "arguments": dict(arguments or {}),
-        },
-        "method": {
-            "name": method,
-            "alpha": args.alpha,
-            "form": args.guidance_form,
-            "mode": "exact" if trainer.guidance.exact else "finite_difference",
-            "fraction": args.guidance_fraction,
-            "labels": args.guidance_labels,
-            "synthesis": synthesis,
-            "seed": args.seed,
-            "steps": steps,
-            "epochs": round(trainer.state.epoch or 0, 2),
-            "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
-            "learning_rate": args.learning_rate,
-            "image_size": trainer.data_collator.spec.size[0],
-            "num_frames": args.num_frames if video else None,
-            "train_seconds": train_seconds,
-            "seconds_per_step": None if train_seconds is None else train_seconds / max(steps, 1),
-        },
+        "data": _data_part(trainer, data_name, data_revision, test_rows, arguments or {}),
+        "method": _method_part(trainer, method, synthesis, train_seconds),
         "results": dict(results),
         "comparison": [],
         "figures": [],
@@ -229,8 +233,48 @@ def run_record(
         "nonfinite_steps": trainer.nonfinite_steps,
         "environment": environment(),
     }
-    settings = parts.pop("synthesis_settings", None)
     return {**record, **parts, **({"synthesis": settings} if settings else {})}
+
+
+def _data_part(
+    trainer: Any, name: str | None, revision: str | None, test_rows: int | None, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record's `data`: what the model was trained on."""
+    train = trainer.train_dataset
+    source, commit = hub_source(train)
+    return {
+        "name": name or source,
+        "repo": hub_id(name) or source,
+        "revision": revision or commit,
+        "fingerprint": getattr(train, "_fingerprint", None),
+        "train_rows": len(train) if hasattr(train, "__len__") else None,
+        "test_rows": test_rows,
+        "classes": _class_names(trainer),
+        "arguments": dict(arguments),
+    }
+
+
+def _method_part(trainer: Any, name: str | None, synthesis: str | None, seconds: float | None) -> dict[str, Any]:
+    """The record's `method`: how the model was trained, and for how long."""
+    args, steps = trainer.args, trainer.state.global_step
+    return {
+        "name": name,
+        "alpha": args.alpha,
+        "form": args.guidance_form,
+        "mode": "exact" if trainer.guidance.exact else "finite_difference",
+        "fraction": args.guidance_fraction,
+        "labels": args.guidance_labels,
+        "synthesis": synthesis,
+        "seed": args.seed,
+        "steps": steps,
+        "epochs": round(trainer.state.epoch or 0, 2),
+        "batch_size": args.train_batch_size * args.gradient_accumulation_steps * args.world_size,
+        "learning_rate": args.learning_rate,
+        "image_size": trainer.data_collator.spec.size[0],
+        "num_frames": args.num_frames if args.video_column else None,
+        "train_seconds": seconds,
+        "seconds_per_step": None if seconds is None else seconds / max(steps, 1),
+    }
 
 
 def _class_names(trainer: Any) -> list[str]:
@@ -240,8 +284,14 @@ def _class_names(trainer: Any) -> list[str]:
     return feature.names if isinstance(feature, ClassLabel) else list(trainer.model.config.id2label.values())
 
 
-def compared(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """The rows of a comparison: of each method the mean of every metric over its seeds, and their spread."""
+def comparison_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Sums up a comparison for the cards: of each method the mean of every metric over its seeds, and their spread.
+
+    Example:
+        >>> run = {"method": {"name": "plain", "seed": 0}, "results": {"accuracy": 0.5}, "collapsed_at": None}
+        >>> comparison_rows([run])
+        [{'method': 'plain', 'seeds': [0], 'accuracy': 0.5}]
+    """
     rows = []
     for name in dict.fromkeys(record["method"]["name"] for record in records):
         runs = [record for record in records if record["method"]["name"] == name]

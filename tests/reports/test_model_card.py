@@ -23,13 +23,13 @@ from hf_pgg.data.frame_sampling import uniform_indices
 from hf_pgg.data.video import encode_clip
 from hf_pgg.reports.model_card import METRIC_NAMES, model_card
 from hf_pgg.reports.record import (
-    compared,
+    _without_secrets,
+    comparison_rows,
     environment,
     hub_id,
     hub_source,
     run_record,
     synthesis_settings,
-    without_secrets,
 )
 from tests.conftest import SIZE, tiny_model
 from tests.hub.server import client
@@ -74,7 +74,7 @@ def seeded(record):
             run["method"] |= {"name": name, "seed": seed}
             run["results"] |= {"accuracy": 0.5 + gain + 0.01 * seed, "worst_group_accuracy": 0.1 + gain}
             runs.append(run)
-    return {**runs[1], "comparison": compared(runs)}
+    return {**runs[1], "comparison": comparison_rows(runs)}
 
 
 def snippet_of(card):
@@ -156,7 +156,7 @@ def test_clips_have_their_own_task_snippet_and_units(of_clips):
 
 
 def test_what_is_absent_is_left_out(record):
-    for part in ("task", "results", "groups", "comparison", "images", "synthesis", "collapsed_at"):
+    for part in ("task", "results", "groups", "comparison", "figures", "synthesis", "collapsed_at"):
         del record[part]
     record["model"] = {"name": "mine", "base_model": None}
     record["data"] = {"name": None, "fingerprint": None, "train_rows": None, "test_rows": None, "classes": None}
@@ -283,11 +283,11 @@ def test_a_comparison_has_means_and_spreads(record):
     runs = [copy.deepcopy(record) for _ in range(2)]
     runs[1]["results"]["accuracy"] = 0.6123
     runs[1]["method"]["seed"], runs[1]["collapsed_at"] = 4, 12
-    (row,) = compared(runs)
+    (row,) = comparison_rows(runs)
     assert row["seeds"] == [3, 4] and row["collapsed"] == 1
     assert row["accuracy"] == pytest.approx(0.7123)
     assert row["spread"]["accuracy"] == pytest.approx(0.2 / 2**0.5)
-    assert "spread" not in compared(runs[:1])[0]
+    assert "spread" not in comparison_rows(runs[:1])[0]
 
 
 def test_the_environment_names_command_hardware_and_versions(monkeypatch):
@@ -315,7 +315,7 @@ SECRET = "hf_" + "aB3" * 11
 )  # fmt: skip
 def test_no_secret_gets_into_a_command(words, shown, monkeypatch):
     monkeypatch.setattr("hf_pgg.reports.record.get_token", lambda: "the-token-of-this-machine")
-    assert without_secrets(words) == shown
+    assert _without_secrets(words) == shown
 
 
 # ---------------------------------------------------------------------------------------------- at every save
