@@ -157,9 +157,6 @@ class PGGCollator(Collator):
         sampler ([`~hf_pgg.data.frame_sampling.FrameSampler`], *optional*): The frames to take; by default all, for
             clips that were sampled when they were made. `"window"` draws from torch's generator.
 
-    Raises:
-        ValueError: If the image processor states no input size.
-
     Example:
         >>> from transformers import ViTImageProcessor
         >>> batch = PGGCollator(ViTImageProcessor(size={"height": 8, "width": 8}))([rows[0], rows[1]])

@@ -18,9 +18,8 @@ class InputSpec:
         size (`tuple[int, int]`): (height, width) of the input.
         resize_to (`int` or `tuple[int, int]`): (height, width) to squash to, or the length of the shorter side, before
             the centre crop to `size`.
-        mean, std (`tuple[float, ...]`): Of each channel, subtracted from and dividing the scaled values.
+        mean, std (`tuple[float, ...]`): What is subtracted from each channel's scaled values, and what divides them.
         scale (`float`): Factor that brings stored values to the unit of `mean` and `std`.
-        interpolation (`InterpolationMode`): Of resizing.
 
     Example:
         >>> spec = InputSpec((2, 2), 2, mean=(0.5,) * 3, std=(0.5,) * 3)

@@ -102,11 +102,8 @@ def normalize_tracks(keypoints: np.ndarray, num_channels: int = 2) -> np.ndarray
     depend on the others. Channels other than x and y are left as they are.
 
     Args:
-        keypoints (`np.ndarray`): (P, F, E), NaN in frames in which a person is not seen.
+        keypoints (`np.ndarray`): (P, F, E), NaN in frames in which a person is not seen; in the result these are 0.
         num_channels (`int`): C of the E = J * C features.
-
-    Returns:
-        (P, F, E) float32, 0 in frames in which a person is not seen.
 
     Example:
         >>> normalize_tracks(np.array([[[5.0, 7.0, 5.0, 9.0], [np.nan] * 4]]))
@@ -133,10 +130,9 @@ class SkeletonCollator(Collator):
     | --------------- | --------------- | ------------------------------------------------------------ |
     | `keypoints`     | (B, P, F, E)    | float32, see [`normalize_tracks`]; 0 for absent persons      |
     | `present`       | (B, P, F)       | bool: the person is seen in the frame                        |
-    | `labels`        | (B, K)          | int64, distinct in a row, padded with -100                   |
-    | `label_weights` | (B, K)          | float32, sum to 1                                            |
     | `provenance`    | (B, K, P, F, E) | float32 in [0, 1]; only where some row of the batch has it   |
-    | `guided`        | (B,)            | bool: the row has provenance                                 |
+
+    `labels`, `label_weights` and `guided` are those of [`~hf_pgg.data.collator.PGGCollator`].
 
     Args:
         num_channels (`int`): C of the E = J * C features.
