@@ -3,9 +3,10 @@
 A group is a (label, bias) pair. M. Qraitem, K. Saenko, B. Plummer, "From Fake to Real: Pretraining on Balanced
 Synthetic Images to Prevent Spurious Correlations in Image Recognition" (arXiv 2308.04553): balanced synthetic rows
 first, biased real rows second, so that telling real from synthetic never helps. The baselines (USB, ASB) mix both.
-Here: how many synthetic rows a group gets, biased splits, and of the methods of stage two resampling and GroupDRO; the
-third, refitting the last layer (DFR), is `hf_pgg.training.last_layer`. The trainers stand on [`PGGTrainer`], so that either
-stage may be guided.
+
+Here are two of the methods of stage two, resampling and GroupDRO, as children of [`~hf_pgg.PGGTrainer`], so that
+either stage may be guided. The third, refitting the last layer (DFR), is in [`~hf_pgg.training.last_layer`]; how many
+synthetic rows a group gets is in [`~hf_pgg.data.groups`].
 """
 
 from __future__ import annotations
@@ -29,29 +30,34 @@ from hf_pgg.training.trainer import PGGTrainer
 _DRO_STATE = "group_dro.json"
 
 
-# ---------------------------------------------------------------------------------------------- resampling
-
-
 class GroupBalancedSampler(WeightedRandomSampler):
     """Draws every group as often as any other, with replacement; as many draws an epoch as there are rows.
 
     The draws depend on the seed and the epoch alone, so that a resumed run sees what an uninterrupted one sees.
 
     Args:
-        groups: (N,) integers. seed (`int`, *optional*, defaults to 0).
+        groups: (N,) integers, the group of each row.
+
+    Raises:
+        ValueError: If there are no groups, or not one for each row.
+
+    Example:
+        >>> groups = np.array([0] * 97 + [1] * 3)
+        >>> int(groups[list(GroupBalancedSampler(groups))].sum())  # of 100 draws
+        47
     """
 
     def __init__(self, groups: ArrayLike, seed: int = 0):
         groups = np.asarray(groups)
         if groups.ndim != 1 or len(groups) == 0:
-            raise ValueError(f"`groups` is (N,) with N > 0, not {groups.shape}")
+            raise ValueError(f"`groups` is of shape {groups.shape}: give one integer for each row, (N,) with N > 0")
         values, index, counts = np.unique(groups, return_inverse=True, return_counts=True)
         weights = 1 / (len(values) * counts[index])
         super().__init__(weights.tolist(), len(groups), replacement=True, generator=torch.Generator())
         self.seed, self.epoch = seed, 0
 
     def set_epoch(self, epoch: int) -> None:
-        """The epoch that the next pass draws for; the Trainer calls it."""
+        """Sets the epoch that the next pass draws for; the Trainer calls it."""
         self.epoch = epoch
 
     def __iter__(self) -> Iterator[int]:
@@ -61,10 +67,20 @@ class GroupBalancedSampler(WeightedRandomSampler):
 
 
 class ResamplingTrainer(PGGTrainer):
-    """A [`PGGTrainer`] whose batches hold every group equally often.
+    """A [`~hf_pgg.PGGTrainer`] whose batches hold every group equally often.
 
     Args:
-        group_column (`str`, *optional*, defaults to `"group"`): Integer column of the training set, see [`add_groups`].
+        group_column (`str`): Integer column of the training set, see [`~hf_pgg.data.groups.add_groups`].
+        kwargs: Those of [`~hf_pgg.PGGTrainer`].
+
+    Example:
+        >>> from hf_pgg.data.groups import add_groups
+        >>> from hf_pgg.training.models import image_classifier
+        >>> model, processor = image_classifier(rows.features["label"], image_size=32)
+        >>> train = add_groups(rows, ["label"])
+        >>> trainer = ResamplingTrainer(model, PGGConfig(use_cpu=True), train_dataset=train, processing_class=processor)
+        >>> len(trainer.get_train_dataloader().sampler)
+        4
     """
 
     def __init__(self, model: Any, args: PGGConfig, *, group_column: str = GROUP, **kwargs: Any):
@@ -78,31 +94,37 @@ class ResamplingTrainer(PGGTrainer):
 
 def _train_groups(dataset: Any, column: str) -> np.ndarray:
     if not isinstance(dataset, Dataset) or column not in dataset.column_names:
-        raise ValueError(f"the training set is a map-style Dataset with the column '{column}': see `add_groups`")
+        raise ValueError(f"the training set has no column '{column}': give a map-style Dataset, see `add_groups`")
     return column_values(dataset, column)
 
 
-# ---------------------------------------------------------------------------------------------- GroupDRO
-
-
 class GroupDRO:
-    """Group distributionally robust loss: weights q over the groups follow the losses.
+    """The group distributionally robust loss: weights q over the groups follow the losses.
 
     S. Sagawa, P. W. Koh, T. Hashimoto, P. Liang, "Distributionally Robust Neural Networks for Group Shifts" (ICLR
     2020), algorithm 1: q_g <- q_g exp(eta l_g) / Z, then L = sum_g q_g l_g, with l_g the mean loss of group g in the
     batch, 0 where it has no row.
 
     Args:
-        present: (G,) bool: the groups that have training rows; they start equal, the others stay at 0.
-        step_size (`float`, *optional*, defaults to 0.01): eta.
+        present: (G,) bool, the groups that have training rows; they start equal, the others stay at 0.
+        step_size (`float`): eta.
+
+    Raises:
+        ValueError: If no group has rows, or the step size is not positive.
+
+    Example:
+        >>> dro = GroupDRO([True, True], step_size=0.1)
+        >>> loss = dro.loss(torch.tensor([2.0, 1.0]), groups=torch.tensor([0, 1]))
+        >>> dro.q  # the group with the larger loss weighs more
+        tensor([0.5250, 0.4750])
     """
 
     def __init__(self, present: ArrayLike, step_size: float = 0.01):
         mask = torch.as_tensor(np.asarray(present, dtype=bool))
         if mask.ndim != 1 or not mask.any():
-            raise ValueError(f"`present` marks the groups that have rows, not {np.asarray(present).tolist()}")
+            raise ValueError(f"`present` marks the groups that have rows, none is in {np.asarray(present).tolist()}")
         if not step_size > 0:
-            raise ValueError(f"step_size is {step_size}: it must be > 0, at 0 the weights never move")
+            raise ValueError(f"step_size is {step_size}: give one above 0, at which the weights move")
         self.step_size = step_size
         self.q = mask.float() / mask.sum()
 
@@ -119,7 +141,7 @@ class GroupDRO:
             losses, groups: (B,) float and int64.
             counts: (G,) rows of each group in the whole batch, where these rows are a part of it (accumulation, several
                 processes). The parts' exponents add up, so q ends where the whole batch would have moved it.
-            reduce: Sums a (G,) tensor over the processes.
+            reduce: Sums a tensor (G,) over the processes.
         """
         self.q = self.q.to(losses.device)
         if counts is None:
@@ -135,21 +157,30 @@ class GroupDRO:
         return {"q": self.q.tolist(), "step_size": self.step_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from a checkpoint's weights; a `ValueError` if they are of another number of groups."""
+        """Goes on from a checkpoint's weights; ValueError if they are of another number of groups."""
         if len(state["q"]) != len(self.q):
-            raise ValueError(f"the saved state has {len(state['q'])} groups, the training set has {len(self.q)}")
+            raise ValueError(
+                f"the saved state has {len(state['q'])} groups, the training set has {len(self.q)}: resume"
+                " with the data that it was trained on"
+            )
         self.q, self.step_size = torch.tensor(state["q"]), state["step_size"]
 
 
 class GroupDROTrainer(PGGTrainer):
-    """A [`PGGTrainer`] whose classification loss is GroupDRO's; guidance is added to it unweighted.
+    """A [`~hf_pgg.PGGTrainer`] whose classification loss is that of [`GroupDRO`]; guidance is added unweighted.
 
     q is saved in the checkpoints and restored with them; the largest weight is logged as `largest_group_weight`.
 
     Args:
-        group_column (`str`, *optional*, defaults to `"group"`): `ClassLabel` of the training set, see [`add_groups`];
-            it must be among `args.group_columns`, which bring it into the batch.
-        step_size (`float`, *optional*, defaults to 0.01): eta.
+        group_column (`str`): `ClassLabel` of the training set, see [`~hf_pgg.data.groups.add_groups`]; it must be among
+            `args.group_columns`, which bring it into the batch.
+        step_size (`float`): eta of [`GroupDRO`].
+        kwargs: Those of [`~hf_pgg.PGGTrainer`].
+
+    Example:
+        >>> GroupDROTrainer(None, PGGConfig(use_cpu=True), train_dataset=rows)
+        Traceback (most recent call last):
+        ValueError: `group_columns` is None: add 'group', or no batch has groups
     """
 
     def __init__(
@@ -158,7 +189,7 @@ class GroupDROTrainer(PGGTrainer):
         if group_column not in (args.group_columns or []):
             raise ValueError(f"`group_columns` is {args.group_columns}: add '{group_column}', or no batch has groups")
         super().__init__(model, args, **kwargs)
-        if group_column not in getattr(self.data_collator, "extra_columns", ()):
+        if group_column not in self.data_collator.extra_columns:
             raise ValueError(f"no batch has groups: give the collator `extra_columns=['{group_column}']`")
         rows: Any = self.train_dataset
         groups, classes = _train_groups(rows, group_column), class_feature(rows.features, group_column).num_classes

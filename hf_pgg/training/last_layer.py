@@ -30,7 +30,12 @@ STRENGTHS = (3.0, 1.0, 0.3, 0.1, 0.03, 0.01, 0.003)  # inverse strengths C of th
 
 @dataclass(frozen=True)
 class LastLayer:
-    """A linear head: weight (classes, d), bias (classes,), and the inverse L1 strength `C` that was chosen."""
+    """A linear head: weight (classes, d), bias (classes,), and the inverse L1 strength `C` that was chosen.
+
+    Example:
+        >>> LastLayer(weight=np.zeros((2, 8)), bias=np.zeros(2), C=0.1).weight.shape
+        (2, 8)
+    """
 
     weight: np.ndarray
     bias: np.ndarray
@@ -46,58 +51,65 @@ def fit_last_layer(
     refits: int = 20,
     seed: int = 0,
 ) -> LastLayer:
-    """An L1 logistic regression on group-balanced rows.
+    """Fits an L1 logistic regression on group-balanced rows.
 
     C is fitted on a balanced part of one half of the rows and chosen by the worst group of the other half; then
     `refits` fits on balanced draws of all rows are averaged. Features are standardised, and the scale is folded into
     the weights.
 
     Args:
-        features: (N, d) float. labels, groups: (N,) integers; a group has rows of one label.
+        features: (N, d) float.
+        labels, groups: (N,) integers; a group has rows of one label.
 
     Raises:
         ValueError: If a group has fewer than two rows, labels are not 0..classes-1, or a feature is not finite.
+
+    Example:
+        >>> features, labels = np.array([[-2.0], [-1.0], [1.0], [2.0]]), [0, 0, 1, 1]
+        >>> layer = fit_last_layer(features, labels, groups=labels, refits=2)
+        >>> (features @ layer.weight.T + layer.bias).argmax(1)
+        array([0, 0, 1, 1])
     """
     features, labels, groups = np.asarray(features, np.float64), np.asarray(labels), np.asarray(groups)
-    if features.ndim != 2 or not len(features) == len(labels) == len(groups):
-        raise ValueError(
-            f"features (N, d), labels and groups (N,): not {features.shape}, {labels.shape}, {groups.shape}"
-        )
-    if not np.isfinite(features).all():
-        raise ValueError("the features hold NaN or infinity: the model has diverged")
-    if len(np.unique(labels)) < 2 or set(np.unique(labels)) != set(range(labels.max() + 1)):
-        raise ValueError(f"the labels are {np.unique(labels)}: every class needs rows to refit the last layer")
-    names, counts = np.unique(groups, return_counts=True)
-    if counts.min() < 2:
-        raise ValueError(f"group {names[counts.argmin()]} has one row: refitting needs two, one to choose C on")
-    rng = np.random.default_rng(seed)
+    _check_rows(features, labels, groups)
+    rng, names = np.random.default_rng(seed), np.unique(groups)
 
     def balanced(rows: np.ndarray) -> np.ndarray:
         parts = [rng.permutation(rows[groups[rows] == group]) for group in names]
         return np.concatenate([part[: min(map(len, parts))] for part in parts])
 
-    halves: tuple[list[np.ndarray], list[np.ndarray]] = ([], [])
-    for group in names:  # either half has every group
-        for half, part in zip(halves, np.array_split(rng.permutation(np.flatnonzero(groups == group)), 2), strict=True):
-            half.append(part)
-    first, second = (np.concatenate(half) for half in halves)
+    # either half has every group
+    halves = [np.array_split(rng.permutation(np.flatnonzero(groups == group)), 2) for group in names]
+    first, second = (np.concatenate(half) for half in zip(*halves, strict=True))
+    chosen = balanced(first)
 
     def held_out(C: float) -> tuple[float, float]:
         weight, bias = _logistic(features[chosen], labels[chosen], C, seed)
         metrics = group_metrics((features[second] @ weight.T + bias).argmax(1), labels[second], groups[second])
         return metrics["worst_group_accuracy"], metrics["balanced_accuracy"]
 
-    chosen = balanced(first)
     best = max(tqdm(strengths, desc="strengths", unit="fit"), key=held_out)
-    fits = [
-        _logistic(features[rows], labels[rows], best, seed)
-        for rows in (balanced(np.arange(len(labels))) for _ in tqdm(range(refits), desc="refits", unit="fit"))
-    ]
+    draws = (balanced(np.arange(len(labels))) for _ in tqdm(range(refits), desc="refits", unit="fit"))
+    fits = [_logistic(features[rows], labels[rows], best, seed) for rows in draws]
     return LastLayer(np.mean([w for w, _ in fits], 0), np.mean([b for _, b in fits], 0), best)
 
 
+def _check_rows(features: np.ndarray, labels: np.ndarray, groups: np.ndarray) -> None:
+    if features.ndim != 2 or not len(features) == len(labels) == len(groups):
+        raise ValueError(
+            f"features (N, d), labels and groups (N,): not {features.shape}, {labels.shape}, {groups.shape}"
+        )
+    if not np.isfinite(features).all():
+        raise ValueError("the features hold NaN or infinity: the model has diverged, train it again")
+    if len(np.unique(labels)) < 2 or set(np.unique(labels)) != set(range(labels.max() + 1)):
+        raise ValueError(f"the labels are {np.unique(labels)}: every class needs rows to refit the last layer")
+    names, counts = np.unique(groups, return_counts=True)
+    if counts.min() < 2:
+        raise ValueError(f"group {names[counts.argmin()]} has one row: refitting needs two, one to choose C on")
+
+
 def _logistic(features: np.ndarray, labels: np.ndarray, C: float, seed: int) -> tuple[np.ndarray, np.ndarray]:
-    """Weight (classes, d) and bias (classes,) of a softmax over the raw features."""
+    """Fits the weight (classes, d) and bias (classes,) of a softmax over the raw features."""
     scaler = StandardScaler().fit(features)
     model = LogisticRegression(C=C, solver="saga", max_iter=1000, random_state=seed, **_L1)
     model.fit(scaler.transform(features), labels)
@@ -112,12 +124,8 @@ def _logistic(features: np.ndarray, labels: np.ndarray, C: float, seed: int) -> 
 _L1: dict[str, Any] = {"penalty": "l1"} if LogisticRegression().penalty == "l2" else {"l1_ratio": 1.0}
 
 
-def classification_head(model: Any) -> nn.Linear:
-    """The last linear layer of a `transformers` or timm-wrapped classifier.
-
-    Raises:
-        ValueError: If its head does not end in a `nn.Linear` with a bias.
-    """
+def _classification_head(model: Any) -> nn.Linear:
+    """The last linear layer of a `transformers` or timm-wrapped classifier; ValueError if it has none with a bias."""
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     head = base.timm_model.get_classifier() if hasattr(base, "timm_model") else getattr(base, "classifier", None)
     last = head[-1] if isinstance(head, nn.Sequential) else head
@@ -127,11 +135,11 @@ def classification_head(model: Any) -> nn.Linear:
 
 
 @torch.no_grad()
-def head_inputs(
+def _head_inputs(
     model: Any, dataset: Dataset, collator: PGGCollator, batch_size: int = 128
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What the last linear layer reads: (N, d) float32, and the rows' (first) labels (N,). No augmentation."""
-    head, seen, labels = classification_head(model), [], []
+    """Returns what the last linear layer reads, (N, d) float32, and the rows' (first) labels (N,); no augmentation."""
+    head, seen, labels = _classification_head(model), [], []
     hook = head.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0].float().cpu()))
     try:
         with evaluation_mode(model):
@@ -148,14 +156,23 @@ def head_inputs(
 def refit_head(
     model: Any, dataset: Dataset, collator: PGGCollator, group_column: str = GROUP, **options: Any
 ) -> LastLayer:
-    """DFR on a model: fits [`fit_last_layer`] on its features of `dataset` (validation rows), and writes the head.
+    """Refits the last layer of a model (DFR) on its features of some rows, best validation rows, and writes the head.
 
     Args:
-        group_column (`str`, *optional*, defaults to `"group"`): Integer column of `dataset`, see [`add_groups`].
+        group_column (`str`): Integer column of the rows, see [`~hf_pgg.data.groups.add_groups`].
         options: Those of [`fit_last_layer`].
+
+    Raises:
+        ValueError: If a class of the model has no row, or as [`fit_last_layer`].
+
+    Example:
+        >>> from hf_pgg.training.models import image_classifier
+        >>> model, processor = image_classifier(rows.features["label"], image_size=32)
+        >>> refit_head(model, rows, PGGCollator(processor), group_column="label", refits=1).bias.shape
+        (2,)
     """
-    head = classification_head(model)
-    features, labels = head_inputs(model, dataset, collator)
+    head = _classification_head(model)
+    features, labels = _head_inputs(model, dataset, collator)
     layer = fit_last_layer(features, labels, column_values(dataset, group_column), **options)
     if len(layer.weight) != head.out_features:
         raise ValueError(f"the rows have {len(layer.weight)} classes, the model {head.out_features}: each needs rows")

@@ -18,7 +18,7 @@ from hf_pgg.data.groups import GROUP, add_groups, biased_split, count_groups, su
 from hf_pgg.data.images import to_rgb
 from hf_pgg.metrics import group_metrics
 from hf_pgg.training.debias import GroupBalancedSampler, GroupDRO, GroupDROTrainer, ResamplingTrainer
-from hf_pgg.training.last_layer import classification_head, fit_last_layer, head_inputs, refit_head
+from hf_pgg.training.last_layer import _classification_head, _head_inputs, fit_last_layer, refit_head
 from tests.conftest import FAMILIES, tiny_model
 from tests.recipes.test_recipes import ROOT, launch
 from tests.training.test_trainer import config, weights
@@ -363,11 +363,11 @@ def test_dfr_writes_the_head_that_it_fitted(family, guided_photos, processor):
     model, collator = tiny_model(family), PGGCollator(processor)
     before = weights(model)
     layer = refit_head(model, rows, collator, refits=2)
-    features, labels = head_inputs(model, rows, collator)
+    features, labels = _head_inputs(model, rows, collator)
     assert labels.tolist() == rows["label"] and features.shape == (24, 24)
     logits = model.eval()(pixel_values=collator(list(rows))["pixel_values"]).logits
     assert logits.detach().numpy() == pytest.approx(features @ layer.weight.T + layer.bias, abs=1e-3)
-    head = sum(p.numel() for p in classification_head(model).parameters())
+    head = sum(p.numel() for p in _classification_head(model).parameters())
     assert 0 < (weights(model) != before).sum() <= head
 
 
@@ -375,7 +375,7 @@ def test_a_model_without_a_linear_head_is_told(guided_photos, processor):
     model = tiny_model("vit")
     model.classifier = torch.nn.Identity()
     with pytest.raises(ValueError, match="no linear `classifier`"):
-        classification_head(model)
+        _classification_head(model)
     rows = add_groups(guided_photos, ["label", "scene"]).filter(lambda row: row["label"] < 2)
     with pytest.raises(ValueError, match="the rows have 2 classes, the model 3"):
         refit_head(tiny_model("convnext"), rows, PGGCollator(processor), refits=1)
