@@ -19,89 +19,106 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from comparison import arguments_of, methods_of, step_budget
 from datasets import Dataset, DatasetDict, concatenate_datasets
+from medial_axis import NUM_POINTS, add_skeletons
 from torch.utils.data import DataLoader
-from train_cls import RecipeConfig, metrics_for, open_dataset
-from transformers import HfArgumentParser, set_seed
+from transformers import set_seed
 
-from benchmarks.skeletons.medial_axis import NUM_POINTS, add_skeletons
-from benchmarks.tables import mean_and_spread
 from hf_pgg import BatchMix, PGGTrainer
+from hf_pgg.cli.arguments import CompareArguments, RecipeConfig
+from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.labels import class_label
+from hf_pgg.data.loading import open_dataset
 from hf_pgg.demo_data import digits_in_motion
+from hf_pgg.guidance.forms import FORMS
+from hf_pgg.metrics.compute_metrics import metrics_for
+from hf_pgg.reports.comparison import methods_of, result_cells, results_table, run_comparison, step_budget
 from hf_pgg.reports.record import environment
 from hf_pgg.skeletons.model import SkeletonClassifier, SkeletonConfig
 from hf_pgg.skeletons.rows import KEYPOINTS, SkeletonCollator
+from hf_pgg.training.models import head_options
 
 EMBEDDED = "digits in motion"
-SYNTHESIS = "batchmix"
 REPORTED = {
-    "accuracy": "clip accuracy",
-    "person_accuracy": "person accuracy",
-    "frame_accuracy": "frame accuracy",
-    "who_acts": "who acts",
-    "target_gradient_share": "target gradient share",
+    "accuracy": ("clip accuracy", 1),
+    "person_accuracy": ("person accuracy", 1),
+    "frame_accuracy": ("frame accuracy", 1),
+    "who_acts": ("who acts", 1),
+    "target_gradient_share": ("target gradient share", 1),
 }
 
 
 @dataclass
-class SkeletonArguments:
-    data: str | None = field(
-        default=None, metadata={"help": "Clips: Hub id, local folder or parquet file; default: the embedded clips."}
-    )
+class DataArguments:
+    data: str | None = field(default=None, metadata={"help": "Clips: Hub id, folder or parquet file (embedded clips)."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str = field(default="test", metadata={"help": "Split to report on."})
     mask_column: str = field(default="masks", metadata={"help": "The actor's masks, of which the skeletons are made."})
+
+
+@dataclass
+class SynthesisArguments:
     synthesis_copies: int = field(default=2, metadata={"help": "Mixed clips for each training clip."})
     num_clips: int = field(default=2, metadata={"help": "Clips in a mix."})
+
+
+@dataclass
+class ModelArguments:
     hidden_sizes: list[int] = field(
         default_factory=lambda: [64, 128, 256], metadata={"help": "Widths of points, frames and persons."}
     )
-    compare: bool = field(default=False, metadata={"help": "Train plainly, with BatchMix, and with guidance."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table gives mean and spread."})
+
+
+@dataclass
+class SkeletonArguments(ModelArguments, SynthesisArguments, DataArguments):
+    """Everything that tells one run from another, beside the settings of training."""
 
 
 @dataclass
 class SkeletonRecipeConfig(RecipeConfig):
     """The recipe's defaults for skeletons."""
 
-    output_dir: str | None = field(default="out/train_skeletons", metadata={"help": "Where everything is written."})
     video_column: str | None = field(default="video", metadata={"help": "Column of the clips."})
     num_frames: int | None = field(default=8, metadata={"help": "Frames taken evenly from each clip."})
     num_train_epochs: float = field(default=1, metadata={"help": "Passes over the training clips with their mixes."})
     per_device_train_batch_size: int = field(default=32, metadata={"help": "Clips a step and device."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak step size of AdamW."})
     # form and alpha were chosen among five on a quarter of JHMDB's training clips, one seed
-    guidance_form: str = field(default="l2", metadata={"help": "Form of the guidance loss."})
+    guidance_form: str = field(default="l2", metadata={"help": "Form of the guidance loss.", "choices": tuple(FORMS)})
     alpha: float = field(default=0.005, metadata={"help": "Weight of the guidance loss."})
 
 
 def main() -> None:
-    task, config = HfArgumentParser((SkeletonArguments, SkeletonRecipeConfig)).parse_args_into_dataclasses()
+    groups = {
+        "data": DataArguments,
+        "synthesis": SynthesisArguments,
+        "model": ModelArguments,
+        "methods": CompareArguments,
+        "guidance": SkeletonRecipeConfig,
+    }
+    *asked, compare, config = parse_options(groups, description=__doc__)
+    task = SkeletonArguments(**{name: value for part in asked for name, value in vars(part).items()})
     torch.set_flush_denormal(True)
     with config.main_process_first(desc="skeletons"):
         data = load_data(task, config)
         scenes = two_person_scenes(data["test"], config)
-    records = []
-    for seed in task.seeds:
-        for name, alpha in methods_of(SYNTHESIS, config.alpha, task.compare).items():
-            args = arguments_of(config, name, alpha, seed, task.seeds)
-            with args.main_process_first(desc="synthesis"):
-                rows = data["train"] if name == "plain" else synthesize(data["train"], task, args)
-            args.max_steps = step_budget(args, (1 + task.synthesis_copies) * len(data["train"]))
-            trainer, seconds = train(rows, args, task)
-            records.append(record_of(trainer, data, scenes, task, name, seconds))
-            trainer.save_model()
-    if trainer.is_world_process_zero():
+    config.max_steps = step_budget(config, (1 + task.synthesis_copies) * len(data["train"]))
+
+    def run(name: str, args: SkeletonRecipeConfig) -> dict[str, Any]:
+        with args.main_process_first(desc="synthesis"):
+            rows = data["train"] if name == "plain" else synthesize(data["train"], task, args)
+        trainer, seconds = train(rows, args, task)
+        record = record_of(trainer, data, scenes, task, name, seconds)
+        trainer.save_model()
+        return record
+
+    records = run_comparison(config, methods_of("batchmix", config.alpha, compare.compare), compare.seeds, run)
+    if config.process_index == 0:
         path = Path(config.output_dir) / "results.json"
         path.write_text(json.dumps(records, indent=1) + "\n")
-        print(table(records))
+        print(results_table(records, result_cells(REPORTED, digits=3)))
         print(f"written: {path}")
-
-
-# ---------------------------------------------------------------------------------------------- data
 
 
 def load_data(task: SkeletonArguments, config: SkeletonRecipeConfig) -> DatasetDict:
@@ -142,31 +159,21 @@ def synthesize(train: Dataset, task: SkeletonArguments, args: SkeletonRecipeConf
     return concatenate_datasets([train, *(mix.at_epoch(copy).map(train) for copy in range(task.synthesis_copies))])
 
 
-# ---------------------------------------------------------------------------------------------- training
-
-
 def train(rows: Dataset, args: SkeletonRecipeConfig, task: SkeletonArguments) -> tuple[PGGTrainer, float]:
     """Trains one classifier on clip labels; also the seconds it took."""
     set_seed(args.seed)
-    names = class_label(rows.features, args.label_column).names
-    config = SkeletonConfig(
-        num_keypoints=NUM_POINTS,
-        hidden_sizes=task.hidden_sizes,
-        num_labels=len(names),
-        id2label=dict(enumerate(names)),
-        label2id={name: i for i, name in enumerate(names)},
-    )
+    head = head_options(class_label(rows.features, args.label_column))
+    config = SkeletonConfig(num_keypoints=NUM_POINTS, hidden_sizes=task.hidden_sizes, **head)
     trainer = PGGTrainer(
         SkeletonClassifier(config),
         args,
         # a mirrored motion of a digit is another class
         data_collator=SkeletonCollator(flip=0.0 if task.data is None else 0.5, label_column=args.label_column),
         train_dataset=rows,
-        compute_metrics=metrics_for(None),
+        compute_metrics=metrics_for(),
     )
-    print(
-        f"--- {Path(args.output_dir).name}: {len(rows)} clips, {args.max_steps} steps, alpha {args.alpha}", flush=True
-    )
+    method = Path(args.output_dir).name
+    print(f"--- {method}: {len(rows)} clips, {args.max_steps} steps, alpha {args.alpha}", flush=True)
     return trainer, trainer.train().metrics["train_runtime"]
 
 
@@ -224,14 +231,5 @@ def record_of(
     }
 
 
-def table(records: list[dict[str, Any]]) -> str:
-    """Method x results, mean and spread over seeds."""
-    lines = [f"| method | {' | '.join(REPORTED.values())} |", "| --- " * (len(REPORTED) + 1) + "|"]
-    for name in dict.fromkeys(record["method"]["name"] for record in records):
-        runs = [record["results"] for record in records if record["method"]["name"] == name]
-        lines.append(f"| {name} | {' | '.join(mean_and_spread(run[key] for run in runs) for key in REPORTED)} |")
-    return "\n".join(lines)
-
-
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -18,36 +18,34 @@ from typing import Any
 
 import numpy as np
 import torch
-from clip_maps import clip_images, save_animation
-from comparison import arguments_of, check_attributions, methods_of, step_budget, table
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, concatenate_datasets
-from joined_clips import hold_out
+from sklearn.model_selection import StratifiedGroupKFold
 from torchvision.transforms import v2
-from train_cls import RecipeConfig, metrics_for, open_dataset, push_records, run_record, write_records
-from transformers import (
-    AutoModelForVideoClassification,
-    AutoVideoProcessor,
-    HfArgumentParser,
-    VideoMAEConfig,
-    VideoMAEForVideoClassification,
-    VideoMAEVideoProcessor,
-    set_seed,
-)
+from transformers import AutoModelForVideoClassification, AutoVideoProcessor, VideoMAEConfig, VideoMAEVideoProcessor
+from transformers.trainer_utils import set_seed
 
 from hf_pgg import MaskAblation, PGGTrainer, add_provenance
+from hf_pgg.cli.arguments import CompareArguments, RecipeConfig
+from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.annotations import read_clip_masks
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import encode_mask, encode_png
 from hf_pgg.data.labels import class_label
+from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.provenance import VIDEO, ProvenanceError
 from hf_pgg.data.video import sample_clip
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_in_motion, photographs
+from hf_pgg.localization.attribution import METHODS
 from hf_pgg.localization.clips import ClipMap, clip_maps, measure_maps
 from hf_pgg.localization.in_time import measure_joined
-from hf_pgg.reports.record import hub_source, synthesis_settings
+from hf_pgg.metrics.compute_metrics import metrics_for
+from hf_pgg.reports.comparison import chosen_maps, methods_of, report, result_cells, run_comparison, step_budget
+from hf_pgg.reports.localization_figures import save_clip_animation
+from hf_pgg.reports.record import hub_source, run_record, synthesis_settings
 from hf_pgg.synthesis.actor_composite import ActorComposite
 from hf_pgg.synthesis.tilemix import TileMix
 from hf_pgg.synthesis.videomix import VideoMix
+from hf_pgg.training.models import head_options
 
 EMBEDDED = "digits in motion"
 CLIPS = "clips.gif"
@@ -64,24 +62,31 @@ REPORTED = {
 
 
 @dataclass
-class ClipArguments:
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Hub id, local folder or parquet file; default: the embedded clips."}
-    )
+class DataArguments:
+    dataset_name: str | None = field(default=None, metadata={"help": "Hub id, folder or parquet file (embedded)."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str = field(default="test", metadata={"help": "Split to report on."})
     validation_share: float = field(default=0.2, metadata={"help": "Of the training clips: they choose the map."})
-    source_column: str | None = field(
-        default=None, metadata={"help": "The video that a clip was cut from; its clips stay on one side of validation."}
-    )
+    source_column: str | None = field(default=None, metadata={"help": "Video that a clip was cut from, never split."})
     mask_column: str = field(default="masks", metadata={"help": "The actor's masks, for synthesis."})
     box_column: str = field(default="bboxes", metadata={"help": "Boxes [x, y, width, height] on every frame."})
-    synthesis: str = field(default="actor", metadata={"help": f"One of {', '.join(SYNTHESES)}."})
+    bias: float = field(default=0.9, metadata={"help": "Embedded clips: how often a motion is on its photograph."})
+
+
+@dataclass
+class SynthesisArguments:
+    synthesis: str = field(
+        default="actor", metadata={"help": "Method of the clips that are added.", "choices": SYNTHESES}
+    )
     synthesis_copies: int = field(default=1, metadata={"help": "Synthesized clips for each training clip."})
     masks: str = field(default="true", metadata={"help": "Ablation of the provenance: true, random, whole, ..."})
-    bias: float = field(default=0.9, metadata={"help": "Embedded clips: how often a motion is on its photograph."})
+
+
+@dataclass
+class MapArguments:
     attributions: list[str] = field(
-        default_factory=lambda: ["grad_cam", "input_gradient"], metadata={"help": "Maps to choose from."}
+        default_factory=lambda: ["grad_cam", "input_gradient"],
+        metadata={"help": "Maps to choose from.", "choices": tuple(METHODS)},
     )
     smoothing: list[float] = field(
         default_factory=lambda: [0.06], metadata={"help": "Blurs of gradient maps to choose from, in sides."}
@@ -89,25 +94,25 @@ class ClipArguments:
     over_time: list[float] = field(
         default_factory=lambda: [0.0], metadata={"help": "Blurs of maps over a clip's frames to choose from: 0 1."}
     )
-    model_name_or_path: str | None = field(
-        default=None, metadata={"help": "Hub id or local checkpoint; default: a small VideoMAE from scratch."}
-    )
+    joined: bool = field(default=False, metadata={"help": "Also measure when: on clips joined in time; slow."})
+    joined_stride: int | None = field(default=None, metadata={"help": "Frames between windows (1/8 of a window)."})
+
+
+@dataclass
+class ModelArguments:
+    model_name_or_path: str | None = field(default=None, metadata={"help": "Hub id or folder (a small VideoMAE)."})
     patch_size: int = field(default=8, metadata={"help": "Side of the small VideoMAE's patches, in pixels."})
-    joined: bool = field(
-        default=False, metadata={"help": "Also measure when: on clips joined in time, as long again as the rest."}
-    )
-    joined_stride: int | None = field(
-        default=None, metadata={"help": "Frames between windows of joined clips; default: an eighth of a window."}
-    )
-    compare: bool = field(default=False, metadata={"help": "Train plainly, with synthesis, and with guidance."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table gives mean and spread."})
+
+
+@dataclass
+class ClipArguments(ModelArguments, MapArguments, SynthesisArguments, DataArguments):
+    """Everything that tells one run from another, beside the settings of training."""
 
 
 @dataclass
 class ClipConfig(RecipeConfig):
     """The recipe's defaults for clips."""
 
-    output_dir: str | None = field(default="out/train_stal", metadata={"help": "Where everything is written."})
     video_column: str | None = field(default="video", metadata={"help": "Column of the clips."})
     num_frames: int | None = field(default=8, metadata={"help": "Frames that the model sees, taken evenly."})
     image_size: int | None = field(default=32, metadata={"help": "Side of the frames, in pixels."})
@@ -118,53 +123,58 @@ class ClipConfig(RecipeConfig):
 
 
 def main() -> None:
-    parser = HfArgumentParser((ClipArguments, ClipConfig))
-    task, config = parser.parse_args_into_dataclasses()
+    groups = {
+        "data": DataArguments,
+        "synthesis": SynthesisArguments,
+        "maps": MapArguments,
+        "model": ModelArguments,
+        "methods": CompareArguments,
+        "guidance": ClipConfig,
+    }
+    *asked, compare, config = parse_options(groups, description=__doc__)
+    task = ClipArguments(**{name: value for part in asked for name, value in vars(part).items()})
     torch.set_flush_denormal(True)
-    if task.synthesis not in SYNTHESES:
-        raise SystemExit(f"--synthesis {task.synthesis}: choose {', '.join(SYNTHESES)}")
-    check_attributions(task.attributions)
     with config.main_process_first(desc="data"):
         data = load_data(task, config)
-        source = hub_source(data["train"])
-    methods = methods_of(task.synthesis, config.alpha, task.compare)
+    copies = 1 + (task.synthesis_copies if task.synthesis != "none" else 0)
+    config.max_steps = step_budget(config, copies * len(data["train"]))
 
-    records = []
-    for seed in task.seeds:
-        for name, alpha in methods.items():
-            args = arguments_of(config, name, alpha, seed, task.seeds)
-            with args.main_process_first(desc="synthesis"):
-                rows, settings = data["train"], None
-                if name != "plain":
-                    rows, settings = synthesize(data["train"], task, args)
-            copies = 1 + (task.synthesis_copies if task.synthesis != "none" else 0)
-            args.max_steps = step_budget(args, copies * len(data["train"]))
-            trainer, seconds = train(rows, args, task)
-            trainer.save_model()  # an annotation that cannot be measured does not cost the training
-            record = evaluate(trainer, data, task, name, seconds)
-            record["data"]["revision"] = source[1]
-            if settings is not None:
-                record["synthesis"] = settings
-            records.append(record)
-            if trainer.is_world_process_zero():
-                frames = clip_images(
-                    trainer.model,
-                    trainer.data_collator.spec,
-                    data["test"],
-                    record["localization"],
-                    FrameSampler(args.num_frames),
-                    box_column=task.box_column,
-                )
-                save_animation(frames, Path(args.output_dir) / CLIPS)
-    if trainer.is_world_process_zero():
-        out = Path(config.output_dir)
-        write_records(records, {CLIPS: "Test clips: map, tube (green) and true box (red)"}, out)
-        push_records(records, out, config.hub_token)
-        print(table(records, REPORTED))
-        print(f"written: {out}/results.json, {out}/*/{CLIPS}")
+    def run(name: str, args: ClipConfig) -> dict[str, Any]:
+        with args.main_process_first(desc="synthesis"):
+            rows, settings = (data["train"], None) if name == "plain" else synthesize(data["train"], task, args)
+        trainer, seconds = train(rows, args, task)
+        trainer.save_model()  # an annotation that cannot be measured does not cost the training
+        results, localization = evaluate(trainer, data, task)
+        if trainer.is_world_process_zero():
+            save_clip_animation(
+                Path(args.output_dir) / CLIPS,
+                trainer.model,
+                trainer.data_collator.spec,
+                data["test"],
+                localization,
+                FrameSampler(args.num_frames),
+                box_column=task.box_column,
+            )
+        return run_record(
+            trainer,
+            results,
+            method=name,
+            base_model=task.model_name_or_path,
+            data_name=task.dataset_name or EMBEDDED,
+            data_revision=hub_source(data["train"])[1],
+            test_rows=len(data["test"]),
+            synthesis="none" if name == "plain" else f"{task.synthesis} ({task.synthesis_copies} a clip)",
+            arguments=asdict(task),
+            train_seconds=seconds,
+            localization=localization,
+            synthesis_settings=settings,
+        )
 
-
-# ---------------------------------------------------------------------------------------------- data
+    methods = methods_of(task.synthesis, config.alpha, compare.compare)
+    records = run_comparison(config, methods, compare.seeds, run)
+    if config.process_index == 0:
+        figures = {CLIPS: "Test clips: map, tube (green) and true box (red)"}
+        report(records, {"map": chosen_maps, **result_cells(REPORTED)}, figures, config)
 
 
 def load_data(task: ClipArguments, config: ClipConfig) -> DatasetDict:
@@ -185,6 +195,17 @@ def split_and_sample(train: Dataset, test: Dataset, task: ClipArguments, config:
     """`load_data` for clips at hand: sets a part of `train` aside for validation, by class and source."""
     rest, validation = hold_out(train, task.validation_share, task.source_column)
     return DatasetDict(train=sampled(rest, task, config), validation=validation, test=test)
+
+
+def hold_out(train: Dataset, share: float, source_column: str | None) -> tuple[Dataset, Dataset]:
+    """Training clips (column `label`) parted in those to train on and a `share` that makes choices.
+
+    Classes keep their proportions; clips that were cut from one video, as `source_column` tells, stay on one side.
+    """
+    folds = StratifiedGroupKFold(round(1 / share), shuffle=True, random_state=0)
+    sources = train[source_column] if source_column else range(len(train))
+    kept, held_out = next(folds.split(np.zeros(len(train)), train["label"], list(sources)))
+    return train.select(kept), train.select(held_out)
 
 
 def sampled(rows: Dataset, task: ClipArguments, config: ClipConfig) -> Dataset:
@@ -226,95 +247,53 @@ def synthesize(train: Dataset, task: ClipArguments, args: ClipConfig) -> tuple[D
     return concatenate_datasets(parts), synthesis_settings(method)
 
 
-# ---------------------------------------------------------------------------------------------- training
-
-
 def load_model(task: ClipArguments, config: ClipConfig, label: ClassLabel) -> tuple[Any, Any]:
     """A checkpoint with a new head, or a small VideoMAE from scratch, and its processor."""
-    labels = {
-        "num_labels": label.num_classes,
-        "id2label": dict(enumerate(label.names)),
-        "label2id": {name: i for i, name in enumerate(label.names)},
-    }
-    if task.model_name_or_path is not None:
-        model = AutoModelForVideoClassification.from_pretrained(
-            task.model_name_or_path, dtype=torch.float32, ignore_mismatched_sizes=True, **labels
+    name, size, head = task.model_name_or_path, config.image_size, head_options(label)
+    if name is not None:
+        options = {"dtype": torch.float32, "ignore_mismatched_sizes": True, **head}
+        return AutoModelForVideoClassification.from_pretrained(name, **options), AutoVideoProcessor.from_pretrained(
+            name
         )
-        return model, AutoVideoProcessor.from_pretrained(task.model_name_or_path)
-    size = config.image_size
     shape = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 288}
-    model = VideoMAEForVideoClassification(
-        VideoMAEConfig(
-            **shape, image_size=size, patch_size=task.patch_size, num_frames=config.num_frames, tubelet_size=2, **labels
-        )
-    )
+    frames = {"image_size": size, "patch_size": task.patch_size, "num_frames": config.num_frames, "tubelet_size": 2}
+    model = AutoModelForVideoClassification.from_config(VideoMAEConfig(**shape, **frames, **head))
     return model, VideoMAEVideoProcessor(size={"height": size, "width": size}, do_center_crop=False)
-
-
-def augmentation(size: int) -> v2.Transform:
-    """Crops, flips and colours, one draw for all frames of a clip and their masks.
-
-    The embedded clips have none: flipped or cut off, a motion of theirs is another one.
-    """
-    crop = v2.RandomResizedCrop((size, size), scale=(0.4, 1.0), antialias=True)
-    colour = [v2.ColorJitter(0.4, 0.4, 0.4), v2.RandomGrayscale(0.2)]
-    return v2.Compose([crop, v2.RandomHorizontalFlip(), *colour])
 
 
 def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrainer, float]:
     """Trains one classifier on clip labels; also the seconds it took."""
     set_seed(args.seed)
     model, processor = load_model(task, args, class_label(rows.features, "label"))
+    augment = None  # flipped or cut off, an embedded clip shows another motion
+    if task.dataset_name is not None:
+        crop = v2.RandomResizedCrop((args.image_size, args.image_size), scale=(0.4, 1.0), antialias=True)
+        colour = [v2.ColorJitter(0.4, 0.4, 0.4), v2.RandomGrayscale(0.2)]
+        augment = v2.Compose([crop, v2.RandomHorizontalFlip(), *colour])
     trainer = PGGTrainer(
-        model,
-        args,
-        augment=None if task.dataset_name is None else augmentation(args.image_size),
-        train_dataset=rows,
-        processing_class=processor,
-        compute_metrics=metrics_for(None),
+        model, args, augment=augment, train_dataset=rows, processing_class=processor, compute_metrics=metrics_for()
     )
-    print(
-        f"--- {Path(args.output_dir).name}: {len(rows)} clips, {args.max_steps} steps, alpha {args.alpha}", flush=True
-    )
+    method = Path(args.output_dir).name
+    print(f"--- {method}: {len(rows)} clips, {args.max_steps} steps, alpha {args.alpha}", flush=True)
     return trainer, trainer.train().metrics["train_runtime"]
 
 
-def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments, name: str, seconds: float) -> dict[str, Any]:
-    """The test clips' figures, with the map and the threshold that validation clips choose."""
+def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments) -> tuple[dict[str, float], dict[str, Any]]:
+    """The test clips' results, with the map and the threshold that validation clips choose; and what was chosen."""
     args, model, spec = trainer.args, trainer.model, trainer.data_collator.spec
-    sampler = FrameSampler(args.num_frames)
+    sampler, boxes = FrameSampler(args.num_frames), {"box_column": task.box_column}
     maps = clip_maps(task.attributions, task.smoothing, task.over_time)
-    results, localization = measure_maps(model, spec, data, maps, sampler, box_column=task.box_column)
+    results, localization = measure_maps(model, spec, data, maps, sampler, **boxes)
     known = add_provenance(sampled(data["test"], task, args), mask_column=task.mask_column, video_column=VIDEO)
-    figures = trainer.evaluate(known, metric_key_prefix="test")
-    results["target_gradient_share"] = figures["test_target_gradient_share"]
+    measured = trainer.evaluate(known, metric_key_prefix="test")
+    results["target_gradient_share"] = measured["test_target_gradient_share"]
     if task.joined:
-        chosen = ClipMap(*(localization[key] for key in ("map", "smoothing", "over_time")))
-        joined = measure_joined(
-            model,
-            spec,
-            data,
-            chosen.method,
-            FrameSampler(model.config.num_frames),
-            stride=task.joined_stride,
-            box_column=task.box_column,
-        )
+        method = ClipMap(*(localization[key] for key in ("map", "smoothing", "over_time"))).method
+        joined = measure_joined(model, spec, data, method, sampler, stride=task.joined_stride, **boxes)
         results |= {key: joined.pop(key) for key in ("temporal_iou", "temporal_iou_untrimmed")}
         localization["joined"] = joined
-    record = run_record(
-        trainer,
-        results,
-        method=name,
-        base_model=task.model_name_or_path,
-        data_name=task.dataset_name or EMBEDDED,
-        test_rows=len(data["test"]),
-        synthesis="none" if name == "plain" else f"{task.synthesis} ({task.synthesis_copies} a clip)",
-        arguments=asdict(task),
-        train_seconds=seconds,
-    )
-    record["localization"] = localization
-    return record
+    return results, localization
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

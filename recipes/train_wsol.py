@@ -16,44 +16,39 @@ applied to `--test_split`; MaxBoxAcc and MaxBoxAccV2 take the best threshold of 
 
 from __future__ import annotations
 
-import sys
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
-from comparison import arguments_of, check_attributions, methods_of, step_budget, table
 from datasets import Dataset, DatasetDict, Image, concatenate_datasets
-from matplotlib.figure import Figure
 from torchvision.transforms import v2
-from train_cls import (
-    ModelArguments,
-    RecipeConfig,
-    load_model,
-    metrics_for,
-    open_dataset,
-    push_records,
-    run_record,
-    write_records,
-)
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser, set_seed
+from transformers import AutoImageProcessor, AutoModelForImageClassification, set_seed
 
 from hf_pgg import CutMix, MaskAblation, PGGTrainer, ResizeMix, add_provenance
+from hf_pgg.cli.arguments import CompareArguments, ModelArguments, RecipeConfig
+from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.annotations import indices_with_boxes, mask_to_box, object_mask
 from hf_pgg.data.images import decode_mask, encode_png, open_image, resize, to_rgb
 from hf_pgg.data.labels import class_label
+from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE
 from hf_pgg.demo_data import digits_on_photographs
+from hf_pgg.localization.attribution import METHODS
 from hf_pgg.localization.features import AttributionError
-from hf_pgg.localization.images import LocalizationSettings, box_of_map, evaluate_localization
-from hf_pgg.localization.score_maps import score_maps, with_smoothing
-from hf_pgg.reports.figures import draw
-from hf_pgg.reports.record import hub_source, synthesis_settings
+from hf_pgg.localization.images import LocalizationSettings, evaluate_localization
+from hf_pgg.localization.score_maps import with_smoothing
+from hf_pgg.metrics.compute_metrics import metrics_for
+from hf_pgg.reports.comparison import chosen_maps, methods_of, report, result_cells, run_comparison, step_budget
+from hf_pgg.reports.localization_figures import localization_figure
+from hf_pgg.reports.record import hub_source, run_record, synthesis_settings
 from hf_pgg.synthesis.puzzlemix import InputGradientSaliency, PuzzleMix
+from hf_pgg.training.models import image_classifier
 
 EMBEDDED = "digits on photographs"
+FIGURE = "localization.png"
 MIXES = {"cutmix": CutMix, "resizemix": ResizeMix, "puzzlemix": PuzzleMix}
 REPORTED = {
     "max_box_acc_v2": ("MaxBoxAccV2", 100),
@@ -68,28 +63,27 @@ REPORTED = {
 
 
 @dataclass
-class LocalizationArguments:
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Hub id, local folder or parquet file; default: the embedded data."}
-    )
+class DataArguments:
+    dataset_name: str | None = field(default=None, metadata={"help": "Hub id, folder or parquet file (embedded data)."})
     train_split: str = field(default="train", metadata={"help": "Split to train on: images and labels."})
-    selection_split: str = field(
-        default="train", metadata={"help": "Split whose annotated rows choose the map and the threshold."}
-    )
+    selection_split: str = field(default="train", metadata={"help": "Its annotated rows choose map and threshold."})
     test_split: str = field(default="test", metadata={"help": "Split to report on."})
     box_column: str = field(default="bbox", metadata={"help": "Boxes of the object; rows may have None."})
-    box_format: str = field(default="xywh", metadata={"help": "xywh or xyxy, in pixels of the image."})
+    box_format: str = field(
+        default="xywh", metadata={"help": "Of the boxes, in pixels of the image.", "choices": ("xywh", "xyxy")}
+    )
     mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, for PxAP."})
     target_value: int | None = field(default=None, metadata={"help": "The object's value, if the mask is a label map."})
     ignore_value: int | None = field(default=None, metadata={"help": "Value of mask pixels that PxAP leaves out."})
-    train_mask_column: str | None = field(
-        default=None,
-        metadata={"help": "Object's mask in training rows: a cut-out's alpha, a saliency model's; a mix carries it."},
+    train_mask_column: str | None = field(default=None, metadata={"help": "Object's mask in training rows (none)."})
+    labels_only: bool = field(default=False, metadata={"help": "Embedded data: forget the digits' masks."})
+
+
+@dataclass
+class SynthesisArguments:
+    synthesis: str = field(
+        default="cutmix", metadata={"help": "Method of the rows that are added.", "choices": (*MIXES, "none")}
     )
-    labels_only: bool = field(
-        default=False, metadata={"help": "Embedded data: forget the digits' masks; a mix knows its parts alone."}
-    )
-    synthesis: str = field(default="cutmix", metadata={"help": "cutmix, resizemix, puzzlemix or none."})
     synthesis_copies: int = field(default=1, metadata={"help": "Mixed rows for each training row."})
     keep_originals: bool = field(default=True, metadata={"help": "Train on the unmixed rows too."})
     saliency_model: str | None = field(
@@ -98,76 +92,82 @@ class LocalizationArguments:
     masks: str = field(
         default="true", metadata={"help": "Ablation of the provenance: true, random, whole, dilate:0.1, erode:0.3, ..."}
     )
+
+
+@dataclass
+class MapArguments:
     attributions: list[str] = field(
         default_factory=lambda: ["grad_cam", "guided_grad_cam", "input_gradient"],
-        metadata={"help": "Maps to choose from, names of hf_pgg.localization.attribution.METHODS."},
+        metadata={"help": "Maps to choose from.", "choices": tuple(METHODS)},
     )
     smoothing: float = field(default=0.05, metadata={"help": "Blur of gradient maps, as a share of the side."})
 
 
 @dataclass
-class CompareArguments:
-    compare: bool = field(default=False, metadata={"help": "Train plainly, with mixing alone, and with guidance."})
-    seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds; the table gives mean and spread."})
+class LocalizationArguments(MapArguments, SynthesisArguments, DataArguments):
+    """Everything that tells one run from another, beside the settings of training."""
 
 
 @dataclass
 class LocalizationConfig(RecipeConfig):
     """The recipe's defaults."""
 
-    output_dir: str | None = field(default="out/train_wsol", metadata={"help": "Where everything is written."})
     alpha: float = field(default=1.0, metadata={"help": "Weight of the guidance loss."})
 
 
 def main() -> None:
-    parser = HfArgumentParser((LocalizationArguments, ModelArguments, CompareArguments, LocalizationConfig))
-    if len(sys.argv) == 2 and sys.argv[1].endswith((".yaml", ".yml", ".json")):
-        read = parser.parse_json_file if sys.argv[1].endswith(".json") else parser.parse_yaml_file
-        task, model_args, compare, config = read(sys.argv[1])
-    else:
-        task, model_args, compare, config = parser.parse_args_into_dataclasses()
+    groups = {
+        "data": DataArguments,
+        "synthesis": SynthesisArguments,
+        "maps": MapArguments,
+        "model": ModelArguments,
+        "methods": CompareArguments,
+        "guidance": LocalizationConfig,
+    }
+    *asked, model_args, compare, config = parse_options(groups, description=__doc__)
+    task = LocalizationArguments(**{name: value for part in asked for name, value in vars(part).items()})
     torch.set_flush_denormal(True)
-    if task.synthesis not in (*MIXES, "none"):
-        raise SystemExit(f"--synthesis {task.synthesis}: choose none, {', '.join(MIXES)}")
-    check_attributions(task.attributions)
     with config.main_process_first(desc="data"):
         data = load_data(task, config)
-        source = hub_source(data["train"])
     known = PROVENANCE in data["train"].column_names
+    copies = task.synthesis_copies + task.keep_originals if task.synthesis != "none" else 1
+    config.max_steps = step_budget(config, copies * len(data["train"]))
+    shown, saliency_models = {}, {}  # of the first seed; of every seed
+
+    def run(name: str, args: LocalizationConfig) -> dict[str, Any]:
+        with args.main_process_first(desc="mixing"):
+            rows, settings = data["train"], None
+            if name != "plain":
+                rows, settings = mix(data["train"], task, args, task.saliency_model or saliency_models.get(args.seed))
+        trainer, seconds = train(rows, args, model_args, task)
+        trainer.save_model()  # an annotation that cannot be measured does not cost the training
+        if name == "plain":
+            saliency_models[args.seed] = args.output_dir
+        results, localization = evaluate(trainer, data, task)
+        shown.setdefault(name, (trainer.model, trainer.data_collator.spec, localization))
+        return run_record(
+            trainer,
+            results,
+            method=name,
+            base_model=model_args.model_name_or_path,
+            data_name=task.dataset_name or EMBEDDED,
+            data_revision=hub_source(data["train"])[1],
+            test_rows=len(data["test"]),
+            synthesis="none" if name == "plain" else f"{task.synthesis} ({task.synthesis_copies} a row)",
+            arguments=asdict(task),
+            train_seconds=seconds,
+            localization=localization,
+            synthesis_settings=settings,
+        )
+
     methods = methods_of(task.synthesis, config.alpha, compare.compare, known=known)
-    records, trained = [], {}
-    for seed in compare.seeds:
-        saliency_model = task.saliency_model
-        for name, alpha in methods.items():
-            args = arguments_of(config, name, alpha, seed, compare.seeds)
-            with args.main_process_first(desc="mixing"):
-                rows, settings = data["train"], None
-                if name != "plain":
-                    rows, settings = mix(data["train"], task, args, saliency_model)
-            copies = task.synthesis_copies + task.keep_originals if task.synthesis != "none" else 1
-            args.max_steps = step_budget(args, copies * len(data["train"]))
-            trainer, seconds = train(rows, args, model_args, task)
-            trainer.save_model()  # an annotation that cannot be measured does not cost the training
-            record = evaluate(trainer, data, task, name, model_args.model_name_or_path, seconds)
-            record["data"]["revision"] = source[1]
-            if settings is not None:
-                record["synthesis"] = settings
-            if name == "plain":
-                saliency_model = saliency_model or args.output_dir
-            records.append(record)
-            if seed == compare.seeds[0]:
-                trained[name] = (trainer.model, trainer.data_collator.spec, record["localization"])
-    if trainer.is_world_process_zero():
-        out = Path(config.output_dir)
-        figure = comparison_figure(trained, data["test"], task)
-        figure.savefig(out / "localization.png", dpi=130)
-        write_records(records, {"localization.png": "Maps, boxes (green) and true boxes (red)"}, out)
-        push_records(records, out, config.hub_token)
-        print(table(records, REPORTED))
-        print(f"written: {out}/results.json, localization.png")
-
-
-# ---------------------------------------------------------------------------------------------- data
+    records = run_comparison(config, methods, compare.seeds, run)
+    if config.process_index == 0:
+        boxes = {"box_column": task.box_column, "box_format": task.box_format}
+        figure = localization_figure(shown, data["test"], smoothing=task.smoothing, **boxes)
+        figure.savefig(Path(config.output_dir) / FIGURE, dpi=130)
+        columns = {"map": chosen_maps, **result_cells(REPORTED)}
+        report(records, columns, {FIGURE: "Maps, boxes (green) and true boxes (red)"}, config)
 
 
 def load_data(task: LocalizationArguments, config: LocalizationConfig) -> DatasetDict:
@@ -217,7 +217,7 @@ def mix(
     options = {}
     if task.synthesis == "puzzlemix":
         if saliency_model is None:
-            raise SystemExit(
+            raise ValueError(
                 "--synthesis puzzlemix needs --saliency_model (a classifier of these classes) or --compare"
             )
         model = AutoModelForImageClassification.from_pretrained(saliency_model, dtype=torch.float32)
@@ -233,15 +233,13 @@ def mix(
     return concatenate_datasets(parts), synthesis_settings(method)
 
 
-# ---------------------------------------------------------------------------------------------- training
-
-
 def train(
     rows: Dataset, args: LocalizationConfig, model_args: ModelArguments, task: LocalizationArguments
 ) -> tuple[PGGTrainer, float]:
     """Trains one classifier on labels alone; also the seconds it took."""
     set_seed(args.seed)
-    model, processor = load_model(model_args, args, class_label(rows.features, args.label_column))
+    classes = class_label(rows.features, args.label_column)
+    model, processor = image_classifier(classes, args.image_size, **asdict(model_args))
     if any(isinstance(module, torch.nn.Conv2d) for module in model.modules()):
         model = model.to(memory_format=torch.channels_last)
     trainer = PGGTrainer(
@@ -257,37 +255,23 @@ def train(
 
 
 def evaluate(
-    trainer: PGGTrainer,
-    data: DatasetDict,
-    task: LocalizationArguments,
-    name: str,
-    base_model: str | None,
-    seconds: float,
-) -> dict[str, Any]:
-    """Top-1 on all test rows; the map and threshold chosen on `selection`; localization on the annotated test rows."""
-    spec = trainer.data_collator.spec
+    trainer: PGGTrainer, data: DatasetDict, task: LocalizationArguments
+) -> tuple[dict[str, float], dict[str, Any]]:
+    """Top-1 on all test rows, localization on the annotated ones; with the map and threshold that `selection` chose."""
+    model, spec = trainer.model, trainer.data_collator.spec
     boxes = LocalizationSettings(box_column=task.box_column, box_format=task.box_format)
-    selection = {}
-    for attribution in task.attributions:
-        method = with_smoothing(attribution, task.smoothing)
-        try:
-            selection[attribution] = evaluate_localization(
-                trainer.model, spec, data["selection"], method, replace(boxes, delta=0.02)
-            )
-        except AttributionError as error:
-            print(f"{attribution}: not for this model ({error})")
     masks = {"mask_column": task.mask_column, "target_value": task.target_value, "ignore_value": task.ignore_value}
-    on_test = {
-        name: evaluate_localization(
-            trainer.model,
-            spec,
-            data["test"],
-            with_smoothing(name, task.smoothing),
-            replace(boxes, threshold=found, **masks),
-        )
-        for name, found in selection.items()
-    }
-    chosen = max(selection, key=lambda key: selection[key]["max_box_acc_v2"])
+    selection, on_test = {}, {}
+    for name in task.attributions:
+        method = with_smoothing(name, task.smoothing)
+        try:
+            found = evaluate_localization(model, spec, data["selection"], method, replace(boxes, delta=0.02))
+        except AttributionError as error:
+            print(f"{name}: not for this model ({error})")
+            continue
+        settings = replace(boxes, threshold=found, **masks)
+        selection[name], on_test[name] = found, evaluate_localization(model, spec, data["test"], method, settings)
+    chosen = max(selection, key=lambda name: selection[name]["max_box_acc_v2"])
     results = dict(on_test[chosen])
     plain = data["test"].select_columns([IMAGE, "label"])
     results["accuracy"] = trainer.evaluate(plain, metric_key_prefix="test")["test_accuracy"]
@@ -296,20 +280,8 @@ def evaluate(
         guided = squashed_with_masks(boxed, spec.size, task)
         measured = trainer.evaluate(guided, metric_key_prefix="test")
         results["target_gradient_share"] = measured["test_target_gradient_share"]
-    record = run_record(
-        trainer,
-        results,
-        method=name,
-        base_model=base_model,
-        data_name=task.dataset_name or EMBEDDED,
-        test_rows=len(data["test"]),
-        synthesis="none" if name == "plain" else f"{task.synthesis} ({task.synthesis_copies} a row)",
-        arguments=asdict(task),
-        train_seconds=seconds,
-    )
     threshold = selection[chosen]["best_threshold"]
-    record["localization"] = {"map": chosen, "threshold": threshold, "selection": selection, "test": on_test}
-    return record
+    return results, {"map": chosen, "threshold": threshold, "selection": selection, "test": on_test}
 
 
 def squashed_with_masks(rows: Dataset, size: tuple[int, int], task: LocalizationArguments) -> Dataset:
@@ -333,39 +305,5 @@ def squashed_with_masks(rows: Dataset, size: tuple[int, int], task: Localization
     return add_provenance(squashed.select_columns([IMAGE, "label", "object"]), mask_column="object")
 
 
-# ---------------------------------------------------------------------------------------------- reports
-
-
-def comparison_figure(
-    methods: dict[str, tuple[Any, InputSpec, dict[str, Any]]],
-    test: Dataset,
-    task: LocalizationArguments,
-    count: int = 8,
-) -> Figure:
-    """The same test images under every method: map, box (green) and true box (red).
-
-    Args:
-        methods: Name to the model, its input, and its record's `localization` (map and threshold).
-    """
-    known = test.select(indices_with_boxes(test, task.box_column))
-    rows = [known[int(i)] for i in np.linspace(0, len(known) - 1, min(count, len(known)))]
-    images = [to_rgb(row[IMAGE]) for row in rows]
-    labels = [row["label"] for row in rows]
-    figure = Figure(figsize=(1.6 * len(rows), 1.75 * len(methods)), layout="constrained")
-    grid = figure.subplots(len(methods), len(rows), squeeze=False)
-    for line, (name, (model, spec, chosen)) in enumerate(methods.items()):
-        scored = score_maps(model, spec, images, with_smoothing(chosen["map"], task.smoothing), labels)
-        for axes, image, row, result in zip(grid[line], images, rows, scored, strict=True):
-            box = box_of_map(result.score_map, chosen["threshold"], (image.shape[1], image.shape[0]))
-            truth = np.atleast_2d(np.asarray(row[task.box_column], float))
-            if task.box_format == "xyxy":
-                truth = np.concatenate([truth[:, :2], truth[:, 2:] - truth[:, :2]], axis=1)
-            axes.imshow(draw(image, result.score_map, box, truth=truth.tolist()))
-            axes.set_xticks([])
-            axes.set_yticks([])
-        grid[line, 0].set_ylabel(name.replace(", ", ",\n") + f"\n{chosen['map']}", fontsize=7)
-    return figure
-
-
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass, field
+from pathlib import Path
 
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
@@ -52,7 +54,10 @@ class RecipeConfig(PGGConfig):
         'cosine'
     """
 
-    output_dir: str | None = field(default="out", metadata={"help": "Folder that everything is written to."})
+    output_dir: str | None = field(
+        default_factory=lambda: f"out/{Path(sys.argv[0]).stem}",
+        metadata={"help": "Folder that everything is written to."},
+    )
     per_device_train_batch_size: int = field(default=64, metadata={"help": "Samples a step and device."})
     per_device_eval_batch_size: int = field(default=128, metadata={"help": "Samples a step in evaluation."})
     num_train_epochs: float = field(default=12, metadata={"help": "Passes over the rows, synthesized ones included."})

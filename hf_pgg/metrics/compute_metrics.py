@@ -35,7 +35,7 @@ def metrics_for(group_column: str | None = None) -> Callable[[Any], dict[str, fl
 
 
 def by_group(
-    predictions: ArrayLike,
+    logits: Any,
     labels: ArrayLike,
     values: ArrayLike,
     label_names: Sequence[str],
@@ -44,19 +44,20 @@ def by_group(
     """Lists the accuracy of every group by name, with its number of samples and 95 % interval.
 
     Args:
-        predictions, labels, values: (N,) integers: predicted class, true class, and the value that parts classes.
+        logits: (N, classes), or a tuple that they are the first of.
+        labels, values: (N,) integers: the true class, and the value that parts a class into groups.
         label_names (`Sequence[str]`): Names of the classes.
         value_names (`Sequence[str]`, *optional*): Names of the values; by default their numbers.
 
     Example:
-        >>> by_group([0, 1], [0, 0], [0, 1], ["cat"], ["sand", "snow"])[0]["name"]
+        >>> by_group(np.eye(2), [0, 0], [0, 1], ["cat", "dog"], ["sand", "snow"])[0]["name"]
         'cat, sand'
     """
     numbers = pair_groups(labels, values)
     first = dict(zip(*np.unique(numbers, return_index=True), strict=True))
     labels, values = np.asarray(labels), np.asarray(values)
     rows = []
-    for number, found in group_accuracies(predictions, labels, numbers).items():
+    for number, found in group_accuracies(_classes(logits), labels, numbers).items():
         label, value = int(labels[first[number]]), int(values[first[number]])
         rows.append({"name": f"{label_names[label]}, {value_names[value] if value_names else value}", **found})
     return rows

@@ -103,22 +103,26 @@ def mean_and_spread(values: Iterable[float], digits: int = 3) -> str:
     return f"{array.mean():.{digits}f}" + (f" ± {array.std(ddof=1):.{digits}f}" if len(array) > 1 else "")
 
 
-def result_cell(key: str, factor: float = 1.0, digits: int = 3) -> Cell:
-    """Makes the cell of a results table that gives mean and spread of one result over a method's runs.
+def result_cells(columns: Mapping[str, tuple[str, float]], digits: int = 1) -> dict[str, Cell]:
+    """Makes columns of a results table that give mean and spread of results over a method's runs.
 
     Args:
-        key (`str`): Name of the result in the records' `results`.
-        factor (`float`): What it is multiplied by: 100 for percent.
+        columns (`Mapping[str, tuple[str, float]]`):
+            Name of a result in the records' `results`, to the title of its column and the factor it is multiplied by.
+        digits (`int`): Digits after the point.
 
     Example:
-        >>> result_cell("accuracy", 100, 1)([{"results": {"accuracy": 0.52}}, {"results": {"accuracy": 0.54}}])
+        >>> columns = result_cells({"accuracy": ("top-1", 100)})
+        >>> columns["top-1"]([{"results": {"accuracy": 0.52}}, {"results": {"accuracy": 0.54}}])
         '53.0 ± 1.4'
     """
 
-    def cell(runs: Sequence[Record]) -> str:
-        return mean_and_spread((factor * run["results"][key] for run in runs if key in run["results"]), digits)
+    def cell(key: str, factor: float) -> Cell:
+        return lambda runs: mean_and_spread(
+            (factor * run["results"][key] for run in runs if key in run["results"]), digits
+        )
 
-    return cell
+    return {title: cell(key, factor) for key, (title, factor) in columns.items()}
 
 
 def results_table(records: Sequence[Record], columns: Mapping[str, Cell]) -> str:
@@ -126,11 +130,11 @@ def results_table(records: Sequence[Record], columns: Mapping[str, Cell]) -> str
 
     Args:
         records: One record a run. Methods stand in the order of their first run; failed runs are counted.
-        columns (`Mapping[str, Callable]`): Title to what writes the cell of a method's runs, see [`result_cell`].
+        columns (`Mapping[str, Callable]`): Title to what writes the cell of a method's runs, see [`result_cells`].
 
     Example:
         >>> record = {"method": {"name": "plain"}, "results": {"accuracy": 0.5}}
-        >>> print(results_table([record], {"accuracy": result_cell("accuracy")}))
+        >>> print(results_table([record], result_cells({"accuracy": ("accuracy", 1)}, digits=3)))
         | method | accuracy |
         | --- | --- |
         | plain | 0.500 |
@@ -144,6 +148,32 @@ def results_table(records: Sequence[Record], columns: Mapping[str, Cell]) -> str
     return "\n".join(lines)
 
 
+def step_time(records: Sequence[Record]) -> Cell:
+    """Makes the cell that gives the median time of a step over that of the first method of `records`.
+
+    Example:
+        >>> records = [{"method": {"name": name, "seconds_per_step": t}} for name, t in (("plain", 2), ("guided", 5))]
+        >>> step_time(records)(records[1:])
+        '2.5 x'
+    """
+
+    def seconds(runs: Sequence[Record]) -> float:
+        return float(np.median([run["method"]["seconds_per_step"] for run in runs]))
+
+    first = seconds([record for record in records if record["method"]["name"] == records[0]["method"]["name"]])
+    return lambda runs: f"{seconds(runs) / first:.1f} x"
+
+
+def chosen_maps(runs: Sequence[Record]) -> str:
+    """Writes which attribution maps the runs of a method chose to locate with.
+
+    Example:
+        >>> chosen_maps([{"localization": {"map": "grad_cam"}}, {"localization": {"map": "cam"}}])
+        'cam, grad_cam'
+    """
+    return ", ".join(sorted({run["localization"]["map"] for run in runs}))
+
+
 def read_records(path: Path) -> list[Record]:
     """Reads the records of a JSON-lines file; there are none where there is no file yet.
 
@@ -154,21 +184,8 @@ def read_records(path: Path) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def write_records(records: Sequence[Record], figures: Mapping[str, str], out: Path) -> None:
-    """Writes `results.json` of all runs, and in the folder of each run its own record, its card and the figures.
-
-    Args:
-        records: One record a run; each gets the comparison of all and the list of figures.
-        figures (`Mapping[str, str]`): File to title; a file in `out` is copied to each run, others are there already.
-        out (`Path`): Folder that holds the folders of the runs.
-
-    Example:
-        >>> import tempfile
-        >>> out = Path(tempfile.mkdtemp())
-        >>> write_records([], {}, out)
-        >>> (out / "results.json").read_text()
-        '[]\\n'
-    """
+def _write_records(records: Sequence[Record], figures: Mapping[str, str], out: Path) -> None:
+    """Writes `results.json` of all runs, and in the folder of each run its own record, its card and the figures."""
     for record in records:
         folder = out / record["model"]["name"]
         record["comparison"] = comparison_rows(records)
@@ -181,17 +198,8 @@ def write_records(records: Sequence[Record], figures: Mapping[str, str], out: Pa
     (out / "results.json").write_text(json.dumps(records, indent=1) + "\n")
 
 
-def push_records(records: Sequence[Record], out: Path, token: str | None) -> None:
-    """Uploads card, record and figures of each run to the repository that its model was pushed to, if it was pushed.
-
-    Args:
-        records: The records that [`write_records`] has written.
-        out (`Path`): Folder that holds the folders of the runs.
-        token (`str`, *optional*): Hub token; by default the one logged in.
-
-    Example:
-        >>> push_records([{"model": {"name": "plain", "repo": None}}], Path("out"), token=None)  # nothing to upload
-    """
+def _push_records(records: Sequence[Record], out: Path, token: str | None) -> None:
+    """Uploads card, record and figures of each run to the repository that its model was pushed to, if it was pushed."""
     for record in records:
         if record["model"]["repo"]:
             upload_folder(
@@ -201,3 +209,32 @@ def push_records(records: Sequence[Record], out: Path, token: str | None) -> Non
                 commit_message="Model card and run record",
                 token=token,
             )
+
+
+def report(records: Sequence[Record], columns: Mapping[str, Cell], figures: Mapping[str, str], config: Any) -> None:
+    """Writes what is kept of a comparison, uploads what belongs to pushed models, and prints the results table.
+
+    The output folder gets `results.json` of all runs, and the folder of each run its own, its model card and the
+    figures. Each record gets the comparison of all, and the list of figures.
+
+    Args:
+        records: One record a run.
+        columns: Columns of the results table, see [`results_table`].
+        figures (`Mapping[str, str]`):
+            File to title; a file in the output folder is copied to each run, others are in the runs' folders already.
+        config (`PGGConfig`): The settings that the runs share.
+
+    Example:
+        >>> import tempfile
+        >>> from types import SimpleNamespace
+        >>> config = SimpleNamespace(output_dir=tempfile.mkdtemp(), hub_token=None)
+        >>> report([], {"map": chosen_maps}, {}, config)  # doctest: +ELLIPSIS
+        | method | map |
+        | --- | --- |
+        written: .../results.json
+    """
+    out = Path(config.output_dir)
+    _write_records(records, figures, out)
+    _push_records(records, out, config.hub_token)
+    print(results_table(records, columns))
+    print("written:", ", ".join([f"{out}/results.json", *figures]))

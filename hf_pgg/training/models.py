@@ -36,38 +36,41 @@ def head_options(label: ClassLabel) -> dict[str, Any]:
 
 def image_classifier(
     label: ClassLabel,
-    checkpoint: str | None = None,
+    image_size: int | None = None,
     *,
+    model_name_or_path: str | None = None,
     architecture: str = "convnext",
-    image_size: int = 48,
-    revision: str = "main",
+    model_revision: str = "main",
 ) -> tuple[Any, Any]:
     """Returns an image classifier in float32 and its image processor.
 
     Args:
         label (`ClassLabel`): The classes; a checkpoint of other classes gets a new head.
-        checkpoint (`str`, *optional*): Hub id or folder; by default a small network with random weights is made.
-        architecture (`str`): Of the small network: `"convnext"` or `"vit"`.
-        image_size (`int`): Side of the small network's images, in pixels.
-        revision (`str`): Revision of the checkpoint on the Hub.
+        image_size (`int`, *optional*, defaults to 48): Side of the small network's images, in pixels.
+        model_name_or_path (`str`, *optional*):
+            Hub id or folder of a checkpoint; by default a small network with random weights is made.
+        architecture (`str`): Kind of the small network: `"convnext"` or `"vit"`.
+        model_revision (`str`): Revision of the checkpoint on the Hub.
 
     Raises:
         ValueError: If there is no such architecture.
 
     Example:
-        >>> model, processor = image_classifier(ClassLabel(names=["cat", "dog"]), architecture="vit", image_size=16)
+        >>> model, processor = image_classifier(ClassLabel(names=["cat", "dog"]), 16, architecture="vit")
         >>> model.config.id2label, processor.size["height"]
         ({0: 'cat', 1: 'dog'}, 16)
     """
     head = head_options(label)
-    if checkpoint is not None:
+    if model_name_or_path is not None:
+        source = {"pretrained_model_name_or_path": model_name_or_path, "revision": model_revision}
         model = AutoModelForImageClassification.from_pretrained(
-            checkpoint, dtype=torch.float32, ignore_mismatched_sizes=True, revision=revision, **head
+            **source, dtype=torch.float32, ignore_mismatched_sizes=True, **head
         )
-        return model, AutoImageProcessor.from_pretrained(checkpoint, revision=revision)
+        return model, AutoImageProcessor.from_pretrained(**source)
     if architecture not in ARCHITECTURES:
         raise ValueError(f"there is no architecture '{architecture}': choose {', '.join(ARCHITECTURES)}")
-    processor = ViTImageProcessor(size={"height": image_size, "width": image_size})
+    size = image_size or 48
+    processor = ViTImageProcessor(size={"height": size, "width": size})
     # layer norm and GELU: nothing leaks between samples, and finite differences see a smooth function
     if architecture == "convnext":
         shape: dict[str, Any] = {
@@ -75,6 +78,6 @@ def image_classifier(
             "depths": [1, 1, 2, 1],
             "layer_scale_init_value": 1.0,
         }
-        return ConvNextForImageClassification(ConvNextConfig(**shape, image_size=image_size, **head)), processor
+        return ConvNextForImageClassification(ConvNextConfig(**shape, image_size=size, **head)), processor
     shape = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 576}
-    return ViTForImageClassification(ViTConfig(**shape, image_size=image_size, patch_size=8, **head)), processor
+    return ViTForImageClassification(ViTConfig(**shape, image_size=size, patch_size=8, **head)), processor

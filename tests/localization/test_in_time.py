@@ -253,12 +253,12 @@ def test_the_recipe_measures_a_checkpoint_on_its_own_data(coloured, tmp_path):
     processor = VideoMAEVideoProcessor(size={"height": SIDE, "width": SIDE}, do_center_crop=False)
     processor.save_pretrained(tmp_path / "checkpoint")
     options = {"checkpoints": "checkpoint", "dataset_name": "data", "output": "figures.json"}
-    recipe = Path(__file__).resolve().parents[2] / "recipes" / "joined_clips.py"
-    command = [sys.executable, recipe, "--validation_share", "0.33"]
+    command = [sys.executable, "-m", "benchmarks.clips.joined", "--validation_share", "0.33"]
     for name, path in options.items():
         command += [f"--{name}", tmp_path / path]
     env = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_DATASETS_CACHE": str(tmp_path / "cache")}
-    done = subprocess.run(command, env=env, capture_output=True, text=True)
+    root = Path(__file__).resolve().parents[2]
+    done = subprocess.run(command, env=env, cwd=root, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr[-2000:]
     (record,) = json.loads((tmp_path / "figures.json").read_text())
     assert record["window"] == 9 and record["stride"] == 1 and "| checkpoint |" in done.stdout

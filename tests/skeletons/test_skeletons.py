@@ -15,7 +15,6 @@ from datasets import ClassLabel, Dataset, Features, Value
 from datasets.fingerprint import Hasher
 
 import hf_pgg.demo_data
-from benchmarks.skeletons.medial_axis import add_skeletons, medial_axes, spread_points
 from hf_pgg import BatchMix, FreshDraws, PGGConfig, PGGTrainer, ProvenanceError
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import decode_mask, encode_mask
@@ -27,6 +26,7 @@ from hf_pgg.guidance.modes import RandomState, second_derivatives
 from hf_pgg.skeletons.model import SkeletonClassifier, SkeletonConfig
 from hf_pgg.skeletons.rows import KEYPOINT_FEATURE, SkeletonCollator, normalize_tracks, read_keypoints
 from hf_pgg.synthesis.batchmix import _join_persons
+from recipes.medial_axis import add_skeletons, medial_axes, spread_points
 
 POINTS, FRAMES, CLASSES = 5, 6, 4
 FEATURES = 2 * POINTS

@@ -1,6 +1,6 @@
 """When an action happens: checkpoints of `train_stal.py` slid over clips that are joined in time.
 
-    python recipes/joined_clips.py --checkpoints out/train_stal/plain out/train_stal/actor-guidance
+    python -m benchmarks.clips.joined --checkpoints out/train_stal/plain out/train_stal/actor-guidance
 
 Every test clip stands between two clips of other classes; windows as long as a clip are scored along the whole. The
 threshold of the maps and the cost of switching are chosen on joined validation clips. Prints one table and, with
@@ -15,20 +15,20 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from datasets import Dataset, DatasetDict
-from sklearn.model_selection import StratifiedGroupKFold
+from datasets import DatasetDict
 from torch import nn
-from train_cls import open_dataset
-from transformers import AutoConfig, AutoModelForVideoClassification, AutoVideoProcessor, HfArgumentParser
+from transformers import AutoConfig, AutoModelForVideoClassification, AutoVideoProcessor
 
+from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import VIDEO
 from hf_pgg.demo_data import digits_in_motion
 from hf_pgg.localization.in_time import measure_joined
 from hf_pgg.localization.score_maps import with_smoothing
 from hf_pgg.reports.record import environment
+from recipes.train_stal import hold_out
 
 REPORTED = ("temporal_iou", "temporal_iou_untrimmed", "video_mAP@0.2", "video_mAP@0.2_untrimmed", "video_mAP@0.5",
             "video_mAP@0.5_untrimmed")  # fmt: skip
@@ -61,7 +61,7 @@ class JoinedArguments:
 
 
 def main() -> None:
-    (task,) = HfArgumentParser(JoinedArguments).parse_args_into_dataclasses()
+    (task,) = parse_options({"options": JoinedArguments}, description=__doc__)
     data = load_data(task)
     records = []
     for checkpoint in task.checkpoints:
@@ -91,17 +91,6 @@ def load_data(task: JoinedArguments) -> DatasetDict:
     return DatasetDict(validation=hold_out(train, task.validation_share, task.source_column)[1], test=test)
 
 
-def hold_out(train: Dataset, share: float, source_column: str | None) -> tuple[Dataset, Dataset]:
-    """Training clips (column `label`) parted in those to train on and a `share` that makes choices.
-
-    Classes keep their proportions; clips that were cut from one video, as `source_column` tells, stay on one side.
-    """
-    folds = StratifiedGroupKFold(round(1 / share), shuffle=True, random_state=0)
-    sources = train[source_column] if source_column else range(len(train))
-    kept, held_out = next(folds.split(np.zeros(len(train)), train["label"], list(sources)))
-    return train.select(kept), train.select(held_out)
-
-
 def measure(model: nn.Module, spec: InputSpec, data: DatasetDict, task: JoinedArguments) -> dict[str, float]:
     """The figures of `test`, with what `validation` chose."""
     method = with_smoothing(task.attribution, task.smoothing, task.over_time)
@@ -111,4 +100,4 @@ def measure(model: nn.Module, spec: InputSpec, data: DatasetDict, task: JoinedAr
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)
