@@ -1,6 +1,6 @@
 """Trains the small checkpoints of the README and packages them as folders that are ready for the Hub.
 
-    python benchmarks/release.py --output_dir checkpoints
+    python -m benchmarks.release --output_dir checkpoints
 
 runs the recipes' default comparisons (classification, localization, clips; embedded data, seed 0) and keeps the guided
 checkpoint of each, and the plain one that the demo page sets beside it: safetensors, config, preprocessor, model card,
@@ -17,13 +17,11 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from huggingface_hub import ModelCard
-from transformers import (
-    AutoModelForImageClassification,
-    AutoModelForVideoClassification,
-    HfArgumentParser,
-)
+from transformers import AutoModelForImageClassification, AutoModelForVideoClassification
 
-RECIPES = Path(__file__).resolve().parent
+from hf_pgg.cli.options import parse_options, run_recipe
+
+RECIPES = Path(__file__).resolve().parents[1] / "recipes"
 LIMIT = 20_000_000  # bytes of a folder
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
@@ -88,7 +86,7 @@ def package(source: Path, target: Path, model_class: type) -> int:
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(ReleaseArguments).parse_args_into_dataclasses()
+    (arguments,) = parse_options({"options": ReleaseArguments}, description=__doc__)
     work = Path(arguments.work_dir)
     for release in RELEASES:
         folder = work / Path(release.script).stem
@@ -101,4 +99,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -13,7 +13,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from transformers import HfArgumentParser
+from hf_pgg.cli.options import parse_options
 
 
 @dataclass
@@ -38,18 +38,18 @@ def finished(path: Path, run_class: type) -> set[str]:
 
 
 def main(
-    script: str, execute: Callable[[Any, str], dict[str, Any]], plans: ModuleType, run_class: type, default_results: str
+    module: str, execute: Callable[[Any, str], dict[str, Any]], plans: ModuleType, run_class: type, default_results: str
 ) -> None:
     """The command line of a benchmark.
 
     Args:
-        script: The benchmark's own file, which the processes run.
+        module: Name of the benchmark's own module, which the processes run.
         execute: (run, data folder) -> record, with the run as a dictionary under `run`.
         plans: Module of functions that give lists of runs.
         run_class: The runs' dataclass.
         default_results: Results file, where none is named.
     """
-    (arguments,) = HfArgumentParser(PlanArguments).parse_args_into_dataclasses()
+    (arguments,) = parse_options({"options": PlanArguments})
     path = Path(arguments.results or default_results)
     if arguments.run:
         record = execute(run_class(**json.loads(arguments.run)), arguments.data)
@@ -63,7 +63,7 @@ def main(
 
     def launch(run: Any) -> None:
         threads = max((os.cpu_count() or 1) // arguments.jobs, 1)
-        command = [sys.executable, script, "--data", arguments.data, "--results", str(path), "--run", key_of(run)]
+        command = [sys.executable, "-m", module, "--data", arguments.data, "--results", str(path), "--run", key_of(run)]
         env = {**os.environ, "OMP_NUM_THREADS": str(threads)}
         result = subprocess.run(command, env=env, capture_output=True, text=True)
         print(f"{'ok' if result.returncode == 0 else 'FAILED'} {key_of(run)}", flush=True)

@@ -12,14 +12,11 @@ import numpy as np
 from scipy.stats import t as student
 
 from benchmarks.runner import key_of
+from hf_pgg.reports.comparison import mean_and_spread, read_records
+from hf_pgg.reports.record import environment
 
 RESULTS = Path(__file__).resolve().parent / "results"
 Record = dict[str, Any]
-
-
-def read_records(path: Path) -> list[Record]:
-    """The lines of a results file; none where there is no file yet."""
-    return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
 def load(path: Path, run_class: type) -> list[Record]:
@@ -31,12 +28,19 @@ def load(path: Path, run_class: type) -> list[Record]:
     return list(records.values())
 
 
-def mean_and_spread(values: Iterable[float], digits: int = 3) -> str:
-    """Mean ± standard deviation over seeds; the mean alone for one seed, nothing for none."""
-    array = np.array(list(values))
-    if not len(array):
-        return ""
-    return f"{array.mean():.{digits}f}" + (f" ± {array.std(ddof=1):.{digits}f}" if len(array) > 1 else "")
+def benchmark_record(trainer: Any, results: Record, localization: Record, seconds: float) -> Record:
+    """What a localization benchmark keeps of a run, with its learning curve."""
+    history = [entry for entry in trainer.state.log_history if "classification_loss" in entry]
+    keys = ("step", "classification_loss", "guidance_loss", "target_gradient_share", "train_accuracy")
+    return {
+        "results": dict(results),
+        "localization": localization,
+        "collapsed_at": trainer.collapsed_at,
+        "nonfinite_steps": trainer.nonfinite_steps,
+        "environment": environment(),
+        "train_seconds": seconds,
+        "curve": [{key: round(entry[key], 4) for key in keys if key in entry} for entry in history],
+    }
 
 
 def paired(ours: dict[int, float], twins: dict[int, float], digits: int = 3) -> str:

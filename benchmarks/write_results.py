@@ -1,8 +1,8 @@
-"""Tables of the README from the stored results: `python benchmarks/write_results.py [--write]`.
+"""Tables of the documentation from the stored results: `python -m benchmarks.write_results [--write]`.
 
-`--write` puts them between the README's markers; a test checks that they still stand there. Rows are aggregated over
-seeds; the last column is the paired difference to the row's unguided twin over the seeds both have, with a 95 %
-interval (Student's t).
+`--write` puts them between the markers of the README and of the pages in `docs/results`; a test checks that they still
+stand there. Rows are aggregated over seeds; the last column is the paired difference to the row's unguided twin over
+the seeds both have, with a 95 % interval (Student's t).
 """
 
 from __future__ import annotations
@@ -14,22 +14,31 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import train_skeletons
 
 from benchmarks.clips import table as stal_table
 from benchmarks.generation import table as generation_table
 from benchmarks.localization import table as wsol_table
 from benchmarks.pets.plan import Run
 from benchmarks.pets.run import CHECKPOINTS
-from benchmarks.tables import RESULTS, Record, load, mean_and_spread, paired, step_ratio_of
+from benchmarks.tables import RESULTS, Record, load, paired, step_ratio_of
+from hf_pgg.reports.comparison import mean_and_spread, result_cells, results_table, step_time
+from recipes import train_cls
 
 ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "README.md", *sorted((ROOT / "docs" / "results").glob("*.md")))
 PETS = RESULTS / "pets.jsonl"
 SEARCH = RESULTS / "pets_search.jsonl"
 DIGITS = RESULTS / "digits.json"
 ENGINES = RESULTS / "engines.json"
 DATA = RESULTS / "data.json"
 SKELETONS = RESULTS / "skeletons.json"
+SKELETON_COLUMNS = {
+    "accuracy": ("clip accuracy", 1),
+    **{
+        key: (key.replace("_", " "), 1)
+        for key in ("person_accuracy", "frame_accuracy", "who_acts", "target_gradient_share")
+    },
+}
 
 
 def name(run: dict[str, Any]) -> str:
@@ -135,9 +144,9 @@ def search_table(records: list[Record]) -> str:
 
 def digits_table(path: Path = DIGITS) -> str:
     """The table that the recipe itself prints, from its stored results."""
-    from train_cls import table
-
-    return table(json.loads(path.read_text())) if path.exists() else "not run yet"
+    records = json.loads(path.read_text())
+    columns = {**result_cells(train_cls.REPORTED, digits=3), "time of a step": step_time(records)}
+    return results_table(records, columns)
 
 
 def speed_table(path: Path = ENGINES) -> str:
@@ -179,7 +188,7 @@ def data_table(path: Path = DATA) -> str:
 def skeletons_table(data: str, path: Path = SKELETONS) -> str:
     """The comparison on one data set, as `train_skeletons.py` prints it."""
     records = [r for r in json.loads(path.read_text()) if r["data"]["name"] == data]
-    return train_skeletons.table(records)
+    return results_table(records, result_cells(SKELETON_COLUMNS, digits=3))
 
 
 TABLES: dict[str, Callable[[], str]] = {
@@ -201,21 +210,20 @@ TABLES: dict[str, Callable[[], str]] = {
 }
 
 
-def filled(readme: str) -> str:
-    """The README with every marked table made anew."""
+def filled(text: str) -> str:
+    """The text of a page with every marked table made anew."""
     for key, make in TABLES.items():
         start, end = f"<!-- table {key} -->\n", f"<!-- end {key} -->"
-        if start in readme:
-            before, rest = readme.split(start, 1)
-            readme = before + start + make() + "\n" + end + rest.split(end, 1)[1]
-    return readme
+        if start in text:
+            before, rest = text.split(start, 1)
+            text = before + start + make() + "\n" + end + rest.split(end, 1)[1]
+    return text
 
 
 def main() -> None:
-    path = ROOT / "README.md"
-    text = filled(path.read_text())
     if "--write" in sys.argv[1:]:
-        path.write_text(text)
+        for page in PAGES:
+            page.write_text(filled(page.read_text()))
     else:
         for key, make in TABLES.items():
             print(f"## {key}\n{make()}\n")

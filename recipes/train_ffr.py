@@ -307,13 +307,7 @@ def run_stage(
     """Trains a stage from a checkpoint (`start`) or from the recipe's model, or loads it; its trainer and figures."""
     set_seed(config.seed)
     start = finished_model(folder) or start
-    model, processor = image_classifier(
-        train.features[config.label_column],
-        model_args.model_name_or_path if start is None else str(start),
-        architecture=model_args.architecture,
-        image_size=config.image_size or 48,
-        revision=model_args.model_revision,
-    )
+    model, processor = image_classifier(train.features[config.label_column], config.image_size, **asdict(model_args))
     trainer = kind(
         model,
         stage_arguments(config, folder, steps, config.evaluations),

@@ -1,7 +1,7 @@
-"""The benchmark of clips on JHMDB-21: `train_stal.py` for every run of a plan in `stal_plans.py`.
+"""The benchmark of clips on JHMDB-21: `train_stal.py` for every run of a plan in `plan.py`.
 
-    python benchmarks/clips/run.py --data DATA --plan search
-    python benchmarks/clips/run.py --data DATA --plan headline
+    python -m benchmarks.clips.run --data DATA --plan search
+    python -m benchmarks.clips.run --data DATA --plan headline
 
 `DATA` holds `jhmdb21-160p` (official split 1). Training sees clips and labels; the actors' masks serve synthesis. A
 fifth of the training clips is set aside, with all clips of a source video on one side, and chooses the map and its
@@ -16,13 +16,14 @@ from dataclasses import asdict
 from typing import Any
 
 import torch
-import train_stal
-from comparison import benchmark_record
 from datasets import DatasetDict
 
 from benchmarks import runner as plan_runner
 from benchmarks.clips import plan as stal_plans
 from benchmarks.clips.plan import Run
+from benchmarks.tables import benchmark_record
+from hf_pgg.data.loading import open_dataset
+from recipes import train_stal
 
 
 def source_video(row: dict[str, Any]) -> dict[str, str]:
@@ -60,7 +61,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
             seed=run.seed,
         )
         whole = DatasetDict(
-            {split: train_stal.open_dataset(task.dataset_name, split).map(source_video) for split in ("train", "test")}
+            {split: open_dataset(task.dataset_name, split).map(source_video) for split in ("train", "test")}
         )
         data = train_stal.split_and_sample(whole["train"], whole["test"], task, config)
         rows = data["train"]
@@ -69,9 +70,9 @@ def execute(run: Run, root: str) -> dict[str, Any]:
         # one budget for all rows of the table: that of the synthesized ones
         config.max_steps = round(run.epochs * 2 * len(data["train"]) / config.train_batch_size)
         trainer, seconds = train_stal.train(rows, config, task)
-        record = train_stal.evaluate(trainer, data, task, run.synthesis, seconds)
-    return {"run": asdict(run), **benchmark_record(record, trainer, seconds)}
+        results, localization = train_stal.evaluate(trainer, data, task)
+    return {"run": asdict(run), **benchmark_record(trainer, results, localization, seconds)}
 
 
 if __name__ == "__main__":
-    plan_runner.main(__file__, execute, stal_plans, Run, "benchmarks/results/stal.jsonl")
+    plan_runner.main("benchmarks.clips.run", execute, stal_plans, Run, "benchmarks/results/stal.jsonl")

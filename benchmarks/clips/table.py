@@ -1,4 +1,4 @@
-"""Tables of the JHMDB-21 benchmark, in percent; written by `benchmark_table.py --write`."""
+"""Tables of the JHMDB-21 benchmark, in percent; written by `benchmarks/write_results.py --write`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import train_stal
-from comparison import table
-
 from benchmarks.clips.plan import MIXES, Run, ablations, headline, longer, search, tuned
 from benchmarks.tables import RESULTS, Record, compared, load, step_ratio_of
+from hf_pgg.reports.comparison import chosen_maps, result_cells, results_table
+from recipes import train_stal
 
 STAL = RESULTS / "stal.jsonl"
 CLIPS = RESULTS / "clips.json"
@@ -80,7 +79,8 @@ def search_table(records: list[Record]) -> str:
 
 def embedded_table() -> str:
     """The comparison on the embedded clips, as `train_stal.py` prints it."""
-    return table(json.loads(CLIPS.read_text()), train_stal.REPORTED)
+    columns = {"map": chosen_maps, **result_cells(train_stal.REPORTED)}
+    return results_table(json.loads(CLIPS.read_text()), columns)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -1,8 +1,8 @@
 """Cost and precision of guidance, side by side in one run, on whatever device there is.
 
-    python benchmarks/cost/run.py                     # small inputs on a CPU, 224 px on a GPU
-    python benchmarks/cost/run.py --data DATA         # also the pretrained CNN and ViT of the pets benchmark
-    python benchmarks/cost/run.py --data DATA --only efficientnet-lite0-imagenet1k --batch_size 32 --results \
+    python -m benchmarks.cost.run                     # small inputs on a CPU, 224 px on a GPU
+    python -m benchmarks.cost.run --data DATA         # also the pretrained CNN and ViT of the pets benchmark
+    python -m benchmarks.cost.run --data DATA --only efficientnet-lite0-imagenet1k --batch_size 32 --results \
         benchmarks/results/engines_batch32.json
 
 Speed: time of a training step (forward, backward; the optimizer's step is the same for all) over that of a plain step,
@@ -32,7 +32,6 @@ from transformers import (
     AutoModelForImageClassification,
     ConvNextConfig,
     ConvNextForImageClassification,
-    HfArgumentParser,
     VideoMAEConfig,
     VideoMAEForVideoClassification,
     ViTConfig,
@@ -40,6 +39,7 @@ from transformers import (
     set_seed,
 )
 
+from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.guidance.engines import exact_guidance
 from hf_pgg.guidance.forms import share
 from hf_pgg.guidance.forward import GuidanceSettings, guided_forward
@@ -272,7 +272,7 @@ def pretrained(root: str, device: torch.device) -> dict[str, tuple[nn.Module, Ba
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    (arguments,) = parse_options({"options": Arguments}, description=__doc__)
     torch.set_flush_denormal(True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     size, rows = (224, arguments.batch_size or 64) if device.type == "cuda" else (64, arguments.batch_size or 8)
@@ -323,4 +323,4 @@ def show(name: str, record: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

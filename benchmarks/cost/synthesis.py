@@ -1,4 +1,4 @@
-"""Throughput of synthesis and of the input pipeline, against floors: `python benchmarks/cost/synthesis.py`.
+"""Throughput of synthesis and of the input pipeline, against floors: `python -m benchmarks.cost.synthesis`.
 
 One process, one thread. A method's floor decodes as many images and encodes as many images and masks through the
 same `datasets.map`, and does nothing between. The collator is compared with the plain pipeline (open, convert, the
@@ -27,9 +27,10 @@ from PIL import Image as PILImage
 from skimage import data as photographs
 from timm.data import Mixup
 from torchvision.transforms import v2
-from transformers import HfArgumentParser, ViTImageProcessor
+from transformers import ViTImageProcessor
 
 from hf_pgg import BackgroundExchange, Composite, CutMix, Edit, PGGCollator, ResizeMix, add_provenance
+from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.images import encode_mask, encode_png, to_rgb
 from hf_pgg.data.provenance import provenance_features
 
@@ -97,7 +98,7 @@ def median_seconds(work: dict[str, Callable[[], Any]], repetitions: int) -> dict
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    (arguments,) = parse_options({"options": Arguments}, description=__doc__)
     datasets.disable_progress_bars()
     datasets.disable_caching()
     torch.set_num_threads(1)
@@ -160,4 +161,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -1,7 +1,7 @@
 """Real-Fake's table in miniature: a digit classifier trained on real digits, on generated ones, and on both.
 
-    python benchmarks/generation/run.py --plan search --results benchmarks/results/generation_search.jsonl
-    python benchmarks/generation/run.py --plan headline
+    python -m benchmarks.generation.run --plan search --results benchmarks/results/generation_search.jsonl
+    python -m benchmarks.generation.run --plan headline
 
 A run trains a pixel diffusion model on the 1,077 real training digits (8 x 8), with a weight of the
 distribution-matching term; draws five versions of each digit, from the digit itself at strength 0.75 as published; and
@@ -20,7 +20,6 @@ from typing import Any
 import numpy as np
 import torch
 from datasets import Dataset, concatenate_datasets, load_dataset
-from train_pixel_generator import PixelConfig, digit_space, draw, train_generator
 from transformers import set_seed
 
 from benchmarks import runner as plan_runner
@@ -33,6 +32,7 @@ from hf_pgg.demo_data import handwritten_digits
 from hf_pgg.metrics import group_metrics
 from hf_pgg.reports.record import environment
 from hf_pgg.training.models import image_classifier
+from recipes.train_pixel_generator import PixelConfig, digit_space, draw, train_generator
 
 VERSIONS = 5
 # training set -> (real digits?, versions of generated ones)
@@ -142,4 +142,4 @@ def class_mean_distance(rows: Dataset, others: Dataset) -> float:
 
 
 if __name__ == "__main__":
-    plan_runner.main(str(Path(__file__)), execute, generation_plans, Run, "benchmarks/results/generation.jsonl")
+    plan_runner.main("benchmarks.generation.run", execute, generation_plans, Run, "benchmarks/results/generation.jsonl")

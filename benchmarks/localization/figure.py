@@ -1,22 +1,25 @@
 """The same test photos under every method of the localization benchmark: map, box (green), true box (red).
 
-    python benchmarks/localization/figure.py --data DATA
+    python -m benchmarks.localization.figure --data DATA
 
-after `benchmark_wsol.py --plan headline` and `--plan objects` have left their checkpoints of seed 0.
+after `python -m benchmarks.localization.run` has left the checkpoints of seed 0, with the plans `headline` and
+`objects`.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-import train_wsol
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from benchmarks.localization import run as benchmark_wsol
 from benchmarks.localization import table as wsol_table
 from benchmarks.localization.plan import SIZES, Run
 from benchmarks.tables import RESULTS, load
+from hf_pgg.cli.options import parse_options, run_recipe
+from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.preprocessing import InputSpec
+from hf_pgg.reports.localization_figures import localization_figure
 
 
 @dataclass
@@ -27,9 +30,8 @@ class Arguments:
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
-    task = train_wsol.LocalizationArguments(dataset_name=f"{arguments.data}/oxford-pets-37")
-    test = train_wsol.open_dataset(task.dataset_name, "test")
+    (arguments,) = parse_options({"options": Arguments}, description=__doc__)
+    test = open_dataset(f"{arguments.data}/oxford-pets-37", "test")
     records = {tuple(record["run"].items()): record for record in load(wsol_table.WSOL, Run)}
     shown = {}
     for run in sorted(benchmark_wsol.FIGURED, key=wsol_table.place):
@@ -39,11 +41,13 @@ def main() -> None:
             spec = InputSpec.from_processor(AutoImageProcessor.from_pretrained(folder), SIZES["cnn"])
             shown[wsol_table.title(vars(run))] = (model, spec, record["localization"])
     if not shown:
-        raise SystemExit(f"no checkpoints under {benchmark_wsol.KEPT}: run benchmark_wsol.py --plan headline first")
-    figure = train_wsol.comparison_figure(shown, test, task, arguments.images)
+        raise ValueError(
+            f"no checkpoints under {benchmark_wsol.KEPT}: run the plan headline of benchmarks.localization.run first"
+        )
+    figure = localization_figure(shown, test, smoothing=0.05, count=arguments.images)
     figure.savefig(arguments.output, dpi=110)
     print(f"written: {arguments.output}")
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -1,12 +1,12 @@
-"""The localization benchmark on the Oxford pets: `train_wsol.py` for every run of a plan in `wsol_plans.py`.
+"""The localization benchmark on the Oxford pets: `train_wsol.py` for every run of a plan, see `plan.py`.
 
-    python benchmarks/localization/run.py --data DATA --plan search --jobs 2
-    python benchmarks/localization/run.py --data DATA --plan headline --jobs 2
+    python -m benchmarks.localization.run --data DATA --plan search --jobs 2
+    python -m benchmarks.localization.run --data DATA --plan headline --jobs 2
 
 `DATA` holds `oxford-pets-37` and `efficientnet-lite0-imagenet1k`. Training sees images and breeds; the boxes and
 trimaps of 357 training photos choose the map and the threshold, those of 335 test photos measure. PuzzleMix takes its
 saliency from the plain run of its seed, whose checkpoint is kept under `out/benchmark_wsol`. Those of seed 0 stay there
-too, for `python benchmarks/localization/figure.py --data DATA`.
+too, for `python -m benchmarks.localization.figure --data DATA`.
 """
 
 from __future__ import annotations
@@ -20,16 +20,17 @@ from typing import Any
 
 import numpy as np
 import torch
-import train_wsol
-from comparison import benchmark_record
 from datasets import Dataset, Features, Image, concatenate_datasets
-from train_cls import ModelArguments
 
 from benchmarks import runner as plan_runner
 from benchmarks.localization import plan as wsol_plans
 from benchmarks.localization.plan import SIZES, Run
+from benchmarks.tables import benchmark_record
 from hf_pgg import MaskAblation, add_provenance
+from hf_pgg.cli.arguments import ModelArguments
 from hf_pgg.data.images import encode_png, resize
+from hf_pgg.data.loading import open_dataset
+from recipes import train_wsol
 
 KEPT = Path("out/benchmark_wsol")
 
@@ -40,13 +41,13 @@ def kept(run: Run) -> Path:
     return KEPT / f"{run.backbone}-{run.synthesis}{kind}-seed{run.seed}"
 
 
-# seed 0 of these stays: `wsol_figure.py` shows them
+# seed 0 of these stays: `benchmarks/localization/figure.py` shows them
 FIGURED = (*wsol_plans.headline(), *wsol_plans.objects())
 
 
 def with_automatic_masks(rows: Dataset, root: str, side: int) -> Dataset:
     """Rows with provenance from a saliency model's masks: what a user with a segmentation model has."""
-    masks = train_wsol.open_dataset(f"{root}/oxford-pets-salient-masks", "train").select_columns("mask")
+    masks = open_dataset(f"{root}/oxford-pets-salient-masks", "train").select_columns("mask")
 
     def shrink(row: dict[str, Any]) -> dict[str, Any]:
         return {"mask": encode_png(resize(np.array(row["mask"], np.float32), (side, side)))}
@@ -100,13 +101,13 @@ def execute(run: Run, root: str) -> dict[str, Any]:
         if run.automatic and run.masks != "true":
             rows = MaskAblation.named(run.masks, seed=run.seed).map(rows)
         trainer, seconds = train_wsol.train(rows, config, models, task)
-        record = train_wsol.evaluate(trainer, data, task, run.synthesis, models.model_name_or_path, seconds)
+        results, localization = train_wsol.evaluate(trainer, data, task)
         if run == Run(backbone=run.backbone, seed=run.seed) or (run.seed == 0 and run in FIGURED):
             trainer.save_model()
             shutil.rmtree(kept(run), ignore_errors=True)
             shutil.copytree(folder, kept(run))
-    return {"run": asdict(run), **benchmark_record(record, trainer, seconds)}
+    return {"run": asdict(run), **benchmark_record(trainer, results, localization, seconds)}
 
 
 if __name__ == "__main__":
-    plan_runner.main(__file__, execute, wsol_plans, Run, "benchmarks/results/wsol.jsonl")
+    plan_runner.main("benchmarks.localization.run", execute, wsol_plans, Run, "benchmarks/results/wsol.jsonl")

@@ -1,4 +1,4 @@
-"""Tables of the localization benchmark, in percent; written by `benchmark_table.py --write`."""
+"""Tables of the localization benchmark, in percent; written by `benchmarks/write_results.py --write`."""
 
 from __future__ import annotations
 
@@ -6,11 +6,10 @@ import json
 from collections.abc import Callable
 from typing import Any
 
-import train_wsol
-from comparison import table
-
 from benchmarks.localization.plan import MIXES, Run, ablations, headline, objects, rates, scratch
 from benchmarks.tables import RESULTS, Record, compared, load, mean_and_spread, paired, step_ratio_of
+from hf_pgg.reports.comparison import chosen_maps, result_cells, results_table
+from recipes import train_wsol
 
 WSOL = RESULTS / "wsol.jsonl"
 SEARCH = RESULTS / "wsol_search.jsonl"
@@ -114,7 +113,8 @@ def place(run: Run) -> tuple[Any, ...]:
 
 def embedded_table() -> str:
     """The comparison on the embedded digits, as `train_wsol.py` prints it."""
-    return table(json.loads(DIGITS.read_text()), train_wsol.REPORTED)
+    columns = {"map": chosen_maps, **result_cells(train_wsol.REPORTED)}
+    return results_table(json.loads(DIGITS.read_text()), columns)
 
 
 TABLES: dict[str, Callable[[], str]] = {

@@ -1,12 +1,12 @@
 """Does what guidance teaches on some images hold on others? The question behind the localization table.
 
-    python benchmarks/localization/transfer.py --data DATA
+    python -m benchmarks.localization.transfer --data DATA
 
-takes the classifier that `benchmark_wsol.py --plan headline` trained with CutMix alone (seed 0), and minimises the
-guidance loss by itself, in exact mode, on 32 training images: mixed ones with the mix's masks, or whole ones with the
-masks of a saliency model. The target gradient share is measured on those images and on 64 others. Results are added
-to `benchmarks/results/guidance_transfer.jsonl`, one line a seed (which images) and kind of mask;
-what stands there is not run again.
+takes the classifier that the plan `headline` of `benchmarks.localization.run` trained with CutMix alone (seed 0), and
+minimises the guidance loss by itself, in exact mode, on 32 training images: mixed ones with the mix's masks, or whole
+ones with the masks of a saliency model. The target gradient share is measured on those images and on 64 others. Results
+are added to `benchmarks/results/guidance_transfer.jsonl`, one line a seed (which images) and kind of mask; what stands
+there is not run again.
 """
 
 from __future__ import annotations
@@ -16,14 +16,15 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-import train_wsol
 from datasets import Dataset
-from transformers import AutoImageProcessor, AutoModelForImageClassification, HfArgumentParser
+from transformers import AutoImageProcessor, AutoModelForImageClassification
 
 from benchmarks.localization import run as benchmark_wsol
 from benchmarks.localization.plan import SIZES, Run
 from benchmarks.tables import RESULTS
 from hf_pgg import CutMix, PGGCollator
+from hf_pgg.cli.options import parse_options, run_recipe
+from hf_pgg.data.loading import open_dataset
 from hf_pgg.guidance.engines import exact_guidance, input_gradient
 from hf_pgg.guidance.forms import share
 from hf_pgg.guidance.modes import second_derivatives
@@ -41,7 +42,7 @@ class Arguments:
 
 def guided_rows(kind: str, root: str, seed: int) -> Dataset:
     """`FITTED + OTHERS` rows with provenance: `"mixes"` of CutMix, or whole images with `"automatic"` masks."""
-    whole = train_wsol.open_dataset(f"{root}/oxford-pets-37", "train").select_columns(["image", "label"])
+    whole = open_dataset(f"{root}/oxford-pets-37", "train").select_columns(["image", "label"])
     chosen = torch.randperm(len(whole), generator=torch.Generator().manual_seed(seed))[: FITTED + OTHERS].tolist()
     if kind == "automatic":
         return benchmark_wsol.with_automatic_masks(whole, root, whole[0]["image"].height).select(chosen)
@@ -90,7 +91,7 @@ def fit(kind: str, seed: int, arguments: Arguments) -> list[dict[str, float]]:
 
 
 def main() -> None:
-    (arguments,) = HfArgumentParser(Arguments).parse_args_into_dataclasses()
+    (arguments,) = parse_options({"options": Arguments}, description=__doc__)
     torch.set_flush_denormal(True)
     results = RESULTS / "guidance_transfer.jsonl"
     stored = map(json.loads, results.read_text().splitlines() if results.exists() else [])
@@ -105,4 +106,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    main()
+    run_recipe(main)

@@ -1,7 +1,7 @@
 """The pets benchmark: one run per line of a plan, each result appended to a JSON-lines file, finished runs skipped.
 
-    python benchmarks/pets/run.py --data DATA --plan search --jobs 2
-    python benchmarks/pets/run.py --data DATA --plan headline --jobs 2
+    python -m benchmarks.pets.run --data DATA --plan search --jobs 2
+    python -m benchmarks.pets.run --data DATA --plan headline --jobs 2
 
 `DATA` holds `oxford-pets-masks`, `scene-backgrounds` and the two checkpoints. A run is a [`Run`]; plans are in
 `benchmarks/pets/plan.py`. Validation (a part of train) decides every choice; the test figures of a run are stored
@@ -159,4 +159,4 @@ def _head(model: object) -> object:
 
 
 if __name__ == "__main__":
-    plan_runner.main(__file__, execute, benchmark_plans, Run, "benchmarks/results/pets.jsonl")
+    plan_runner.main("benchmarks.pets.run", execute, benchmark_plans, Run, "benchmarks/results/pets.jsonl")

@@ -16,13 +16,11 @@ from transformers import AutoModelForImageClassification, AutoModelForVideoClass
 from hf_pgg import add_provenance
 from hf_pgg.data.annotations import mask_to_box
 from hf_pgg.demo_data import digits_in_motion
+from recipes import train_cls
 from tests.conftest import SIZE, tiny_model
 from tests.hub.server import environment as hub_environment
 
 ROOT = Path(__file__).resolve().parents[2]
-sys.path.insert(0, str(ROOT / "recipes"))
-
-import train_cls  # noqa: E402
 
 
 def run(*arguments, check=True, **environment):
@@ -98,7 +96,16 @@ def test_wrong_options_are_told_in_a_sentence(parquet, tmp_path):
     assert "choose composite, none, exchange, cutmix, resizemix" in done.stderr
     done = run("recipes/train_cls.py", "--alpha", -1, check=False)
     assert "alpha is -1.0: it must be a finite number >= 0" in done.stderr
+    done = run("recipes/train_cls.py", "--train_on", "synthetic", check=False)
+    assert "choose real, generated, both" in done.stderr
     assert not (tmp_path / "o").exists()
+
+
+def test_a_wrong_option_is_one_line_with_exit_code_2(tmp_path):
+    for arguments in (["--dataset_name", tmp_path / "none"], ["--alhpa", 3], ["--config", tmp_path / "none.yaml"]):
+        done = run("recipes/train_cls.py", *arguments, "--output_dir", tmp_path / "o", check=False)
+        assert done.returncode == 2 and "Traceback" not in done.stderr
+        assert done.stderr.strip().splitlines()[-1].startswith("train_cls.py: ")
 
 
 def test_the_plain_loop_runs():
@@ -119,7 +126,7 @@ def test_generated_rows_replace_the_real_ones_or_join_them(photos, tmp_path):
     """As `synthesize.py` writes them: a folder of parquet, with more columns than training reads."""
     generated = photos.select(range(6)).remove_columns("mask").add_column("prompt", ["a photo"] * 6)
     generated.to_parquet(tmp_path / "generated" / "train.parquet")
-    arguments = train_cls.DataArguments(generated=str(tmp_path / "generated"))
+    arguments = train_cls.SynthesisArguments(generated=str(tmp_path / "generated"))
     known = add_provenance(photos, mask_column="mask")
     both = train_cls.with_generated(known, arguments)
     assert len(both) == len(photos) + 6 and both.features["label"] == photos.features["label"]
@@ -127,13 +134,11 @@ def test_generated_rows_replace_the_real_ones_or_join_them(photos, tmp_path):
     alone = train_cls.with_generated(known, replace(arguments, train_on="generated"))
     assert set(alone.column_names) == {"image", "label"} and alone["label"] == photos["label"][:6]
     assert train_cls.with_generated(known, replace(arguments, train_on="real")) is known
-    with pytest.raises(SystemExit, match="choose real, generated or both"):
-        train_cls.with_generated(known, replace(arguments, train_on="synthetic"))
     known.select(range(6)).rename_column("label", "breed").to_parquet(tmp_path / "edits" / "train.parquet")
     edits = replace(arguments, generated=str(tmp_path / "edits"))
     assert train_cls.with_generated(known, edits, "breed")[len(photos)]["provenance"] is not None, "edits keep theirs"
     renamed = photos.cast_column("label", ClassLabel(names=[f"{name}?" for name in photos.features["label"].names]))
-    with pytest.raises(SystemExit, match="the classes of"):
+    with pytest.raises(ValueError, match="the classes of"):
         train_cls.with_generated(renamed, arguments)
 
 
