@@ -307,7 +307,8 @@ def run_stage(
     """Trains a stage from a checkpoint (`start`) or from the recipe's model, or loads it; its trainer and figures."""
     set_seed(config.seed)
     start = finished_model(folder) or start
-    model, processor = image_classifier(train.features[config.label_column], config.image_size, **asdict(model_args))
+    named = asdict(model_args) if start is None else {"model_name_or_path": str(start)}
+    model, processor = image_classifier(train.features[config.label_column], config.image_size, **named)
     trainer = kind(
         model,
         stage_arguments(config, folder, steps, config.evaluations),

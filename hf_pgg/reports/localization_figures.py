@@ -101,7 +101,8 @@ def save_clip_animation(
         >>> from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEVideoProcessor
         >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
         >>> model = VideoMAEForVideoClassification(VideoMAEConfig(**shape, image_size=16, patch_size=8, num_frames=4))
-        >>> spec = InputSpec.from_processor(VideoMAEVideoProcessor(size={"height": 16, "width": 16}, do_center_crop=False))
+        >>> processor = VideoMAEVideoProcessor(size={"height": 16, "width": 16}, do_center_crop=False)
+        >>> spec = InputSpec.from_processor(processor)
         >>> boxed = clips.add_column("bboxes", [[[0, 6, 4, 4]] * 8] * 4)
         >>> chosen = {"map": "grad_cam", "smoothing": 0.0, "over_time": 0.0, "threshold": 0.5}
         >>> path = Path(tempfile.mkdtemp()) / "clips.gif"
