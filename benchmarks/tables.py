@@ -59,7 +59,7 @@ def step_ratio_of(backbone: str, variant: str, engines: str = "engines.json") ->
     return f"{next(entry['ratio'] for entry in speed if entry['variant'] == variant):.1f} x"
 
 
-def compared(
+def seed_table(
     records: Iterable[Record],
     runs: Iterable[Mapping[str, Any]],
     title: Callable[[Mapping[str, Any]], str],

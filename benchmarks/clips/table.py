@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 from benchmarks.clips.plan import MIXES, Run, ablations, headline, longer, search, tuned
-from benchmarks.tables import RESULTS, Record, compared, load, step_ratio_of
+from benchmarks.tables import RESULTS, Record, load, seed_table, step_ratio_of
 from hf_pgg.reports.comparison import chosen_maps, result_cells, results_table
 from recipes import train_stal
 
@@ -48,7 +48,7 @@ def measured(runs: list[Run]) -> list[Record]:
 def table_of(runs: list[Run], columns: Mapping[str, tuple[str, float]], lead: str | None = None) -> str:
     """Rows of some runs, plain first, and each synthesis before its guided rows."""
     ordered = [vars(run) for run in sorted(set(runs), key=place)]
-    return compared(measured(runs), ordered, title, columns, {"step": step_ratio}, lead=lead)
+    return seed_table(measured(runs), ordered, title, columns, {"step": step_ratio}, lead=lead)
 
 
 def ablations_table() -> str:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import Any
 
 from benchmarks.localization.plan import MIXES, Run, ablations, headline, objects, rates, scratch
-from benchmarks.tables import RESULTS, Record, compared, load, mean_and_spread, paired, step_ratio_of
+from benchmarks.tables import RESULTS, Record, load, mean_and_spread, paired, seed_table, step_ratio_of
 from hf_pgg.reports.comparison import chosen_maps, result_cells, results_table
 from recipes import train_wsol
 
@@ -52,7 +52,7 @@ def step_ratio(run: dict) -> str:
 
 def table_of(records: list[Record], runs: list[Run], twins: bool, backbone: str = "cnn") -> str:
     """Rows of some runs on a backbone, in the order of the plan."""
-    return compared(
+    return seed_table(
         [record for record in records if record["run"]["backbone"] == backbone],
         [vars(run) for run in runs if run.backbone == backbone],
         title,
