@@ -104,7 +104,7 @@ def compare(
         found = answers(plain, guided, [image], mask)
     except Refused as refusal:
         return rendering.notice(str(refusal))
-    return rendering.comparison(image, mask, {kind: of[0] for kind, of in found.items()})
+    return rendering.answer_cards(image, mask, {kind: of[0] for kind, of in found.items()})
 
 
 def move_object(

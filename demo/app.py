@@ -95,7 +95,7 @@ def build_page(
             first = gr.Dropdown(**options, value=plain, label="Plain", info=info, elem_id="plain")
             second = gr.Dropdown(**options, value=guided, label="Guided", info=info, elem_id="guided")
         compare_button = gr.Button("Compare the two", variant="primary", elem_id="compare")
-        compared = gr.HTML(elem_id="compared")
+        cards = gr.HTML(elem_id="cards")
         gr.Markdown("### 4. Another background")
         with gr.Accordion("Add a background of your own", open=False):
             background = gr.File(label="Background", height=110, elem_id="background")
@@ -104,7 +104,7 @@ def build_page(
 
         object_inputs = [file, editor, grow, mask]
         inputs = [*object_inputs, first, second]
-        loaded = [file, editor, mask, message, compared, moved]
+        loaded = [file, editor, mask, message, cards, moved]
         private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
         working: dict[str, Any] = {
             "api_visibility": "private",
@@ -130,7 +130,7 @@ def build_page(
             trigger_mode="always_last",
             **private,
         )
-        compare_button.click(compare, inputs, compared, **working)
+        compare_button.click(compare, inputs, cards, **working)
         move_button.click(move_object, [*inputs, background], moved, **working)
     return page
 

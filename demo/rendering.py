@@ -26,7 +26,7 @@ def notice(message: str, kind: str = "refused") -> str:
     return f'<div class="shown notice {kind}" role="{"alert" if kind == "refused" else "status"}">{words}</div>'
 
 
-def comparison(image: np.ndarray, mask: np.ndarray, answers: Mapping[str, Answer]) -> str:
+def answer_cards(image: np.ndarray, mask: np.ndarray, answers: Mapping[str, Answer]) -> str:
     """The image with its object, and beside it what each classifier answers and where its gradient lies."""
     cards = [_card("The image, its object outlined", _figure(_outlined(image, mask), "the image"))]
     for name, answer in answers.items():
@@ -44,7 +44,7 @@ def comparison(image: np.ndarray, mask: np.ndarray, answers: Mapping[str, Answer
         )
     legend = "White: the object's outline. Bright: where a small change of the image changes the answer most."
     body = f'<div class="cards">{"".join(cards)}</div><p class="legend">{legend}</p>'
-    return f'<div class="shown" id="comparison">{body}</div>'
+    return f'<div class="shown" id="answer-cards">{body}</div>'
 
 
 def moved(

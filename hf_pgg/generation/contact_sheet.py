@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 from PIL import Image as PILImage
 
-from hf_pgg.data.images import resize, to_rgb
+from hf_pgg.data.images import to_rgb
 from hf_pgg.data.provenance import IMAGE
+from hf_pgg.reports.sheets import contact_sheet
 
 
 def write_contact_sheets(
@@ -43,20 +44,6 @@ def write_contact_sheets(
         numbers = np.flatnonzero(labels == label)
         chosen = numbers[np.linspace(0, len(numbers) - 1, min(per_class, len(numbers))).astype(int)]
         path = sheets / f"{label:03d}-{''.join(c if c.isalnum() else '_' for c in names[label])}.png"
-        PILImage.fromarray(_contact_sheet([to_rgb(row[IMAGE]) for row in read(chosen.tolist())])).save(path)
+        PILImage.fromarray(contact_sheet([to_rgb(row[IMAGE]) for row in read(chosen.tolist())])).save(path)
         written.append(path)
     return written
-
-
-def _contact_sheet(images: Sequence[np.ndarray], columns: int = 8, side: int = 128) -> np.ndarray:
-    """Images (H, W, 3) side by side, each fitted into a square of `side` pixels on grey: (H, W, 3) uint8."""
-    columns = min(columns, len(images))
-    lines = -(-len(images) // columns)
-    sheet = np.full((lines * side, columns * side, 3), 128, np.uint8)
-    for place, image in enumerate(images):
-        scale = side / max(image.shape[:2])
-        height, width = (max(round(length * scale), 1) for length in image.shape[:2])
-        top, left = ((side - length) // 2 for length in (height, width))
-        top, left = top + place // columns * side, left + place % columns * side
-        sheet[top : top + height, left : left + width] = resize(image, (height, width))
-    return sheet

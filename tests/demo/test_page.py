@@ -78,7 +78,7 @@ def test_a_background_of_the_visitors_own_comes_first(readers, files):
     assert "clip.mp4 is a clip" in actions.move_object(*arguments, str(files / "clip.mp4"))
 
 
-def test_the_comparison_shows_answers_and_shares_of_both(readers, files):
+def test_the_cards_show_answers_and_shares_of_both(readers, files):
     html = actions.compare(str(files / "good.png"), None, False, str(files / "mask.png"), "plain", "guided")
     assert "Plain: <b>night</b>" in html and "Guided: <b>day</b>" in html
     assert [int(share) for share in re.findall(r"<b>(\d+) %</b> of its input gradient", html)] == [0, 100]
@@ -268,9 +268,9 @@ def test_a_visitor_compares_two_checkpoints_and_moves_the_object(visit, files, t
     visit.get_by_text("Grown from your paint").wait_for()
 
     visit.get_by_role("button", name="Compare the two").click()
-    visit.wait_for_selector("#comparison")
-    assert visit.locator("#comparison .card").count() == 3
-    assert visit.locator("#comparison .ranking").count() == 2
+    visit.wait_for_selector("#answer-cards")
+    assert visit.locator("#answer-cards .card").count() == 3
+    assert visit.locator("#answer-cards .ranking").count() == 2
 
     visit.get_by_role("button", name="Move the object to another background").click()
     visit.wait_for_selector("#moved")
@@ -296,7 +296,7 @@ def test_a_visitor_with_a_wrong_file_is_told_so_on_the_page(visit, files, name):
 @pytest.mark.browser
 def test_a_button_pressed_too_early_answers_beside_it(visit):
     visit.get_by_role("button", name="Compare the two").click()
-    visit.locator("#compared .notice").get_by_text("There is no image yet").wait_for()
+    visit.locator("#cards .notice").get_by_text("There is no image yet").wait_for()
 
 
 @pytest.mark.browser
