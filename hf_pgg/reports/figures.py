@@ -35,7 +35,7 @@ def save_figure(figure: Figure, path: str | Path) -> None:
     Example:
         >>> from tempfile import TemporaryDirectory
         >>> with TemporaryDirectory() as folder:
-        ...     save_figure(learning_curves({}), f"{folder}/new/curves.png")
+        ...     save_figure(Figure(figsize=(1, 1)), f"{folder}/new/empty.png")
     """
     Path(path).parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=130)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,12 +45,8 @@ def localization_figure(
         count (`int`): Number of images.
 
     Example:
-        >>> from transformers import ViTConfig, ViTForImageClassification, ViTImageProcessor
-        >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-        >>> model = ViTForImageClassification(ViTConfig(**shape, image_size=16, patch_size=8)).eval()
-        >>> spec = InputSpec.from_processor(ViTImageProcessor(size={"height": 16, "width": 16}))
-        >>> boxed = rows.add_column("bbox", [[4, 4, 8, 8]] * 4)
-        >>> figure = localization_figure({"plain": (model, spec, {"map": "grad_cam", "threshold": 0.5})}, boxed)
+        >>> chosen = {"map": "grad_cam", "threshold": 0.5}
+        >>> figure = localization_figure({"plain": (model, spec, chosen)}, boxed_rows)
         >>> len(figure.axes)
         4
     """
@@ -98,15 +94,9 @@ def save_clip_animation(
 
     Example:
         >>> import tempfile
-        >>> from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMAEVideoProcessor
-        >>> shape = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 1, "intermediate_size": 8}
-        >>> model = VideoMAEForVideoClassification(VideoMAEConfig(**shape, image_size=16, patch_size=8, num_frames=4))
-        >>> processor = VideoMAEVideoProcessor(size={"height": 16, "width": 16}, do_center_crop=False)
-        >>> spec = InputSpec.from_processor(processor)
-        >>> boxed = clips.add_column("bboxes", [[[0, 6, 4, 4]] * 8] * 4)
         >>> chosen = {"map": "grad_cam", "smoothing": 0.0, "over_time": 0.0, "threshold": 0.5}
         >>> path = Path(tempfile.mkdtemp()) / "clips.gif"
-        >>> save_clip_animation(path, model.eval(), spec, boxed, chosen, FrameSampler(4))
+        >>> save_clip_animation(path, video_model, spec, boxed_clips, chosen, FrameSampler(4))
         >>> path.read_bytes()[:6]
         b'GIF89a'
     """
@@ -125,7 +115,7 @@ def save_clip_animation(
                 strip.paste(_caption(wrong, side), (side * column, side - 14))
         strips.append(strip)
     path.parent.mkdir(parents=True, exist_ok=True)
-    _save_gif(strips, path)
+    strips[0].save(path, save_all=True, append_images=strips[1:], duration=180, loop=0)
 
 
 def _clip_frame(
@@ -143,7 +133,3 @@ def _caption(text: str, width: int) -> PILImage.Image:
     canvas = PILImage.new("RGB", (width, 14), "white")
     ImageDraw.Draw(canvas).text((3, 1), text, fill="crimson")
     return canvas
-
-
-def _save_gif(frames: Sequence[PILImage.Image], path: Path) -> None:
-    frames[0].save(path, save_all=True, append_images=frames[1:], duration=180, loop=0)
