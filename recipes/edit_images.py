@@ -106,7 +106,7 @@ def main() -> None:
         part_size=run.part_size,
         max_attempts=run.max_attempts,
     )
-    generation.complete(state)
+    generation.complete()
     if state.is_main_process and (filters.filter_model or filters.clip_filter):
         known = None
         if filters.filter_model:

@@ -100,7 +100,7 @@ def main() -> None:
         max_attempts=run.max_attempts,
         disk_size=sampling.resolution,
     )
-    generation.complete(state)
+    generation.complete()
 
 
 def load_sampler(

@@ -13,10 +13,9 @@ of `resample` and `groupdro` are (label, bias, real or synthetic). Checkpoints, 
 group of the real validation rows; DFR refits on these rows. `--guided` guides whatever rows have provenance.
 
 The embedded data: is a handwritten digit even or odd, on one of two photographs; the training digits of a class stand
-on its own photograph with the given bias, validation and test digits on either as often. **By default its synthetic
-rows are a stand-in, not a generator's**: cut-outs of the training digits, pasted on the photograph asked for, smaller
-and with softer edges than the real ones, so that real and synthetic can be told apart. `train_pixel_generator.py`
-trains a generator on the embedded digits, whose images come in with `--synthetic_dataset`:
+on its own one with the given bias, validation and test digits on either as often. **By default its synthetic rows are
+a stand-in, not a generator's**: training digits, pasted smaller and with softer edges than the real ones, so that real
+and synthetic can be told apart. `train_pixel_generator.py` trains a generator, `--synthetic_dataset` takes its images:
 
     accelerate launch recipes/train_pixel_generator.py
     accelerate launch recipes/train_ffr.py --synthetic_dataset out/pixel_generator/images
@@ -32,7 +31,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
 from itertools import product
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -42,16 +41,8 @@ from transformers import set_seed
 from hf_pgg import PGGTrainer
 from hf_pgg.cli.arguments import ModelArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
-from hf_pgg.data.groups import (
-    GROUP,
-    add_groups,
-    biased_split,
-    count_groups,
-    mark_source,
-    missing_groups,
-    subgroup_counts,
-    take_per_group,
-)
+from hf_pgg.data import groups
+from hf_pgg.data.groups import GROUP, add_groups
 from hf_pgg.data.images import encode_png, to_rgb
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.provenance import IMAGE, PROVENANCE, guided_rows
@@ -73,31 +64,22 @@ DATA = ("real", "usb", "asb", "ffr")
 @dataclass
 class DataArguments:
     dataset_name: str | None = field(
-        default=None,
-        metadata={"help": "Hub id or folder with splits train, validation, test; default: the embedded data."},
+        default=None, metadata={"help": "Hub id or folder with splits train, validation, test; default: embedded."}
     )
     synthetic_dataset: str | None = field(
         default=None, metadata={"help": "Synthetic rows of every group: Hub id, folder or parquet, split train."}
     )
-    synthetic_artifact: int = field(
-        default=0,
-        metadata={"help": "Grey levels of a checkerboard over every synthetic image, by which it can be told."},
-    )
+    synthetic_artifact: int = field(default=0, metadata={"help": "Grey levels of a checkerboard on synthetic images."})
     bias_column: str = field(default="bias", metadata={"help": "ClassLabel that the label is tied to."})
-    real_masks: bool = field(
-        default=False, metadata={"help": "Embedded data: keep the masks of the real digits, as if annotated."}
-    )
+    real_masks: bool = field(default=False, metadata={"help": "Embedded data: keep the masks of the real digits."})
 
 
 @dataclass
 class CellArguments:
-    method: list[str] = field(
-        default_factory=lambda: ["erm"], metadata={"help": "How to train.", "choices": list(METHODS)}
-    )
-    data: list[str] = field(default_factory=lambda: ["ffr"], metadata={"help": "Which rows.", "choices": DATA})
+    method: list[str] = field(default_factory=lambda: ["erm"], metadata={"help": "Training.", "choices": list(METHODS)})
+    data: list[str] = field(default_factory=lambda: ["ffr"], metadata={"help": "Training rows.", "choices": DATA})
     bias: list[float] = field(
-        default_factory=list,
-        metadata={"help": "Share of the majority in the training rows; default: 0.99, own data as it is."},
+        default_factory=list, metadata={"help": "Share of the majority in the training rows; default: embedded, 0.99."}
     )
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of everything that is drawn."})
     guided: bool = field(default=False, metadata={"help": "Guide the rows that have provenance."})
@@ -116,8 +98,7 @@ class FFRConfig(RecipeConfig):
     alpha: float = field(default=1.0, metadata={"help": "Weight of the guidance loss where `--guided`."})
 
 
-@dataclass(frozen=True)
-class Cell:
+class Cell(NamedTuple):
     method: str
     data: str
     bias: float | None
@@ -129,8 +110,8 @@ Options = tuple[DataArguments, ModelArguments, FFRConfig]
 
 
 def main() -> None:
-    groups = {"data": DataArguments, "cells": CellArguments, "model": ModelArguments, "guidance": FFRConfig}
-    data_args, cells, model_args, config = parse_options(groups, description=__doc__)
+    kinds = {"data": DataArguments, "cells": CellArguments, "model": ModelArguments, "guidance": FFRConfig}
+    data_args, cells, model_args, config = parse_options(kinds, description=__doc__)
     if data_args.dataset_name and not data_args.synthetic_dataset and set(cells.data) != {"real"}:
         raise ValueError(f"--data {' '.join(cells.data)} needs --synthetic_dataset, rows of every (label, bias) group")
     torch.set_flush_denormal(True)  # guidance drives gradients near zero, and denormal floats are slow on a CPU
@@ -170,10 +151,7 @@ def settings_of(cell: Cell, options: Options) -> dict[str, Any]:
     if data.synthetic_dataset and cell.data != "real":  # a generator may have been trained again under the same name
         synthetic = synthetic_digest(data.synthetic_dataset, config.image_column)
     named = {name: getattr(config, name) for name in names}
-    return {**asdict(cell), **asdict(data), **asdict(model), **named, "synthetic_digest": synthetic}
-
-
-# ---------------------------------------------------------------------------------------------- data
+    return {**cell._asdict(), **asdict(data), **asdict(model), **named, "synthetic_digest": synthetic}
 
 
 def load_data(args: DataArguments, config: FFRConfig, bias: float | None, seed: int) -> DatasetDict:
@@ -184,25 +162,23 @@ def load_data(args: DataArguments, config: FFRConfig, bias: float | None, seed: 
         for name in ("train", "validation", "test")
     }
     if bias is not None:
-        splits["train"] = biased_split(splits["train"], config.label_column, args.bias_column, bias, seed)
+        splits["train"] = groups.biased_split(splits["train"], config.label_column, args.bias_column, bias, seed)
     if embedded:
         splits = {name: paste_on_photographs(rows, args.bias_column, seed) for name, rows in splits.items()}
     bare = ["validation"] if args.real_masks or not embedded else ["train", "validation"]
     for name in bare:  # many evaluations choose a checkpoint: the target gradient share is that of the test rows
         splits[name] = splits[name].remove_columns([c for c in splits[name].column_names if c == PROVENANCE])
     for name, rows in splits.items():  # a worst group is measured over all; synthetic rows supply what training lacks
-        for group in missing_groups(rows, config.label_column, args.bias_column):
+        for group in groups.missing_groups(rows, config.label_column, args.bias_column):
             problem = f"split {name} has no row of {group}"
             if name != "train":
                 raise ValueError(f"{problem}: add some, or take the value out of its ClassLabel")
             print(problem, flush=True)
     columns = (config.image_column, config.label_column, args.bias_column)
-    return DatasetDict({name: mark_source(rows, "real", *columns) for name, rows in splits.items()})
+    return DatasetDict({name: groups.mark_source(rows, "real", *columns) for name, rows in splits.items()})
 
 
-def load_synthetic(
-    splits: DatasetDict, counts: np.ndarray, args: DataArguments, config: FFRConfig, seed: int
-) -> Dataset:
+def load_synthetic(real: Dataset, counts: np.ndarray, args: DataArguments, config: FFRConfig, seed: int) -> Dataset:
     """`counts` (labels, biases) synthetic rows, under the artifact that is asked for."""
     columns = (config.image_column, config.label_column, args.bias_column)
     if args.synthetic_dataset is None:
@@ -210,11 +186,11 @@ def load_synthetic(
     else:
         rows = open_synthetic(args.synthetic_dataset, config.image_column)
         for column in columns[1:]:
-            ours, theirs = splits["train"].features[column], rows.features.get(column)
+            ours, theirs = real.features[column], rows.features.get(column)
             if getattr(theirs, "names", None) != ours.names:
                 raise ValueError(f"column '{column}' of {args.synthetic_dataset} is {theirs}, of the real rows {ours}")
-        rows = take_per_group(rows, counts, *columns[1:], seed)
-    rows, amplitude = mark_source(rows, "synthetic", *columns), args.synthetic_artifact
+        rows = groups.take_per_group(rows, counts, *columns[1:], seed)
+    rows, amplitude = groups.mark_source(rows, "synthetic", *columns), args.synthetic_artifact
 
     def mark(row: dict[str, Any]) -> dict[str, Any]:
         image = to_rgb(row[config.image_column]).astype(np.int16)
@@ -236,24 +212,20 @@ def synthetic_digest(name: str, image_column: str) -> str:
     return source_digest(open_synthetic(name, image_column), image_column)
 
 
-# ---------------------------------------------------------------------------------------------- one cell
-
-
 def run_cell(cell: Cell, splits: DatasetDict, options: Options) -> dict[str, Any]:
     """Trains and evaluates one cell; returns its figures on the test rows, and what they came from."""
     started, (data_args, model_args, config) = time.time(), options
-    label, bias = config.label_column, data_args.bias_column
-    real = count_groups(splits["train"], label, bias)
-    counts = subgroup_counts(real, "usb" if cell.data == "usb" else "ffr")
+    train, columns = splits["train"], [config.label_column, data_args.bias_column]
+    real = groups.count_groups(train, *columns)
+    counts = groups.subgroup_counts(real, "usb" if cell.data == "usb" else "ffr")
     with config.main_process_first(desc="data"):
-        synthetic = None if cell.data == "real" else load_synthetic(splits, counts, data_args, config, cell.seed)
-    train, columns = splits["train"], [label, bias]
+        synthetic = None if cell.data == "real" else load_synthetic(train, counts, data_args, config, cell.seed)
     if cell.guided and guided_rows(train) + (guided_rows(synthetic) if synthetic is not None else 0) == 0:
         raise ValueError(f"--guided: no row of --data {cell.data} has provenance, there is nothing to guide")
     evaluated = {name: add_groups(splits[name], columns) for name in ("validation", "test")}
 
     # one budget for all: passes over the real rows and the synthetic total, also where there are only real ones
-    rows, steps = int(subgroup_counts(real, "usb").sum()) + len(train), config.max_steps
+    rows, steps = int(groups.subgroup_counts(real, "usb").sum()) + len(train), config.max_steps
     if steps <= 0:
         batch = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
         steps = round(config.num_train_epochs * rows / batch)
@@ -264,21 +236,22 @@ def run_cell(cell: Cell, splits: DatasetDict, options: Options) -> dict[str, Any
         "synthetic_rows": (counts if synthetic is not None else 0 * counts).tolist(),
         "stage_one": None,
     }
-    start, erm = None, settings_of(replace(cell, method="erm"), options)
+    start, erm = None, settings_of(cell._replace(method="erm"), options)
     # DFR refits the head of what ERM trained
     folder = run_folder(config, "runs", erm if cell.method == "dfr" else settings_of(cell, options))
     if cell.data == "ffr":  # stage one, once for all methods
         first = max(round(steps * len(synthetic) / rows), 1)
         steps = max(steps - first, 1)
         shared = {name: value for name, value in erm.items() if name != "stage_two_learning_rate"}
-        stage_one, fake = run_folder(config, "stage_one", shared), add_groups(synthetic, columns)
-        _, record["stage_one"] = run_stage(PGGTrainer, fake, evaluated, stage_one, first, None, model_args, config)
+        stage_one = run_folder(config, "stage_one", shared)
+        known = (add_groups(synthetic, columns), evaluated["validation"])
+        _, record["stage_one"] = run_stage(PGGTrainer, known, stage_one, first, None, (data_args, model_args, config))
         start = finished_model(stage_one)
         config = replace(config, learning_rate=config.stage_two_learning_rate)
     elif synthetic is not None:
         train, columns = concatenate_datasets([train, synthetic]), [*columns, "source"]
-    train, kind = add_groups(train, columns), METHODS[cell.method]
-    trainer, figures = run_stage(kind, train, evaluated, folder, steps, start, model_args, config)
+    known = (add_groups(train, columns), evaluated["validation"])
+    trainer, figures = run_stage(METHODS[cell.method], known, folder, steps, start, (data_args, model_args, config))
     record |= figures
     if cell.method == "dfr":
         layer = refit_head(trainer.model, evaluated["validation"], trainer.data_collator, seed=cell.seed)
@@ -295,35 +268,23 @@ def run_cell(cell: Cell, splits: DatasetDict, options: Options) -> dict[str, Any
 
 
 def run_stage(
-    kind: type[PGGTrainer],
-    train: Dataset,
-    evaluated: dict[str, Dataset],
-    folder: Path,
-    steps: int,
-    start: Path | None,
-    model_args: ModelArguments,
-    config: FFRConfig,
+    kind: type[PGGTrainer], rows: tuple[Dataset, ...], folder: Path, steps: int, start: Path | None, options: Options
 ) -> tuple[PGGTrainer, dict[str, Any]]:
-    """Trains a stage from a checkpoint (`start`) or from the recipe's model, or loads it; its trainer and figures."""
+    """Trains a stage on train and validation rows, from a checkpoint (`start`) or the recipe's model, or loads it."""
+    (train, validation), (_, model_args, config) = rows, options
     set_seed(config.seed)
     start = finished_model(folder) or start
     named = asdict(model_args) if start is None else {"model_name_or_path": str(start)}
     model, processor = image_classifier(train.features[config.label_column], config.image_size, **named)
-    trainer = kind(
-        model,
-        stage_arguments(config, folder, steps, config.evaluations),
-        train_dataset=train,
-        eval_dataset=evaluated["validation"],
-        processing_class=processor,
-        compute_metrics=group_figures,
-    )
+    args = stage_arguments(config, folder, steps, config.evaluations)
+    data = {"train_dataset": train, "eval_dataset": validation, "processing_class": processor}
+    trainer = kind(model, args, compute_metrics=group_figures, **data)
     return trainer, train_stage(trainer, folder)
 
 
 def group_figures(prediction: Any) -> dict[str, float]:
-    answers, groups = prediction.predictions.argmax(1), prediction.groups[GROUP]
-    each = group_accuracies(answers, prediction.label_ids, groups)
-    figures = group_metrics(answers, prediction.label_ids, groups)
+    arguments = prediction.predictions.argmax(1), prediction.label_ids, prediction.groups[GROUP]
+    each, figures = group_accuracies(*arguments), group_metrics(*arguments)
     return {**figures, **{f"accuracy_of_group_{group}": entry["accuracy"] for group, entry in each.items()}}
 
 
@@ -336,15 +297,14 @@ def run_folder(config: FFRConfig, kind: str, settings: dict[str, Any]) -> Path:
 def table(records: list[dict[str, Any]]) -> str:
     """One line for each data, method and guidance: worst group and balanced accuracy on test; mean, spread, runs."""
     lines = ["| bias | data | method | guided | worst group | balanced | runs |", "|" + " --- |" * 7]
-    keys = ("bias", "data", "method", "guided")
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in records:
-        cells.setdefault(tuple(record["settings"][name] for name in keys), []).append(record["test"])
-    for (bias, data, method, guided), runs in cells.items():
-        worst, balanced = (
-            mean_and_spread(run[f"{kind}_accuracy"] for run in runs) for kind in ("worst_group", "balanced")
-        )
-        line = (bias, data, method, "yes" if guided else "no", worst, balanced, len(runs))
+        key = tuple(record["settings"][name] for name in ("bias", "data", "method", "guided"))
+        cells.setdefault(key, []).append(record["test"])
+    for (*key, guided), runs in cells.items():
+        names = ("worst_group_accuracy", "balanced_accuracy")
+        figures = (mean_and_spread(run[name] for run in runs) for name in names)
+        line = (*key, "yes" if guided else "no", *figures, len(runs))
         lines.append(f"| {' | '.join(map(str, line))} |")
     return "\n".join(lines)
 

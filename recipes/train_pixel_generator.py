@@ -34,6 +34,7 @@ from hf_pgg.data.loading import open_dataset
 from hf_pgg.demo_data import cut_outs, handwritten_digits
 from hf_pgg.demo_parity import even_or_odd, paste_on_photographs
 from hf_pgg.generation.contact_sheet import write_contact_sheets
+from hf_pgg.generation.distribution_matching import REDUCTIONS
 from hf_pgg.generation.pipelines import diffusers_library, revision_of
 from hf_pgg.generation.pixels import MaskedGeneration, PixelSampler, PixelSpace
 from hf_pgg.generation.prompts import Prompts
@@ -52,9 +53,7 @@ class DataArguments:
         default=None, metadata={"help": "Hub id, local folder or parquet file; default: the embedded digits."}
     )
     split: str = field(default="train", metadata={"help": "Split to learn from."})
-    conditions: list[str] = field(
-        default_factory=lambda: ["label"], metadata={"help": "ClassLabel columns that images are drawn under."}
-    )
+    conditions: list[str] = field(default_factory=lambda: ["label"], metadata={"help": "ClassLabels to draw under."})
     bias_column: str | None = field(
         default=None, metadata={"help": "One of them: every row is drawn under each of its values; default: its own."}
     )
@@ -84,10 +83,8 @@ class PixelConfig(GeneratorConfig):
     lr_scheduler_type: str = field(default="cosine", metadata={"help": "Schedule of the step size."})
     warmup_steps: float = field(default=0.05, metadata={"help": "Steps of warm-up, or their share if below 1."})
     weight_decay: float = field(default=1e-2, metadata={"help": "Weight decay of AdamW."})
-    matching_weight: float = field(
-        default=0.192, metadata={"help": "Weight of the matching term; 0.192 is the published one on batch means."}
-    )
-    matching_reduction: str = field(default="unbiased", metadata={"help": "Its form: sum, mean, unbiased."})
+    matching_weight: float = field(default=0.192, metadata={"help": "Weight of the matching term; published on means."})
+    matching_reduction: str = field(default="unbiased", metadata={"help": "Its form.", "choices": REDUCTIONS})
     logging_steps: float = field(default=50, metadata={"help": "Steps between two logs."})
     save_strategy: str = field(default="no", metadata={"help": "Checkpoints while training: no, epoch, steps."})
     report_to: list[str] | None = field(default_factory=lambda: ["none"], metadata={"help": "Trackers to log to."})
@@ -96,13 +93,13 @@ class PixelConfig(GeneratorConfig):
 def main() -> None:
     groups = {"data": DataArguments, "sampling": SamplingArguments, "model and loss": PixelConfig}
     data, sampling, config = parse_options(groups, description=__doc__)
-    torch.set_flush_denormal(True)  # denormal floats are slow on a CPU
-    state, out, embedded = process_state(), Path(str(config.output_dir)), data.dataset_name is None
+    torch.set_flush_denormal(True)
+    state = PartialState(cpu=not torch.accelerator.is_available())
+    out, embedded = Path(str(config.output_dir)), data.dataset_name is None
     for name in filter(None, (config.label_column, data.bias_column)):
         if data.dataset_name and name not in data.conditions:
-            raise ValueError(
-                f"column '{name}' is not among --conditions {' '.join(data.conditions)}: images would not follow it"
-            )
+            given = " ".join(data.conditions)
+            raise ValueError(f"column '{name}' is not among --conditions {given}: images would not follow it")
     with config.main_process_first(desc="data"):
         rows = handwritten_digits("train") if embedded else open_dataset(data.dataset_name, data.split)
     if embedded:
@@ -117,8 +114,8 @@ def main() -> None:
         unet, record = train_generator(rows, space, config)
         if state.is_main_process:
             unet.save_pretrained(out / "unet")
-            rows_digest = source_digest(rows, space.image_column)
-            record = {"data": asdict(data), "rows": len(rows), "rows_digest": rows_digest, **record}
+            digest = {"rows": len(rows), "rows_digest": source_digest(rows, space.image_column)}
+            record = {"data": asdict(data), **digest, **record}
             (out / "results.json").write_text(json.dumps(record, indent=1) + "\n")  # last: it says that all is there
     state.wait_for_everyone()
     generation = draw(
@@ -126,7 +123,6 @@ def main() -> None:
         unet,
         space,
         str(out / ("digits" if embedded else "images")),
-        state=state,
         label_column=config.label_column,
         model=str(out / "unet"),
         seed=config.seed,
@@ -138,13 +134,8 @@ def main() -> None:
         print(f"written: {out}/unet, results.json; for --synthetic_dataset: {out}/images")
 
 
-def process_state() -> PartialState:
-    """This process among those that were launched; on a CPU, too, where Accelerate must be told to look for others."""
-    return PartialState(cpu=not torch.accelerator.is_available())
-
-
 def digit_space(rows: Dataset) -> PixelSpace:
-    """Of the digits as they were recorded."""
+    """The space of the digits as they were recorded."""
     return PixelSpace.of(rows, ["label"], size=8, grey=True)
 
 
@@ -215,7 +206,6 @@ def draw(
     space: PixelSpace,
     folder: str,
     *,
-    state: PartialState | None = None,
     label_column: str = "label",
     versions: int = 1,
     strength: float = 1.0,
@@ -253,7 +243,7 @@ def draw(
         part_size=1024,
         disk_size=space.size,
     )
-    generation.complete(state or process_state())
+    generation.complete()
     return generation
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from accelerate import PartialState
 from datasets import (
     Dataset,
@@ -183,12 +184,10 @@ class Generation:
             )
         return images, redrawn
 
-    def complete(self, state: PartialState) -> None:
-        """Generates this process's share; then the main process publishes the data set and its contact sheets.
-
-        Args:
-            state (`PartialState`): This process among those that were launched.
-        """
+    def complete(self) -> None:
+        """Generates this process's share; then the main process publishes the data set and its contact sheets."""
+        # on a CPU, too, where Accelerate must be told to look for other processes
+        state = PartialState(cpu=not torch.accelerator.is_available())
         quiet = are_progress_bars_disabled()
         disable_progress_bars()  # those of `datasets`, one a file: the bar that stays counts images
         images, redrawn = self.run(state.process_index, state.num_processes)

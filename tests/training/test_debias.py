@@ -8,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 import torch
-from datasets import ClassLabel, Dataset, DatasetDict
+from datasets import ClassLabel, Dataset
 from safetensors.torch import load_file
 from transformers import TrainerCallback
 from transformers.trainer_utils import get_last_checkpoint
@@ -452,7 +452,7 @@ def test_an_artifact_marks_every_synthetic_image_and_nothing_else(recipe):
     train_ffr, config = importlib.import_module("train_ffr"), PGGConfig(use_cpu=True)
     plain, marked = (train_ffr.DataArguments(synthetic_artifact=levels) for levels in (0, 12))
     counts = np.full((2, 2), 3)
-    pairs = [train_ffr.load_synthetic(DatasetDict(), counts, args, config, seed=0) for args in (plain, marked)]
+    pairs = [train_ffr.load_synthetic(None, counts, args, config, seed=0) for args in (plain, marked)]
     for before, after in zip(*pairs, strict=True):
         pixels = [to_rgb(row["image"]).astype(int) for row in (before, after)]
         board = pixels[1] - pixels[0]
