@@ -98,8 +98,7 @@ def main() -> None:
     out, embedded = Path(str(config.output_dir)), data.dataset_name is None
     for name in filter(None, (config.label_column, data.bias_column)):
         if data.dataset_name and name not in data.conditions:
-            given = " ".join(data.conditions)
-            raise ValueError(f"column '{name}' is not among --conditions {given}: images would not follow it")
+            raise ValueError(f"column '{name}' is not among --conditions {data.conditions}: images would not follow it")
     with config.main_process_first(desc="data"):
         rows = handwritten_digits("train") if embedded else open_dataset(data.dataset_name, data.split)
     if embedded:
