@@ -13,6 +13,7 @@ import os
 import tempfile
 from collections.abc import Sequence
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when gradio is imported
@@ -45,7 +46,7 @@ def build_page(
     any_checkpoint: bool = True,
     examples: Sequence[tuple[Path, Path]] = (),
 ) -> gr.Blocks:
-    """The page.
+    """Builds the page.
 
     Args:
         plain, guided, others: Checkpoints offered, local folders or Hub ids; the first two are chosen at the start.
@@ -58,81 +59,94 @@ def build_page(
         gr.Markdown(LEAD)
         if not plain or not guided:
             gr.HTML(rendering.notice(HOW_TO_GET_CHECKPOINTS, "hint"))
-        with gr.Row():
-            with gr.Column(scale=3):
-                gr.Markdown(f"### 1. An image\nPNG, JPEG, WebP, BMP, GIF or TIFF, at most {MAX_UPLOAD[:-2]} MB.")
-                file = gr.File(label="Image", height=150, elem_id="image")
-                message = gr.HTML(elem_id="message")
-                shelf = gr.Dataset(
-                    components=[gr.Image(visible=False)],
-                    samples=[[str(image)] for image, _ in examples],
-                    label="Or an example: digits, each on the photograph that its class was trained on",
-                    type="index",
-                    visible=bool(examples),
-                    elem_id="examples",
-                )
-            with gr.Column(scale=4):
-                gr.Markdown("### 2. The object\nPaint over it, upload a mask, or leave it to the page.")
-                editor = gr.ImageEditor(
-                    label="Paint over the object",
-                    sources=(),
-                    transforms=(),
-                    layers=False,
-                    brush=gr.Brush(colors=["#ff2bd6"], color_mode="fixed"),
-                    height=380,
-                    elem_id="editor",
-                )
-            with gr.Column(scale=3):
-                gr.Markdown("### &nbsp;\nWhat counts as the object")
-                understood = gr.HTML(elem_id="understood")
-                grow = gr.Checkbox(True, label="Grow the paint to the object's edges")
-                with gr.Accordion("Upload a mask instead", open=False):
-                    mask = gr.File(label="Mask: object white", height=110, elem_id="mask")
-        gr.Markdown("### 3. Two checkpoints")
-        with gr.Row():
-            options: dict[str, Any] = {"choices": offered, "allow_custom_value": any_checkpoint}
-            info = "A local folder or a Hub id, safetensors only." if any_checkpoint else None
-            first = gr.Dropdown(**options, value=plain, label="Plain", info=info, elem_id="plain")
-            second = gr.Dropdown(**options, value=guided, label="Guided", info=info, elem_id="guided")
-        compare_button = gr.Button("Compare the two", variant="primary", elem_id="compare")
-        cards = gr.HTML(elem_id="cards")
-        gr.Markdown("### 4. Another background")
-        with gr.Accordion("Add a background of your own", open=False):
-            background = gr.File(label="Background", height=110, elem_id="background")
-        move_button = gr.Button("Move the object to another background", variant="primary", elem_id="move")
-        moved = gr.HTML(elem_id="moved-results")
-
-        object_inputs = [file, editor, grow, mask]
-        inputs = [*object_inputs, first, second]
-        loaded = [file, editor, mask, message, cards, moved]
-        private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
-        working: dict[str, Any] = {
-            "api_visibility": "private",
-            "show_progress": "full",
-            "concurrency_limit": 1,
-            "concurrency_id": "models",
-        }
-
-        def on_example(index: int) -> tuple[Any, ...]:
-            image, its_mask = examples[index]
-            path, in_editor, _, *cleared = on_image(str(image))
-            return path, in_editor, str(its_mask), *cleared
-
-        gr.on([file.upload, file.clear], on_image, file, loaded, **private).then(
-            on_object, object_inputs, understood, **private
-        )
-        shelf.click(on_example, shelf, loaded, **private).then(on_object, object_inputs, understood, **private)
-        gr.on(
-            [editor.input, grow.input, mask.upload, mask.clear],
-            on_object,
-            object_inputs,
-            understood,
-            trigger_mode="always_last",
-            **private,
-        )
-        compare_button.click(compare, inputs, cards, **working)
-        move_button.click(move_object, [*inputs, background], moved, **working)
+        parts = {**_image_and_object(examples), **_checkpoints_and_results(plain, guided, offered, any_checkpoint)}
+        _connect(SimpleNamespace(**parts), examples)
     return page
+
+
+def _image_and_object(examples: Sequence[tuple[Path, Path]]) -> dict[str, Any]:
+    """Steps 1 and 2 of the page; its components by name."""
+    with gr.Row():
+        with gr.Column(scale=3):
+            gr.Markdown(f"### 1. An image\nPNG, JPEG, WebP, BMP, GIF or TIFF, at most {MAX_UPLOAD[:-2]} MB.")
+            file = gr.File(label="Image", height=150, elem_id="image")
+            message = gr.HTML(elem_id="message")
+            shelf = gr.Dataset(
+                components=[gr.Image(visible=False)],
+                samples=[[str(image)] for image, _ in examples],
+                label="Or an example: digits, each on the photograph that its class was trained on",
+                type="index",
+                visible=bool(examples),
+                elem_id="examples",
+            )
+        with gr.Column(scale=4):
+            gr.Markdown("### 2. The object\nPaint over it, upload a mask, or leave it to the page.")
+            editor = gr.ImageEditor(
+                label="Paint over the object",
+                sources=(),
+                transforms=(),
+                layers=False,
+                brush=gr.Brush(colors=["#ff2bd6"], color_mode="fixed"),
+                height=380,
+                elem_id="editor",
+            )
+        with gr.Column(scale=3):
+            gr.Markdown("### &nbsp;\nWhat counts as the object")
+            understood = gr.HTML(elem_id="understood")
+            grow = gr.Checkbox(True, label="Grow the paint to the object's edges")
+            with gr.Accordion("Upload a mask instead", open=False):
+                mask = gr.File(label="Mask: object white", height=110, elem_id="mask")
+    return {"file": file, "message": message, "shelf": shelf, "editor": editor, "understood": understood, "grow": grow,
+            "mask": mask}  # fmt: skip
+
+
+def _checkpoints_and_results(
+    plain: str | None, guided: str | None, offered: Sequence[str], any_checkpoint: bool
+) -> dict[str, Any]:
+    """Steps 3 and 4 of the page; its components by name."""
+    gr.Markdown("### 3. Two checkpoints")
+    with gr.Row():
+        options: dict[str, Any] = {"choices": offered, "allow_custom_value": any_checkpoint}
+        info = "A local folder or a Hub id, safetensors only." if any_checkpoint else None
+        first = gr.Dropdown(**options, value=plain, label="Plain", info=info, elem_id="plain")
+        second = gr.Dropdown(**options, value=guided, label="Guided", info=info, elem_id="guided")
+    compare_button = gr.Button("Compare the two", variant="primary", elem_id="compare")
+    cards = gr.HTML(elem_id="cards")
+    gr.Markdown("### 4. Another background")
+    with gr.Accordion("Add a background of your own", open=False):
+        background = gr.File(label="Background", height=110, elem_id="background")
+    move_button = gr.Button("Move the object to another background", variant="primary", elem_id="move")
+    moved = gr.HTML(elem_id="moved-results")
+    return {"first": first, "second": second, "compare_button": compare_button, "cards": cards,
+            "background": background, "move_button": move_button, "moved": moved}  # fmt: skip
+
+
+def _connect(on: SimpleNamespace, examples: Sequence[tuple[Path, Path]]) -> None:
+    """Says what each component of the page does when a visitor touches it."""
+    object_inputs = [on.file, on.editor, on.grow, on.mask]
+    inputs = [*object_inputs, on.first, on.second]
+    loaded = [on.file, on.editor, on.mask, on.message, on.cards, on.moved]
+    private: dict[str, Any] = {"api_visibility": "private", "show_progress": "minimal"}
+    working: dict[str, Any] = {
+        "api_visibility": "private",
+        "show_progress": "full",
+        "concurrency_limit": 1,
+        "concurrency_id": "models",
+    }
+
+    def on_example(index: int) -> tuple[Any, ...]:
+        image, its_mask = examples[index]
+        path, in_editor, _, *cleared = on_image(str(image))
+        return path, in_editor, str(its_mask), *cleared
+
+    touched = [on.editor.input, on.grow.input, on.mask.upload, on.mask.clear]
+    opened = gr.on([on.file.upload, on.file.clear], on_image, on.file, loaded, **private)
+    opened.then(on_object, object_inputs, on.understood, **private)
+    taken = on.shelf.click(on_example, on.shelf, loaded, **private)
+    taken.then(on_object, object_inputs, on.understood, **private)
+    gr.on(touched, on_object, object_inputs, on.understood, trigger_mode="always_last", **private)
+    on.compare_button.click(compare, inputs, on.cards, **working)
+    on.move_button.click(move_object, [*inputs, on.background], on.moved, **working)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
