@@ -196,7 +196,6 @@ TABLES: dict[str, Callable[[], str]] = {
     "skeletons": lambda: skeletons_table("jhmdb21-160p"),
     "pets-a-cnn": lambda: pets_table(load(PETS, Run), "a", "cnn"),
     "pets-b-cnn": lambda: pets_table(load(PETS, Run), "b", "cnn"),
-    "pets-a-vit": lambda: pets_table(load(PETS, Run), "a", "vit"),
     "pets-b-vit": lambda: pets_table(load(PETS, Run), "b", "vit"),
     "pets-c-cnn": lambda: pets_table(load(PETS, Run), "c", "cnn"),
     "speed": speed_table,

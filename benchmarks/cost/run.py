@@ -29,6 +29,7 @@ import transformers
 from torch import nn
 from torch.nn import functional as F
 from transformers import (
+    AutoImageProcessor,
     AutoModelForImageClassification,
     ConvNextConfig,
     ConvNextForImageClassification,
@@ -39,6 +40,9 @@ from transformers import (
     set_seed,
 )
 
+from benchmarks.pets import data as pets_on_scenes
+from benchmarks.pets.run import CHECKPOINTS
+from hf_pgg import PGGCollator
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.guidance.engines import exact_guidance
 from hf_pgg.guidance.forms import share
@@ -252,12 +256,6 @@ def precision(model: nn.Module, batch: Batch, steps: tuple[float, ...] = ()) -> 
 
 def pretrained(root: str, device: torch.device) -> dict[str, tuple[nn.Module, Batch]]:
     """The benchmark's CNN (ReLU6) and ViT (GELU) on four composites of its test split."""
-    from transformers import AutoImageProcessor
-
-    from benchmarks.pets import data as pets_on_scenes
-    from benchmarks.pets.run import CHECKPOINTS
-    from hf_pgg import PGGCollator
-
     found = {}
     for name, size in CHECKPOINTS.values():
         set_seed(0)
@@ -291,28 +289,24 @@ def main() -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     if path.exists():  # backbones that were measured under the same conditions are not measured again
         stored = json.loads(path.read_text())
-        if {k: v for k, v in stored.items() if k not in FIGURES} == {
-            k: v for k, v in record.items() if k not in FIGURES
-        }:
+        if all(stored.get(key) == value for key, value in record.items() if key not in FIGURES):
             record = stored
-    for name, (make, shape) in backbones(size).items():
-        if name in record["speed"] or arguments.only not in (None, name):
-            continue
-        set_seed(0)
-        model = make()
-        record["precision"][name] = precision(model, Batch.drawn(shape, 4, 1, device))
-        record["speed"][name] = speed(model, shape, rows, device, arguments.repetitions)
-        path.write_text(json.dumps(record, indent=1) + "\n")
-        show(name, record)
-    if arguments.data is not None:
-        for name, (model, batch) in pretrained(arguments.data, device).items():
-            if name in record["speed"] or arguments.only not in (None, name):
-                continue
-            record["precision"][name] = precision(model, batch, STEPS)
+
+    def measure(name: str, make: Callable[[], tuple[nn.Module, Batch]], **options: Any) -> None:
+        if name not in record["speed"] and arguments.only in (None, name):
+            model, batch = make()
+            record["precision"][name] = precision(model, batch, **options)
             shape = tuple(batch.pixels.shape[1:])
             record["speed"][name] = speed(model, shape, rows, device, arguments.repetitions)
             path.write_text(json.dumps(record, indent=1) + "\n")
             show(name, record)
+
+    for name, (make, shape) in backbones(size).items():
+        set_seed(0)
+        measure(name, lambda make=make, shape=shape: (make(), Batch.drawn(shape, 4, 1, device)))
+    if arguments.data is not None:
+        for name, loaded in pretrained(arguments.data, device).items():
+            measure(name, lambda loaded=loaded: loaded, steps=STEPS)
     print("written:", path)
 
 

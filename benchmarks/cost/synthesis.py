@@ -145,11 +145,7 @@ def main() -> None:
         "size": size,
         "repetitions": arguments.repetitions,
         "device": f"cpu ({platform.machine()}), one process",
-        "versions": {
-            "torch": torch.__version__,
-            "torchvision": torchvision.__version__,
-            "datasets": datasets.__version__,
-        },
+        "versions": {package.__name__: package.__version__ for package in (torch, torchvision, datasets)},
     }
     path = Path(arguments.results)
     path.parent.mkdir(parents=True, exist_ok=True)
