@@ -46,7 +46,7 @@ from hf_pgg import PGGCollator
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.guidance.engines import exact_guidance
 from hf_pgg.guidance.forms import share
-from hf_pgg.guidance.forward import GuidanceSettings, guided_forward
+from hf_pgg.guidance.forward import GuidanceSettings, LoopState, guided_forward
 from hf_pgg.guidance.modes import running_statistics, second_derivatives
 
 CLASSES = 10
@@ -136,7 +136,7 @@ def guided_step(settings: GuidanceSettings) -> Callable[[nn.Module, Batch], None
     def step(model: nn.Module, batch: Batch) -> None:
         logits, guidance = guided_forward(
             model, model, {"pixel_values": batch.pixels}, batch.labels, batch.provenance, batch.guided, settings,
-            generator=generator,
+            LoopState(generator),
         )  # fmt: skip
         (F.cross_entropy(logits.float(), batch.labels[:, 0]) + 10 * guidance.value.mean()).backward()
 

@@ -1,1 +1,1 @@
-"""Input gradient guidance: forms of the loss, engines that differentiate it, one guided forward pass. Needs torch alone."""
+"""Input gradient guidance: the loss (`forms`), its gradient (`engines`), a guided pass (`forward`). torch alone."""

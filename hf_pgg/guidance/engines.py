@@ -1,18 +1,10 @@
-"""Input gradient guidance: drive the gradient of each label's logit to zero where the input does not come from it.
+"""Two ways to the parameter gradient of the guidance loss, for any form of it.
 
-For a sample x with distinct labels c and target masks I_c, a *form* phi turns the gradient g_c = d f_c / d x into a
-penalty, and L_PG(x) aggregates phi(g_c, I_c, x) over c. Forms:
-
-    l2      ||(1 - I) g||^2                  the paper's (PGG, arXiv 2604.02946); has the unit of the model
-    share   ||(1 - I) g||^2 / ||g||^2        the share of the gradient's energy outside the target; free of units
-    energy  1 - sum_I (g x)^+ / sum (g x)^+  Energy loss of Rao et al., "Studying how to efficiently and effectively
-                                             guide models with explanations", ICCV 2023, on input x gradient
-
-Two engines give the parameter gradient of any form. *Exact* differentiates twice. *First-order* uses
-d phi / d theta = d / d theta <w, g> with w = d phi / d g held fixed, and takes the directional derivative <w, g> =
-||w|| (f(x + h u) - f(x)) / h along u = w / ||w|| from a second forward pass: no second derivative anywhere.
-
-Only torch is needed here: nothing in this file knows of a Trainer, of images or of video.
+For a sample x with distinct labels c and target masks I_c, a form phi turns the input gradient g_c = d f_c / d x of the
+label's logit f_c into a penalty, and the loss L_PG(x) is the sum or the mean of phi(g_c, I_c, x) over c. *Exact*
+guidance differentiates twice. *First-order* guidance uses d phi / d theta = d / d theta <w, g> with w = d phi / d g
+held fixed, and takes the directional derivative <w, g> = ||w|| (f(x + h u) - f(x)) / h along u = w / ||w|| from a
+second forward pass: no second derivative anywhere.
 """
 
 from __future__ import annotations
@@ -22,26 +14,23 @@ from dataclasses import dataclass
 
 import torch
 
-from hf_pgg.guidance.forms import SUMMED_FORMS, Form, share
+from hf_pgg.guidance.forms import Form, share
 from hf_pgg.guidance.modes import RandomState
-
-
-def _wide(tensor: torch.Tensor) -> torch.Tensor:
-    """At least float32: half precisions are widened, float64 is kept."""
-    return tensor if tensor.dtype == torch.float64 else tensor.float()
-
-
-# ---------------------------------------------------------------------------------------------- engines
 
 
 @dataclass
 class Guidance:
-    """What one batch's guidance gives; each (B,), float32 or wider, 0 for rows without guidance.
+    """What the guidance of one batch gives: four tensors (B,), in float32 or wider, 0 for rows without guidance.
 
-    loss: L_PG of each sample, detached.
-    surrogate: a tensor whose parameter gradient is that of `loss` (its value means nothing in first-order mode).
-    target_share: share of the input gradient's energy inside the target, averaged over the sample's labels, detached.
-    measured: bool, the rows that were guided.
+    Args:
+        loss: L_PG of each sample, detached.
+        surrogate: A tensor whose parameter gradient is that of `loss`; its value means nothing in first-order mode.
+        target_share: Share of the input gradient's energy inside the target, averaged over the labels, detached.
+        measured: bool: the rows that were guided.
+
+    Example:
+        >>> Guidance(torch.ones(1), torch.zeros(1, requires_grad=True), torch.ones(1), torch.tensor([True])).value
+        tensor([1.], grad_fn=<AddBackward0>)
     """
 
     loss: torch.Tensor
@@ -55,7 +44,12 @@ class Guidance:
         return self.surrogate + (self.loss - self.surrogate).detach()
 
 
-def chosen_logit(logits: torch.Tensor, labels: torch.Tensor, centered: bool = False) -> torch.Tensor:
+def _wide(tensor: torch.Tensor) -> torch.Tensor:
+    """At least float32: half precisions are widened, float64 is kept."""
+    return tensor if tensor.dtype == torch.float64 else tensor.float()
+
+
+def _chosen_logit(logits: torch.Tensor, labels: torch.Tensor, centered: bool) -> torch.Tensor:
     """(B,) logit of one label a row (0 where the label is padding), less the mean logit if `centered`."""
     logits = _wide(logits)
     chosen = logits.gather(1, labels.clamp(min=0)[:, None])[:, 0]
@@ -74,26 +68,68 @@ def input_gradient(
     retain_graph: bool = True,
     loss_scale: float = 1.0,
 ) -> torch.Tensor:
-    """d f_c / d x of one label a row, at least float32, of the shape of `pixels`.
+    """Returns the gradient of one label's logit with respect to the input, in float32 or wider, of the input's shape.
 
     Args:
-        logits (`torch.Tensor`): (B, classes), computed from `pixels`, row by row (no batch statistics).
-        pixels (`torch.Tensor`): (B, ...) with `requires_grad`.
+        logits (`torch.Tensor`): (B, classes), computed from `pixels` row by row, without batch statistics.
+        pixels (`torch.Tensor`): The input (B, ...), with `requires_grad`.
         labels (`torch.Tensor`): (B,) int64; -100 gives a zero gradient.
+        centered (`bool`): Take the logit less the mean of all logits.
         loss_scale (`float`): Multiplies the logit before and divides the gradient after the backward pass, so that
-            float16 activations' gradients do not underflow; the trainer's own loss scaler does not see this pass.
+            gradients in float16 do not underflow; the trainer's own loss scaler does not see this pass.
+
+    Example:
+        >>> pixels = torch.ones(1, 3, requires_grad=True)
+        >>> input_gradient(pixels * torch.tensor([1.0, 2.0, 3.0]), pixels, torch.tensor([2]))
+        tensor([[0., 0., 3.]])
     """
-    total = chosen_logit(logits, labels, centered).sum() * loss_scale
+    total = _chosen_logit(logits, labels, centered).sum() * loss_scale
     gradient = torch.autograd.grad(total, pixels, create_graph=create_graph, retain_graph=retain_graph)[0]
     return _wide(gradient) / loss_scale
 
 
 def over_channels(mask: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """A mask as it broadcasts to the input: one of the input's shape, or (B, [T,] H, W) for all of its channels."""
+    """Returns a mask as it broadcasts to the input: (B, [T,] H, W) gets a channel axis, the input's shape stays.
+
+    Example:
+        >>> over_channels(torch.ones(2, 8, 8), torch.ones(2, 3, 8, 8)).shape
+        torch.Size([2, 1, 8, 8])
+    """
     return mask if mask.ndim == pixels.ndim else mask.unsqueeze(-3)
 
 
-def _check(pixels: torch.Tensor, labels: torch.Tensor, provenance: torch.Tensor, guided: torch.Tensor) -> None:
+class _Sums:
+    """Checks a batch, and adds up the parts of its [`Guidance`] over the places k = 1..K of the labels."""
+
+    def __init__(
+        self, pixels: torch.Tensor, labels: torch.Tensor, provenance: torch.Tensor, guided: torch.Tensor, form: Form
+    ):
+        Form.require(form)
+        _check_shapes(pixels, labels, provenance, guided)
+        self.labels, self.provenance, self.guided = labels, provenance, guided
+        self.still = _wide(pixels.detach())
+        count = (labels >= 0).sum(1).clamp(min=1)
+        self.each = torch.ones_like(guided, dtype=torch.float32) if form.over_labels == "sum" else 1 / count
+        self.loss = torch.zeros(len(pixels), device=pixels.device, dtype=self.still.dtype)
+        self.share, self.counted = torch.zeros_like(self.loss), torch.zeros_like(self.loss)
+
+    def places(self) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
+        """For each place: labels (B,), -100 where nothing is guided; masks as broad as the input; scale (B,)."""
+        for k in range(self.labels.shape[1]):
+            chosen = self.labels[:, k].masked_fill(~self.guided, -100)
+            yield chosen, over_channels(_wide(self.provenance[:, k]), self.still), self.each * (chosen >= 0)
+
+    def add(self, phi: torch.Tensor, scale: torch.Tensor, gradient: torch.Tensor, inside: torch.Tensor) -> None:
+        # `where`, not a product: a row without guidance must not bring in its own inf or NaN
+        self.loss = self.loss + scale * torch.where(scale > 0, phi, 0)
+        self.share += torch.where(scale > 0, 1 - share(gradient.detach(), inside, self.still), 0)
+        self.counted += scale > 0
+
+    def result(self, surrogate: torch.Tensor) -> Guidance:
+        return Guidance(self.loss.detach(), surrogate, self.share / self.counted.clamp(min=1), self.counted > 0)
+
+
+def _check_shapes(pixels: torch.Tensor, labels: torch.Tensor, provenance: torch.Tensor, guided: torch.Tensor) -> None:
     expected = (*labels.shape, *pixels.shape[1:-3], *pixels.shape[-2:])
     whole = (*labels.shape, *pixels.shape[1:])
     if tuple(provenance.shape) not in (expected, whole):
@@ -102,45 +138,15 @@ def _check(pixels: torch.Tensor, labels: torch.Tensor, provenance: torch.Tensor,
             " value for every element of the input"
         )
     if guided.shape != labels.shape[:1]:
-        raise ValueError(f"guided has shape {tuple(guided.shape)}, expected {tuple(labels.shape[:1])}")
-    if labels.shape[1] > 1:
-        ordered = labels.sort(1).values
-        if ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any():
-            raise ValueError("a sample's labels repeat: merge its sources first, with `provenance.merge_sources`")
-
-
-class _Sums:
-    """Adds up the parts of a [`Guidance`] over the places k = 1..K of the labels."""
-
-    def __init__(self, pixels: torch.Tensor, labels: torch.Tensor, guided: torch.Tensor, form: Form):
-        self.pixels, self.labels, self.guided, self.form = pixels, labels, guided, form
-        # the paper sums over a sample's labels; the scale-free forms average
-        self.each = torch.ones_like(guided, dtype=torch.float32) if form in SUMMED_FORMS else 1 / label_count(labels)
-        self.loss = torch.zeros(len(pixels), device=pixels.device, dtype=_wide(pixels[:0]).dtype)
-        self.surrogate, self.share = self.loss, torch.zeros_like(self.loss)
-        self.counted = torch.zeros_like(self.loss)
-
-    def places(self, provenance: torch.Tensor) -> Iterator[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]:
-        """For each place: labels (B,), -100 where nothing is guided; masks as broad as the input; scale (B,)."""
-        for k in range(self.labels.shape[1]):
-            chosen = self.labels[:, k].masked_fill(~self.guided, -100)
-            yield chosen, over_channels(_wide(provenance[:, k]), self.pixels), self.each * (chosen >= 0)
-
-    def add_loss(
-        self, phi: torch.Tensor, scale: torch.Tensor, gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor
-    ) -> None:
-        # `where`, not a product: a row without guidance must not bring in its own inf or NaN
-        self.loss = self.loss + scale * torch.where(scale > 0, phi, 0)
-        self.share += torch.where(scale > 0, 1 - share(gradient.detach(), inside, pixels), 0)
-        self.counted += scale > 0
-
-    def result(self, surrogate: torch.Tensor) -> Guidance:
-        return Guidance(self.loss.detach(), surrogate, self.share / self.counted.clamp(min=1), self.counted > 0)
-
-
-def label_count(labels: torch.Tensor) -> torch.Tensor:
-    """(B,) number of a row's labels, at least 1."""
-    return (labels >= 0).sum(1).clamp(min=1)
+        raise ValueError(f"guided has shape {tuple(guided.shape)}, expected {tuple(labels.shape[:1])}: one bool a row")
+    ordered = labels.sort(1).values
+    repeated = ((ordered[:, 1:] == ordered[:, :-1]) & (ordered[:, 1:] >= 0)).any(1)
+    if repeated.any():
+        i = int(repeated.nonzero()[0])
+        raise ValueError(
+            f"row {i} of the batch has the labels {labels[i].tolist()}, one of them twice: merge its sources first,"
+            " with `provenance.merge_sources`"
+        )
 
 
 def exact_guidance(
@@ -154,29 +160,35 @@ def exact_guidance(
     centered: bool = False,
     loss_scale: float = 1.0,
 ) -> Guidance:
-    """L_PG by double backward. The forward that made `logits` must run under `second_derivatives()`.
+    """Returns the guidance of a batch, by differentiating twice.
 
     Args:
-        logits (`torch.Tensor`): (B, classes), from `pixels`, without batch statistics.
+        logits (`torch.Tensor`): (B, classes), computed from `pixels` without batch statistics, and inside
+            [`~hf_pgg.guidance.modes.second_derivatives`] where the model has attention.
         pixels (`torch.Tensor`): (B, [T,] C, H, W), or an input of any other shape, with `requires_grad`.
         labels (`torch.Tensor`): (B, K) int64, distinct in a row, padded with -100.
         provenance (`torch.Tensor`): (B, K, [T,] H, W) in [0, 1] for all channels, or (B, K, ...) of the input's shape.
         guided (`torch.Tensor`): (B,) bool, False for rows without provenance.
-        form (`Form`): See the module's head.
-        centered (`bool`): Guide the logit less the mean of all logits.
-        loss_scale (`float`): For float16, see [`input_gradient`].
+        form ([`~hf_pgg.guidance.forms.Form`]): The loss of one label.
+        centered, loss_scale: See [`input_gradient`].
 
     Raises:
+        TypeError: If `form` is a plain function.
         ValueError: If shapes disagree or a row's labels repeat.
+
+    Example:
+        >>> pixels, inside = torch.ones(1, 1, 2, 2, requires_grad=True), torch.tensor([[[[1.0, 1.0], [1.0, 0.0]]]])
+        >>> logits = pixels.flatten(1).sum(1, keepdim=True)
+        >>> exact_guidance(logits, pixels, torch.tensor([[0]]), inside, torch.tensor([True])).loss
+        tensor([0.2500])
     """
-    _check(pixels, labels, provenance, guided)
-    sums, still = _Sums(pixels, labels, guided, form), _wide(pixels.detach())
+    sums = _Sums(pixels, labels, provenance, guided, form)
     with torch.autocast(pixels.device.type, enabled=False):
-        for chosen, inside, scale in sums.places(provenance):
+        for chosen, inside, scale in sums.places():
             gradient = input_gradient(
                 logits, pixels, chosen, centered=centered, create_graph=True, loss_scale=loss_scale
             )
-            sums.add_loss(form(gradient, inside, still), scale, gradient, inside, still)
+            sums.add(form(gradient, inside, sums.still), scale, gradient, inside)
     return sums.result(sums.loss)
 
 
@@ -197,54 +209,47 @@ def first_order_guidance(
     base: torch.Tensor | None = None,
     keep_graph: bool = True,
 ) -> Guidance:
-    """L_PG whose parameter gradient comes from a finite difference: ordinary passes only.
+    """Returns the guidance of a batch whose parameter gradient comes from a finite difference: ordinary passes only.
 
     Args:
-        forward (`Callable`): pixels -> logits, the pass that made `logits`.
-        random_state (`RandomState`): Taken before that pass; the others replay it.
+        forward (`Callable`): pixels -> logits, the pass that made `logits`; `random_state` was taken before it.
         step (`float`): h relative to max(||x||, sqrt(number of elements)) of each sample.
-        central (`bool`): (f(x + h u) - f(x - h u)) / 2h, one more forward pass: its error falls with h^2, so that h
-            can be large enough for half precision.
+        central (`bool`): (f(x + h u) - f(x - h u)) / 2h: the error falls with h^2, so h suits half precision.
         base (`torch.Tensor`, *optional*): (B, classes), f(x) of the one-sided difference, by default `logits`.
-        keep_graph (`bool`): False frees the graph of `logits` with its input gradient, where nothing else needs it (a
-            one-sided difference then takes `base` from another pass); a second label makes it anew.
+        keep_graph (`bool`): False frees the graph of `logits` early; a second label makes it anew.
 
-    The other arguments are those of [`exact_guidance`]; fused attention is fine here.
+    The other arguments, and what is raised, are those of [`exact_guidance`]; fused attention is fine here.
+
+    Example:
+        >>> pixels, inside = torch.ones(1, 1, 2, 2, requires_grad=True), torch.zeros(1, 1, 2, 2)
+        >>> forward, state = (lambda x: x.flatten(1) ** 2), RandomState(pixels.device)
+        >>> batch = (pixels, torch.tensor([[0]]), inside, torch.tensor([True]))
+        >>> first_order_guidance(forward, forward(pixels), *batch, random_state=state).loss
+        tensor([1.])
     """
-    _check(pixels, labels, provenance, guided)
-    sums, still = _Sums(pixels, labels, guided, form), _wide(pixels.detach())
-    norm = still.flatten(1).norm(dim=1).clamp(min=still[0].numel() ** 0.5)
-    h = step * norm
-    places = []
-    kind = pixels.device.type
-    mixed, dtype = torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)
-
-    def anew(point: torch.Tensor) -> torch.Tensor:
-        with random_state.replayed(), torch.autocast(kind, dtype=dtype, enabled=mixed):
-            return forward(point)
-
+    sums, kind = _Sums(pixels, labels, provenance, guided, form), pixels.device.type
+    again = random_state.replaying(forward, kind)
+    directions = []
     with torch.autocast(kind, enabled=False):
-        for k, (chosen, inside, scale) in enumerate(sums.places(provenance)):
-            graph = logits if keep_graph or k == 0 else anew(pixels)
+        for k, (chosen, inside, scale) in enumerate(sums.places()):
+            graph = logits if keep_graph or k == 0 else again(pixels)
             gradient = input_gradient(
                 graph, pixels, chosen, centered=centered, retain_graph=keep_graph, loss_scale=loss_scale
             ).requires_grad_()
-            phi = form(gradient, inside, still)
-            direction = torch.autograd.grad(phi.sum(), gradient)[0]
-            sums.add_loss(phi.detach(), scale, gradient, inside, still)
-            places.append((chosen, scale, direction))
-    surrogate = sums.surrogate
-    for chosen, scale, direction in places:
+            phi = form(gradient, inside, sums.still)
+            directions.append((chosen, scale, torch.autograd.grad(phi.sum(), gradient)[0]))
+            sums.add(phi.detach(), scale, gradient, inside)
+    h = step * sums.still.flatten(1).norm(dim=1).clamp(min=sums.still[0].numel() ** 0.5)
+    base = logits if base is None else base
+    surrogate = torch.zeros_like(sums.loss)
+    for chosen, scale, direction in directions:
         length = direction.flatten(1).norm(dim=1)
-        expand = (-1,) + (1,) * (pixels.ndim - 1)
-        moved = (h / length.clamp(min=torch.finfo(torch.float32).tiny)).view(expand) * direction
-
-        def at(point: torch.Tensor, chosen: torch.Tensor = chosen) -> torch.Tensor:
-            return chosen_logit(anew(point.to(pixels.dtype)), chosen, centered)
-
+        move = (h / length.clamp(min=torch.finfo(torch.float32).tiny)).view(-1, *[1] * (pixels.ndim - 1)) * direction
+        ahead = _chosen_logit(again((sums.still + move).to(pixels.dtype)), chosen, centered)
         if central:
-            slope = (at(still + moved) - at(still - moved)) / (2 * h)
+            behind = _chosen_logit(again((sums.still - move).to(pixels.dtype)), chosen, centered)
+            slope = (ahead - behind) / (2 * h)
         else:
-            slope = (at(still + moved) - chosen_logit(logits if base is None else base, chosen, centered)) / h
+            slope = (ahead - _chosen_logit(base, chosen, centered)) / h
         surrogate = surrogate + torch.where(scale > 0, scale * length * slope, 0)
     return sums.result(surrogate)

@@ -1,44 +1,93 @@
-"""forms."""
+"""The guidance loss of one label: a *form* turns the input gradient g and the target mask I into one number a sample.
+
+    l2       sum of ((1 - I) g)^2                    the loss of PGG (arXiv 2604.02946); it has the unit of the model
+    l2_mean  l2 over the number of elements          the same, averaged: the paper does not say which
+    share    l2 over the sum of g^2                  the share of the gradient's energy outside the target
+    energy   1 - sum of I (g x)^+ / sum of (g x)^+   the Energy loss of Rao et al., "Studying how to efficiently and
+                                                     effectively guide models with explanations" (ICCV 2023), on
+                                                     input times gradient
+
+`share` and `energy` lie in [0, 1] and have no unit.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import dataclass
 
 import torch
 
-Form = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
-"""phi(gradient, inside, pixels) -> (B,): gradient and pixels (B, ...) float32, inside broadcasts to them, in [0, 1]."""
+Phi = Callable[[torch.Tensor, torch.Tensor, torch.Tensor], torch.Tensor]
+"""A function of the gradient (B, ...), the mask (which broadcasts to it) and the input (B, ...) to (B,), float32."""
 
-_EPSILON = 1e-12  # of ||g||^2: only keeps 0 / 0 from being NaN, far below any trained model's gradient
+_EPSILON = 1e-12  # of the sum of g^2: only keeps 0 / 0 from being NaN, far below any trained model's gradient
 
 
-# ---------------------------------------------------------------------------------------------- forms
+@dataclass(frozen=True)
+class Form:
+    """A form of the guidance loss; call it as `form(gradient, inside, pixels)`.
+
+    Args:
+        name (`str`): Its name.
+        phi (`Callable`): Takes the gradient (B, ...), the mask of the target (1 inside; it broadcasts to the gradient)
+            and the input (B, ...), and returns the loss (B,). It must be differentiable in the gradient.
+        over_labels (`str`): `"sum"` or `"mean"`: how a sample with several labels adds up.
+
+    Raises:
+        ValueError: If `over_labels` is something else.
+
+    Example:
+        >>> absolute = Form("absolute", lambda g, inside, x: ((1 - inside) * g).abs().flatten(1).sum(1), "sum")
+        >>> absolute(torch.ones(1, 3, 2, 2), torch.eye(2), torch.zeros(1, 3, 2, 2))
+        tensor([6.])
+    """
+
+    name: str
+    phi: Phi
+    over_labels: str
+
+    def __post_init__(self) -> None:
+        if self.over_labels not in ("sum", "mean"):
+            raise ValueError(f"over_labels of the form '{self.name}' is {self.over_labels!r}: give 'sum' or 'mean'")
+
+    @classmethod
+    def require(cls, form: Form) -> None:
+        """Raises a TypeError for a plain function, which does not say how a sample's labels add up."""
+        if not isinstance(form, cls):
+            raise TypeError(
+                f"the form is {form!r}: give `Form('my form', function, over_labels='mean')`, which says whether a"
+                " sample's labels are summed or averaged"
+            )
+
+    def __call__(self, gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+        return self.phi(gradient, inside, pixels)
 
 
 def _sum(values: torch.Tensor) -> torch.Tensor:
     return values.flatten(1).sum(1)
 
 
-def l2(gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """||(1 - I) g||^2, summed over the elements: the loss of PGG."""
+def _l2(gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     return _sum(((1 - inside) * gradient) ** 2)
 
 
-def l2_mean(gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """||(1 - I) g||^2 averaged over the elements (the paper does not say which)."""
-    return l2(gradient, inside, pixels) / gradient[0].numel()
+def _l2_mean(gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    return _l2(gradient, inside, pixels) / gradient[0].numel()
 
 
-def share(gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """||(1 - I) g||^2 / ||g||^2, in [0, 1]: 0 if all the gradient's energy lies on the target."""
-    return l2(gradient, inside, pixels) / (_sum(gradient**2) + _EPSILON)
+def _share(gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
+    return _l2(gradient, inside, pixels) / (_sum(gradient**2) + _EPSILON)
 
 
-def energy(gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    """1 - share of the positive input x gradient attribution on the target (Rao et al., ICCV 2023), in [0, 1]."""
+def _energy(gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     attribution = (gradient * pixels).clamp(min=0)
     return _sum((1 - inside) * attribution) / (_sum(attribution) + _EPSILON)
 
 
-FORMS: dict[str, Form] = {"l2": l2, "l2_mean": l2_mean, "share": share, "energy": energy}
-SUMMED_FORMS = (l2, l2_mean)  # the paper sums over a sample's labels; the scale-free forms average, to stay in [0, 1]
+# the paper sums over a sample's labels; the forms without unit average, to stay in [0, 1]
+l2 = Form("l2", _l2, over_labels="sum")
+l2_mean = Form("l2_mean", _l2_mean, over_labels="sum")
+share = Form("share", _share, over_labels="mean")
+energy = Form("energy", _energy, over_labels="mean")
+
+FORMS = {form.name: form for form in (l2, l2_mean, share, energy)}

@@ -1,6 +1,6 @@
-"""One guided forward pass of a batch: which rows and labels are guided, through which passes, at which step.
+"""One guided forward pass of a batch: which rows and labels are guided, through which passes, by which engine.
 
-[`guided_forward`] is what a training loop calls; `hf_pgg.guidance` has the mathematics.
+[`guided_forward`] is what a training loop calls.
 """
 
 from __future__ import annotations
@@ -8,32 +8,39 @@ from __future__ import annotations
 from collections.abc import Callable, Collection, Mapping
 from contextlib import nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import nn
 
-from hf_pgg.guidance.engines import Guidance, exact_guidance, first_order_guidance, label_count
-from hf_pgg.guidance.forms import SUMMED_FORMS, Form, share
-from hf_pgg.guidance.modes import RandomState, running_statistics, second_derivatives, uses_batch_statistics
+from hf_pgg.guidance.engines import Guidance, exact_guidance, first_order_guidance
+from hf_pgg.guidance.forms import Form, share
+from hf_pgg.guidance.modes import RandomState, has_kinks, running_statistics, second_derivatives, uses_batch_statistics
 
 FLOAT16_LOSS_SCALE = 1024.0  # keeps the input gradient's float16 passes off the subnormal numbers
 
 
 @dataclass(frozen=True)
 class GuidanceSettings:
-    """How a batch is guided.
+    """How batches are guided.
 
     Args:
-        form (`Form`): See `hf_pgg.guidance`.
-        exact (`bool`): Double backward; otherwise finite differences.
-        step (`float`, *optional*): Of the finite difference, relative to the norm of the input; by default that of
+        form ([`~hf_pgg.guidance.forms.Form`]): The loss of one label: a value of `FORMS`, or one of your own.
+        exact (`bool`): Differentiate twice; otherwise finite differences are taken.
+        step (`float`, *optional*): Step of the finite difference, relative to the norm of the input; by default that of
             [`default_step`].
-        central (`bool`, *optional*): Central differences; by default where the precision needs them.
+        central (`bool`, *optional*): Take central differences; by default where the precision needs them.
         centered (`bool`): Guide the logit less the mean logit.
-        one_label (`bool`): One label a sample, drawn at random and scaled: an unbiased estimate of the sum over labels.
+        one_label (`bool`): Guide one label a sample, drawn at random and scaled: an unbiased estimate over the labels.
         fraction (`float`): Part of the guided rows that each batch guides, drawn at random and scaled: m = max(1,
             round(fraction n)) of n rows, times n / m, an unbiased estimate too.
+
+    Raises:
+        TypeError: If `form` is a plain function.
+
+    Example:
+        >>> GuidanceSettings(exact=True, fraction=0.5).form.name
+        'share'
     """
 
     form: Form = share
@@ -44,55 +51,79 @@ class GuidanceSettings:
     one_label: bool = False
     fraction: float = 1.0
 
+    def __post_init__(self) -> None:
+        Form.require(self.form)
 
-def input_name(inputs: Collection[str], module: nn.Module) -> str:
-    """The input whose gradient is guided: `pixel_values`, or the model's `main_input_name` where it reads no images.
+
+@dataclass(frozen=True)
+class LoopState:
+    """What the training loop says of itself to [`guided_forward`].
 
     Args:
-        inputs: The names of the model's inputs.
+        generator (`torch.Generator`, *optional*): On the CPU; draws rows and labels where the settings sample them.
+        sharded (`bool`): Parameters are spread over processes: every process must make the same passes, so a batch
+            without guided rows makes them too, and `labels` must have as many places everywhere.
+        compiled (`bool`): The model is compiled and donates its buffers: every input gradient takes a pass of its own.
+        backoff (`float`): Multiplies the step (and float16's loss scale) after passes that overflowed.
+
+    Example:
+        >>> LoopState(torch.Generator().manual_seed(0), sharded=True).backoff
+        1.0
+    """
+
+    generator: torch.Generator | None = None
+    sharded: bool = False
+    compiled: bool = False
+    backoff: float = 1.0
+
+
+def input_name(inputs: Collection[str], module: nn.Module) -> str:
+    """Returns which of a model's inputs is guided: `pixel_values`, or its `main_input_name` if it reads no images.
+
+    Example:
+        >>> input_name({"pixel_values", "labels"}, torch.nn.Identity())
+        'pixel_values'
     """
     return "pixel_values" if "pixel_values" in inputs else str(module.main_input_name)
 
 
-def compute_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
-    """The precision of the forward pass: autocast's, or that of the parameters."""
+def _compute_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
+    """The precision of a forward pass: autocast's where it is on, otherwise that of the parameters."""
     if torch.is_autocast_enabled(device.type):
         return torch.get_autocast_dtype(device.type)
     return next((p.dtype for p in module.parameters() if p.is_floating_point()), torch.float32)
 
 
 def default_step(module: nn.Module, device: torch.device) -> tuple[float, bool]:
-    """Relative step, and whether the difference is central, for a module and the precision of its passes.
+    """Returns the relative step of the difference, and whether it is central, for a module and its precision.
 
     The rounding of f is divided by the step, the curvature of f multiplied by it (in a central difference by its
     square): fewer digits need the larger step and the extra pass. Where activations have kinks no step reproduces
-    double backward, and a larger one trains better (README, "What was found"). `benchmarks/cost/run.py` measures this.
+    double backward, and a larger one trains better. `benchmarks/cost/run.py` measures this.
+
+    Example:
+        >>> default_step(torch.nn.Linear(2, 2), torch.device("cpu"))
+        (0.0003, False)
     """
-    dtype = compute_dtype(module, device)
+    dtype = _compute_dtype(module, device)
     if dtype in (torch.bfloat16, torch.float16):
         return 3e-3, True
     if dtype == torch.float64:
         return 1e-6, False
     if has_kinks(module):
         return 1e-3, False
-    return (1e-3, True) if uses_tensor_float32(device) else (3e-4, False)
-
-
-_KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.MaxPool2d)
-
-
-def has_kinks(module: nn.Module) -> bool:
-    """Whether some layer is piecewise linear."""
-    return any(isinstance(layer, _KINKED) for layer in module.modules())
-
-
-def uses_tensor_float32(device: torch.device) -> bool:
-    """Whether matrix products or convolutions may round their inputs to 10 bits."""
-    return device.type == "cuda" and (torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32)
+    # TensorFloat-32 rounds the inputs of matrix products and convolutions to 10 bits
+    tensor_float = torch.backends.cuda.matmul.allow_tf32 or torch.backends.cudnn.allow_tf32
+    return (1e-3, True) if device.type == "cuda" and tensor_float else (3e-4, False)
 
 
 def choose_rows(guided: torch.Tensor, fraction: float, generator: torch.Generator | None) -> tuple[torch.Tensor, float]:
-    """Indices (m,) of the rows to guide, in order, and the factor n / m that keeps their sum unbiased."""
+    """Draws the rows to guide: their indices (m,) in order, and the factor n / m that keeps their sum unbiased.
+
+    Example:
+        >>> choose_rows(torch.tensor([True, False, True]), 1.0, None)
+        (tensor([0, 2]), 1.0)
+    """
     rows = torch.nonzero(guided)[:, 0]
     chosen = max(1, round(fraction * len(rows))) if len(rows) else 0
     if chosen == len(rows):
@@ -101,15 +132,32 @@ def choose_rows(guided: torch.Tensor, fraction: float, generator: torch.Generato
     return rows[drawn.to(rows.device)], len(rows) / chosen
 
 
+def _rows(guided: torch.Tensor, fraction: float, loop: LoopState) -> tuple[torch.Tensor, float]:
+    """As [`choose_rows`]; with sharded parameters every process takes as many rows that it must pass, guided or not."""
+    if loop.sharded and fraction == 1:
+        return torch.arange(len(guided), device=guided.device), 1.0
+    rows, factor = choose_rows(guided, fraction, loop.generator)
+    if loop.sharded and len(rows) == 0:
+        rows = torch.zeros(1, dtype=torch.long, device=guided.device)
+    return rows, factor
+
+
 def choose_labels(
     labels: torch.Tensor, provenance: torch.Tensor, form: Form, generator: torch.Generator | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """One label of each row, drawn evenly: labels (B, 1), provenance (B, 1, ...), factors (B,) that average to L_PG."""
+    """Draws one label of each row evenly: labels (B, 1), provenance (B, 1, ...), factors (B,) that average to L_PG.
+
+    Example:
+        >>> labels, masks, factor = choose_labels(torch.tensor([[3, -100]]), torch.ones(1, 2, 4, 4), share, None)
+        >>> labels, masks.shape, factor
+        (tensor([[3]]), torch.Size([1, 1, 4, 4]), tensor([1]))
+    """
     weights = (labels >= 0).float().cpu()
     weights[weights.sum(1) == 0, 0] = 1.0  # a row without labels keeps its padding
     place = torch.multinomial(weights, 1, generator=generator).to(labels.device)
     rows = torch.arange(len(labels), device=labels.device)
-    factor = label_count(labels) if form in SUMMED_FORMS else torch.ones_like(label_count(labels))
+    count = (labels >= 0).sum(1).clamp(min=1)
+    factor = count if form.over_labels == "sum" else torch.ones_like(count)
     return labels.gather(1, place), provenance[rows, place[:, 0]].unsqueeze(1), factor
 
 
@@ -121,56 +169,85 @@ def guided_forward(
     provenance: torch.Tensor,
     guided: torch.Tensor,
     settings: GuidanceSettings,
-    *,
-    generator: torch.Generator | None = None,
-    sharded: bool = False,
-    compiled: bool = False,
-    backoff: float = 1.0,
+    loop: LoopState | None = None,
 ) -> tuple[torch.Tensor, Guidance]:
-    """Logits (B, classes) of a batch, and its guidance, with as few passes as can be.
+    """Returns the logits (B, classes) of a batch, and its [`~hf_pgg.guidance.engines.Guidance`] over all B rows.
+
+    It makes as few passes as can be. The factors of what `settings` samples are in the guidance.
 
     Args:
         model (`Callable`): Called once, as the training loop would (it may be a DDP wrapper); returns `.logits`.
         module (`nn.Module`): The model under its wrapper: further passes go through it.
         inputs (`Mapping`): The model's inputs; `pixel_values` (B, [T,] C, H, W), or another, see [`input_name`].
-        labels, provenance, guided: As for [`hf_pgg.guidance.engines.exact_guidance`].
-        generator (`torch.Generator`, *optional*): On the CPU; draws rows and labels where `settings` samples them.
-        sharded (`bool`): Parameters are spread over processes: every process must make the same passes, so a batch
-            without guided rows makes them too, and `labels` must have as many places everywhere.
-        compiled (`bool`): The model is compiled and donates its buffers: every input gradient takes a pass of its own.
-        backoff (`float`): Multiplies the step (and float16's loss scale) after passes that overflowed.
+        labels, provenance, guided: As for [`~hf_pgg.guidance.engines.exact_guidance`].
+        loop ([`LoopState`], *optional*): Needed for sampling, sharded parameters and compiled models.
 
-    Returns:
-        The logits, and a [`Guidance`] over all B rows, with the sampling factors in it.
+    Example:
+        >>> batch = (torch.tensor([[0], [1]]), torch.ones(2, 1, 16, 16), torch.tensor([True, False]))
+        >>> inputs = {"pixel_values": torch.ones(2, 3, 16, 16)}
+        >>> logits, guidance = guided_forward(model, model, inputs, *batch, GuidanceSettings())
+        >>> logits.shape, guidance.loss.tolist()
+        (torch.Size([2, 2]), [0.0, 0.0])
     """
-    name = input_name(inputs, module)
-    pixels = inputs[name].detach()
-    device = pixels.device
-    step, central = default_step(module, device)
-    step = (settings.step or step) * backoff
-    central = central if settings.central is None else settings.central
-    loss_scale = FLOAT16_LOSS_SCALE * backoff if compute_dtype(module, device) == torch.float16 else 1.0
-    kernels = second_derivatives if settings.exact else nullcontext
-
-    if sharded and settings.fraction == 1:
-        rows, factor = torch.arange(len(pixels), device=device), 1.0
-    else:
-        rows, factor = choose_rows(guided, settings.fraction, generator)
-        if sharded and len(rows) == 0:
-            rows = torch.zeros(1, dtype=torch.long, device=device)
+    loop = loop or LoopState()
+    rows, factor = _rows(guided, settings.fraction, loop)
     if len(rows) == 0:
         logits = model(**inputs).logits
-        return logits, _over_the_batch(None, rows, logits)
+        zeros = torch.zeros(len(logits), device=logits.device)
+        return logits, Guidance(zeros, zeros, zeros, zeros.bool())
+    passes = _make_passes(model, module, inputs, rows, settings.exact, loop)
+    labels, provenance, guided = labels[rows], provenance[rows], guided[rows]
+    scale = torch.full((len(rows),), factor, device=rows.device)
+    if settings.one_label:
+        labels, provenance, drawn = choose_labels(labels, provenance, settings.form, loop.generator)
+        scale = scale * drawn
+    part = _differentiate(passes, module, (labels, provenance, guided), settings, loop)
+
+    def spread(values: torch.Tensor) -> torch.Tensor:
+        return torch.zeros(len(passes.logits), device=values.device, dtype=values.dtype).index_copy(0, rows, values)
+
+    parts = (part.loss * scale, part.surrogate * scale, part.target_share, part.measured)
+    return passes.logits, Guidance(*map(spread, parts))
+
+
+class _Passes(NamedTuple):
+    """The forward passes of a batch.
+
+    logits: (B, classes), of the whole batch.
+    own, moving: (m, classes) logits of the rows to guide, and their input, which `own` is differentiable in.
+    forward, random_state: Makes `own` from `moving` again, with the numbers that were drawn then.
+    apart: `own` has a pass of its own, beside that of `logits`.
+    """
+
+    logits: torch.Tensor
+    own: torch.Tensor
+    moving: torch.Tensor
+    forward: Callable[[torch.Tensor], torch.Tensor]
+    random_state: RandomState
+    apart: bool
+
+
+def _make_passes(
+    model: Callable[..., Any],
+    module: nn.Module,
+    inputs: Mapping[str, Any],
+    rows: torch.Tensor,
+    exact: bool,
+    loop: LoopState,
+) -> _Passes:
+    """One pass for all rows, one each for those to guide and the rest, or one for all and one for those to guide."""
+    name = input_name(inputs, module)
+    pixels = inputs[name].detach()
     everything = len(rows) == len(pixels)
     # batch statistics leak one sample's gradient into another's
-    apart = uses_batch_statistics(module) or compiled or (sharded and not everything)
-
+    apart = uses_batch_statistics(module) or loop.compiled or (loop.sharded and not everything)
+    kernels = second_derivatives if exact else nullcontext
     mine = inputs if everything else _take(inputs, rows, len(pixels))
 
     def forward(moved: torch.Tensor, call: Callable[..., Any] = module) -> torch.Tensor:
         return call(**{**mine, name: moved}).logits
 
-    random_state = RandomState(device)
+    random_state = RandomState(pixels.device)
     moving = pixels[rows].requires_grad_()
     if apart:
         logits = model(**inputs).logits
@@ -180,40 +257,13 @@ def guided_forward(
         with kernels():
             logits = own = forward(moving, model)
     else:
-        rest = torch.ones(len(pixels), dtype=torch.bool, device=device).index_fill(0, rows, False).nonzero()[:, 0]
+        rest = torch.ones(len(pixels), dtype=torch.bool, device=rows.device).index_fill(0, rows, False).nonzero()[:, 0]
         others = model(**_take(inputs, rest, len(pixels))).logits
-        random_state = RandomState(device)
+        random_state = RandomState(pixels.device)
         with kernels():
             own = forward(moving)
         logits = torch.cat([others, own])[torch.cat([rest, rows]).argsort()]
-
-    labels, provenance, guided = labels[rows], provenance[rows], guided[rows]
-    scale = torch.full((len(rows),), factor, device=device)
-    if settings.one_label:
-        labels, provenance, drawn = choose_labels(labels, provenance, settings.form, generator)
-        scale = scale * drawn
-    given = (own, moving, labels, provenance, guided, settings.form)
-    if settings.exact:
-        guidance = exact_guidance(*given, centered=settings.centered, loss_scale=loss_scale)
-    else:
-        if compiled:  # differences of the graph without input gradient: another one may draw other random numbers
-            base, central = (logits, central) if everything else (None, True)
-        else:
-            base = own
-        with running_statistics(module):
-            guidance = first_order_guidance(
-                forward,
-                *given,
-                random_state=random_state,
-                step=step,
-                central=central,
-                centered=settings.centered,
-                loss_scale=loss_scale,
-                base=base,
-                keep_graph=not (compiled or (apart and central)),
-            )
-    guidance = Guidance(guidance.loss * scale, guidance.surrogate * scale, guidance.target_share, guidance.measured)
-    return logits, guidance if everything else _over_the_batch(guidance, rows, logits)
+    return _Passes(logits, own, moving, forward, random_state, apart)
 
 
 def _take(inputs: Mapping[str, Any], rows: torch.Tensor, size: int) -> dict[str, Any]:
@@ -224,13 +274,36 @@ def _take(inputs: Mapping[str, Any], rows: torch.Tensor, size: int) -> dict[str,
     }
 
 
-def _over_the_batch(guidance: Guidance | None, rows: torch.Tensor, logits: torch.Tensor) -> Guidance:
-    """Of some rows, spread over the batch; zeros elsewhere."""
-    zeros = torch.zeros(len(logits), device=logits.device)
-    if guidance is None:
-        return Guidance(zeros, zeros, zeros, zeros.bool())
-
-    def spread(values: torch.Tensor) -> torch.Tensor:
-        return torch.zeros(len(logits), device=values.device, dtype=values.dtype).index_copy(0, rows, values)
-
-    return Guidance(*map(spread, (guidance.loss, guidance.surrogate, guidance.target_share, guidance.measured)))
+def _differentiate(
+    passes: _Passes,
+    module: nn.Module,
+    targets: tuple[torch.Tensor, torch.Tensor, torch.Tensor],
+    settings: GuidanceSettings,
+    loop: LoopState,
+) -> Guidance:
+    """The guidance of the rows to guide, by the engine and at the step that the settings and the precision ask for."""
+    device = passes.moving.device
+    half = _compute_dtype(module, device) == torch.float16
+    loss_scale = FLOAT16_LOSS_SCALE * loop.backoff if half else 1.0
+    given = (passes.own, passes.moving, *targets, settings.form)
+    if settings.exact:
+        return exact_guidance(*given, centered=settings.centered, loss_scale=loss_scale)
+    step, central = default_step(module, device)
+    if settings.central is not None:
+        central = settings.central
+    base = passes.own
+    if loop.compiled:  # differences of the graph without input gradient: another one may draw other random numbers
+        base = passes.logits
+        central = central or len(passes.own) < len(passes.logits)
+    with running_statistics(module):
+        return first_order_guidance(
+            passes.forward,
+            *given,
+            random_state=passes.random_state,
+            step=(settings.step or step) * loop.backoff,
+            central=central,
+            centered=settings.centered,
+            loss_scale=loss_scale,
+            base=base,
+            keep_graph=not (loop.compiled or (passes.apart and central)),
+        )

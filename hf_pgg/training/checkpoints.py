@@ -16,31 +16,28 @@ _STAGING = "_unfinished"  # a push passes over what begins with an underscore
 
 
 def staging_folder(folder: str | Path) -> Path:
-    """Where a checkpoint is written before it is complete; no search for checkpoints finds it."""
+    """Returns where a checkpoint is written before it is complete; no search for checkpoints finds it.
+
+    Example:
+        >>> str(staging_folder("out"))
+        'out/_unfinished'
+    """
     return Path(folder) / _STAGING
 
 
-def published_path(checkpoint: str | None, folder: str | Path) -> str | None:
+def _published_path(checkpoint: str | None, folder: str | Path) -> str | None:
     """Where a checkpoint of the staging folder lies once it is published; any other stays as it is."""
     if checkpoint is None or Path(checkpoint).parent != staging_folder(folder):
         return checkpoint
     return str(Path(folder) / Path(checkpoint).name)
 
 
-def publish(folder: str, state: Any, save_total_limit: int | None) -> str:
-    """Moves the one checkpoint in the staging folder to its place; one `rename`, so it is there whole or not at all.
-
-    Args:
-        folder: Output folder of the run. state (`TrainerState`): Of the run; its best checkpoint gets its final path.
-        save_total_limit (`int`, *optional*): Older checkpoints beyond it are deleted, after the new one is in place.
-
-    Returns:
-        The checkpoint's path.
-    """
+def _publish(folder: str, state: Any, save_total_limit: int | None) -> str:
+    """Moves the one checkpoint in the staging folder to its place by one `rename`, rotates, and returns its path."""
     staging = staging_folder(folder)
     (written,) = staging.iterdir()
     final = Path(folder) / written.name
-    best = published_path(state.best_model_checkpoint, folder)
+    best = _published_path(state.best_model_checkpoint, folder)
     if best != state.best_model_checkpoint:
         state.best_model_checkpoint = best
         state.save_to_json(str(written / TRAINER_STATE_NAME))
@@ -58,7 +55,17 @@ def publish(folder: str, state: Any, save_total_limit: int | None) -> str:
 
 
 class AtomicCheckpoints(Trainer):
-    """A Trainer whose checkpoints are complete or not there: a crash or a full disk leaves no half checkpoint."""
+    """A `Trainer` whose checkpoints are complete or not there: a crash or a full disk leaves no half checkpoint.
+
+    They load under the names that they were saved with, also where a model's modules have other names.
+
+    Example:
+        >>> import tempfile
+        >>> from transformers import TrainingArguments
+        >>> trainer = AtomicCheckpoints(model, TrainingArguments(tempfile.mkdtemp(), report_to=[], use_cpu=True))
+        >>> trainer.staging
+        False
+    """
 
     staging = False  # while a checkpoint is being written
 
@@ -78,15 +85,24 @@ class AtomicCheckpoints(Trainer):
             self.staging = False
         self.accelerator.wait_for_everyone()  # every process has written its random state
         if self.args.should_save:
-            checkpoint = publish(folder, self.state, self.args.save_total_limit)
+            checkpoint = _publish(folder, self.state, self.args.save_total_limit)
             if self.args.push_to_hub:
                 self._push_from_checkpoint(checkpoint)
         self.accelerator.wait_for_everyone()
         # the other processes, too, load the best one in the end
-        self.state.best_model_checkpoint = published_path(self.state.best_model_checkpoint, folder)
+        self.state.best_model_checkpoint = _published_path(self.state.best_model_checkpoint, folder)
+
+    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
+        super()._load_from_checkpoint(resume_from_checkpoint, model)
+        _load_renamed_weights(self.model if model is None else model, resume_from_checkpoint)
+
+    def _load_best_model(self) -> None:
+        super()._load_best_model()
+        if self.state.best_model_checkpoint is not None:
+            _load_renamed_weights(self.model, self.state.best_model_checkpoint)
 
 
-def load_renamed_weights(model: Any, folder: str) -> None:
+def _load_renamed_weights(model: Any, folder: str) -> None:
     """Loads a checkpoint whose weights are stored under other names than the modules have (ViT in transformers 5).
 
     `save_pretrained` writes the Hub's old names, which the stock Trainer's `load_state_dict(strict=False)` passes

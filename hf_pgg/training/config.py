@@ -1,13 +1,17 @@
-"""`PGGConfig`: the training arguments of [`PGGTrainer`]."""
+"""`PGGConfig`: the training arguments of `PGGTrainer`, and what follows from them."""
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass, field
+from typing import Any
 
 from transformers import TrainingArguments
 
+from hf_pgg.data.collator import PGGCollator
+from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.guidance.forms import FORMS
+from hf_pgg.guidance.forward import GuidanceSettings
 
 CHOICES = {
     "guidance_form": tuple(FORMS),
@@ -18,30 +22,37 @@ CHOICES = {
 }
 
 
+def _option(default: Any, text: str) -> Any:
+    """A field whose help text a recipe's parser shows."""
+    return field(default=default, metadata={"help": text})
+
+
 @dataclass
 class PGGConfig(TrainingArguments):
     r"""
-    Training arguments with input gradient guidance; all of `transformers.TrainingArguments`, and:
+    Training arguments with input gradient guidance: all of `transformers.TrainingArguments`, and:
 
     Args:
-        alpha (`float`, *optional*, defaults to `10.0`): Weight of the guidance loss; 0 trains plainly. The default is
-            that of `share`, chosen on validation (README, "Regimes"); other forms have other scales.
-        guidance_form (`str`, *optional*, defaults to `"share"`): `"share"`, `"energy"`, `"l2"` or `"l2_mean"`.
-        guidance_mode (`str`, *optional*, defaults to `"auto"`): `"exact"` (double backward), `"finite_difference"`
-            (first-order: ordinary passes only), or `"auto"`, see [`hf_pgg.training.validation.resolve_mode`].
+        alpha (`float`, *optional*, defaults to `10.0`): Weight of the guidance loss; 0 trains plainly. The default
+            was chosen on validation data for `share`; other forms have other scales.
+        guidance_form (`str`, *optional*, defaults to `"share"`): A name in `hf_pgg.guidance.forms.FORMS`.
+        guidance_mode (`str`, *optional*, defaults to `"auto"`): `"exact"` (differentiates twice),
+            `"finite_difference"` (first-order: ordinary passes only), or `"auto"`, see
+            [`~hf_pgg.training.validation.is_exact`].
         guidance_fraction (`float`, *optional*, defaults to `1.0`): Part of the rows with provenance that each batch
             guides, drawn at random and scaled: an unbiased saving.
         guidance_labels (`str`, *optional*, defaults to `"all"`): `"all"`, or `"one"` label a sample, drawn at random
             and scaled: an unbiased saving where samples have several.
         guidance_step (`float`, *optional*): Step of the finite difference, relative to the norm of the input; by
-            default chosen by the precision of the passes ([`hf_pgg.guidance.forward.default_step`]).
+            default [`~hf_pgg.guidance.forward.default_step`].
         guidance_difference (`str`, *optional*, defaults to `"auto"`): `"one-sided"`, `"central"` (one more pass), or
             `"auto"`: central where the precision needs it.
         guidance_logit (`str`, *optional*, defaults to `"label"`): `"label"` or `"centered"` (less the mean logit).
         alpha_warmup_ratio (`float`, *optional*, defaults to `0.0`): Share of the steps over which alpha grows linearly.
         freeze_batch_norm (`bool`, *optional*, defaults to `False`): Train with batch norm's running statistics, which
             saves the separate guidance pass that batch statistics need.
-        image_column, label_column (`str`): Names in the datasets; the label column serves rows without `labels`.
+        image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
+        label_column (`str`, *optional*, defaults to `"label"`): Column of the labels of rows without `labels`.
         video_column (`str`, *optional*): Column of the clips, where the samples are clips.
         num_frames (`int`, *optional*): Frames taken evenly from each clip; by default all of them.
         group_columns (`list[str]`, *optional*): Integer columns handed to `compute_metrics` as `.groups`.
@@ -53,48 +64,43 @@ class PGGConfig(TrainingArguments):
             on rows with provenance; costs a backward pass.
         max_nonfinite_steps (`int`, *optional*, defaults to `10`): Guidance losses in a row that may be NaN or infinite
             (each is skipped and counted) before training stops.
+
+    Raises:
+        ValueError: If a value is out of its range, or two settings contradict each other.
+
+    Example:
+        >>> PGGConfig("out", guidance_form="energy", alpha=1.0, use_cpu=True).guidance_settings(exact=False).form.name
+        'energy'
     """
 
-    alpha: float = field(default=10.0, metadata={"help": "Weight of the guidance loss; 0 trains plainly."})
-    guidance_form: str = field(default="share", metadata={"help": f"Form of the loss: {', '.join(FORMS)}."})
-    guidance_mode: str = field(
-        default="auto",
-        metadata={"help": "exact (double backward), finite_difference (ordinary passes only) or auto."},
+    alpha: float = _option(10.0, "Weight of the guidance loss; 0 trains plainly.")
+    guidance_form: str = _option("share", f"Form of the loss: {', '.join(FORMS)}.")
+    guidance_mode: str = _option(
+        "auto", "exact (differentiates twice), finite_difference (ordinary passes only) or auto."
     )
-    guidance_fraction: float = field(
-        default=1.0, metadata={"help": "Part of the rows with provenance that each batch guides, drawn and scaled."}
+    guidance_fraction: float = _option(
+        1.0, "Part of the rows with provenance that each batch guides, drawn at random and scaled."
     )
-    guidance_labels: str = field(
-        default="all", metadata={"help": "all, or one label a sample, drawn at random and scaled."}
+    guidance_labels: str = _option("all", "all, or one label a sample, drawn at random and scaled.")
+    guidance_step: float | None = _option(
+        None, "Step of the finite difference, relative to the norm of the input; by default, by precision."
     )
-    guidance_step: float | None = field(
-        default=None,
-        metadata={"help": "Step of the finite difference, relative to the norm of the input; default by precision."},
-    )
-    guidance_difference: str = field(
-        default="auto", metadata={"help": "one-sided, central, or auto: central where the precision needs it."}
-    )
-    guidance_logit: str = field(default="label", metadata={"help": "label, or centered (less the mean logit)."})
-    alpha_warmup_ratio: float = field(
-        default=0.0, metadata={"help": "Share of the steps over which alpha grows linearly from 0."}
-    )
-    freeze_batch_norm: bool = field(default=False, metadata={"help": "Train with batch norm's running statistics."})
-    image_column: str = field(default="image", metadata={"help": "Column of the images."})
-    label_column: str = field(default="label", metadata={"help": "Column of the labels of rows without `labels`."})
-    video_column: str | None = field(default=None, metadata={"help": "Column of the clips, for video."})
-    num_frames: int | None = field(default=None, metadata={"help": "Frames taken evenly from each clip; default: all."})
+    guidance_difference: str = _option("auto", "one-sided, central, or auto: central where the precision needs it.")
+    guidance_logit: str = _option("label", "label, or centered (less the mean logit).")
+    alpha_warmup_ratio: float = _option(0.0, "Share of the steps over which alpha grows linearly from 0.")
+    freeze_batch_norm: bool = _option(False, "Train with batch norm's running statistics.")
+    image_column: str = _option("image", "Column of the images.")
+    label_column: str = _option("label", "Column of the labels of rows without `labels`.")
+    video_column: str | None = _option(None, "Column of the clips, for video.")
+    num_frames: int | None = _option(None, "Frames taken evenly from each clip; by default all.")
     group_columns: list[str] | None = field(
         default=None, metadata={"help": "Integer columns handed to compute_metrics as `.groups`."}
     )
-    image_size: int | None = field(default=None, metadata={"help": "Input size in pixels, other than the processor's."})
-    allow_overlap: bool = field(default=False, metadata={"help": "Accept masks that sum over 1: dilated, random."})
-    validate_rows: int = field(
-        default=10_000, metadata={"help": "Rows of each dataset checked before the first step; 0 checks none."}
-    )
-    eval_target_share: bool = field(default=True, metadata={"help": "Measure the target gradient share in evaluation."})
-    max_nonfinite_steps: int = field(
-        default=10, metadata={"help": "Non-finite guidance losses in a row before training stops."}
-    )
+    image_size: int | None = _option(None, "Input size in pixels, other than the image processor's.")
+    allow_overlap: bool = _option(False, "Accept masks that sum over 1: dilated or random ones.")
+    validate_rows: int = _option(10_000, "Rows of each dataset checked before the first step; 0 checks none.")
+    eval_target_share: bool = _option(True, "Measure the target gradient share in evaluation.")
+    max_nonfinite_steps: int = _option(10, "Non-finite guidance losses in a row before training stops.")
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,6 +120,40 @@ class PGGConfig(TrainingArguments):
                 " takes no step, remove them"
             )
         if self.num_frames is not None and (self.num_frames < 1 or self.video_column is None):
-            raise ValueError(f"num_frames is {self.num_frames}: it takes at least 1, and clips in `video_column`")
+            raise ValueError(
+                f"num_frames is {self.num_frames} and video_column {self.video_column}: give at least 1 frame, and the"
+                " column of the clips"
+            )
         if not 0 <= self.alpha_warmup_ratio <= 1:
             raise ValueError(f"alpha_warmup_ratio is {self.alpha_warmup_ratio}: it must be in [0, 1]")
+
+    def guidance_settings(self, exact: bool) -> GuidanceSettings:
+        """Returns what [`~hf_pgg.guidance.forward.guided_forward`] is told of these arguments."""
+        return GuidanceSettings(
+            form=FORMS[self.guidance_form],
+            exact=exact,
+            step=self.guidance_step,
+            central={"one-sided": False, "central": True, "auto": None}[self.guidance_difference],
+            centered=self.guidance_logit == "centered",
+            one_label=self.guidance_labels == "one",
+            fraction=self.guidance_fraction,
+        )
+
+    def collator(self, image_processor: Any, augment: Any = None) -> PGGCollator:
+        """Returns the collator for the columns, size and frames that these arguments name.
+
+        Raises:
+            ValueError: If there is no image processor.
+        """
+        if image_processor is None:
+            raise ValueError("give `processing_class` (the model's image processor) or `data_collator`")
+        return PGGCollator(
+            image_processor,
+            image_size=self.image_size,
+            augment=augment,
+            image_column=self.image_column,
+            label_column=self.label_column,
+            extra_columns=self.group_columns or [],
+            video_column=self.video_column,
+            sampler=FrameSampler(self.num_frames) if self.num_frames else None,
+        )

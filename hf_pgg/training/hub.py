@@ -1,6 +1,6 @@
 """Pushes to the Hub while training: the stock Trainer's, without the pickle of the arguments, and never silent.
 
-`training_args.bin` pickles the arguments, and with them the Hub token: it is neither kept nor uploaded.
+`training_args.bin` pickles the arguments, and with them the Hub token: it is never uploaded.
 """
 
 from __future__ import annotations
@@ -28,10 +28,17 @@ _RESUMING = ("optimizer*", "scheduler.pt", "scaler.pt", "rng_state*", "trainer_s
 def push_checkpoint(trainer: Any, checkpoint: str) -> None:
     """Starts to push a complete checkpoint in the background, as `hub_strategy` says.
 
+    What loading needs of the checkpoint is copied, with the card: the folder may be deleted (`save_total_limit`), and
+    the next checkpoint written, before the push has ended.
+
     Args:
-        trainer (`Trainer`): Whose model it is.
-        checkpoint (`str`): The folder. What loading needs of it is copied, with the card: the folder may be deleted
-            (`save_total_limit`), and the next checkpoint written, before the push has ended.
+        trainer (`Trainer`): The trainer whose model it is.
+        checkpoint (`str`): The checkpoint's folder.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> args = SimpleNamespace(hub_strategy=HubStrategy.END)
+        >>> push_checkpoint(SimpleNamespace(args=args, push_in_progress=None), "out/checkpoint-5")  # waits for the end
     """
     args, last = trainer.args, trainer.push_in_progress
     if args.hub_strategy == HubStrategy.END:
@@ -39,39 +46,44 @@ def push_checkpoint(trainer: Any, checkpoint: str) -> None:
     if last is not None and not last.is_done() and not args.hub_always_push:
         return
     trainer.callback_handler.on_push_begin(args, trainer.state, trainer.control)
-    copied = Path(args.output_dir) / "_pushing" / Path(checkpoint).name
-    copied.mkdir(parents=True, exist_ok=True)
-    card = Path(args.output_dir) / "README.md"
-    for file in [*Path(checkpoint).iterdir(), *([card] if card.is_file() else [])]:
-        if file.is_file() and not any(file.match(pattern) for pattern in (*_RESUMING, TRAINING_ARGS_NAME)):
-            shutil.copy(file, copied)
+    copied = _copy_to_load(checkpoint, args.output_dir)
     by_step = args.save_strategy == SaveStrategy.STEPS
     progress = f"step {trainer.state.global_step}" if by_step else f"epoch {int(trainer.state.epoch)}"
-    options = {
-        "repo_id": trainer.hub_model_id,
-        "token": args.hub_token,
-        "revision": args.hub_revision,
-        "run_as_future": True,
-    }
-    jobs: Any = [
-        hf_api().upload_folder(folder_path=str(copied), commit_message=f"Training in progress, {progress}", **options)
-    ]
+    jobs = [_upload(trainer, copied, f"Training in progress, {progress}")]
     jobs[0].add_done_callback(lambda job: shutil.rmtree(copied, ignore_errors=True))
     if args.hub_strategy in (HubStrategy.CHECKPOINT, HubStrategy.ALL_CHECKPOINTS):
         last_only = args.hub_strategy == HubStrategy.CHECKPOINT
-        jobs.append(
-            hf_api().upload_folder(
-                folder_path=checkpoint,
-                path_in_repo="last-checkpoint" if last_only else Path(checkpoint).name,
-                commit_message=f"Training in progress, {progress}, checkpoint",
-                ignore_patterns=[TRAINING_ARGS_NAME],
-                **options,
-            )
-        )
+        place = "last-checkpoint" if last_only else Path(checkpoint).name
+        message = f"Training in progress, {progress}, checkpoint"
+        jobs.append(_upload(trainer, checkpoint, message, path_in_repo=place, ignore_patterns=[TRAINING_ARGS_NAME]))
     for job in jobs:
         job.add_done_callback(lambda job: _report(job, trainer.hub_model_id, args.output_dir))
     busy: Any = [] if last is None else [job for job in last.jobs if not job.done()]
     trainer.push_in_progress = PushInProgress(busy + jobs)
+
+
+def _copy_to_load(checkpoint: str, output_dir: str) -> str:
+    """Copies the files that loading needs, and the card, and returns the folder of the copies."""
+    copied = Path(output_dir) / "_pushing" / Path(checkpoint).name
+    copied.mkdir(parents=True, exist_ok=True)
+    card = Path(output_dir) / "README.md"
+    for file in [*Path(checkpoint).iterdir(), *([card] if card.is_file() else [])]:
+        if file.is_file() and not any(file.match(pattern) for pattern in (*_RESUMING, TRAINING_ARGS_NAME)):
+            shutil.copy(file, copied)
+    return str(copied)
+
+
+def _upload(trainer: Any, folder: str, message: str, **options: Any) -> Any:
+    """The upload of a folder, which runs in the background."""
+    return hf_api().upload_folder(
+        folder_path=folder,
+        commit_message=message,
+        repo_id=trainer.hub_model_id,
+        token=trainer.args.hub_token,
+        revision=trainer.args.hub_revision,
+        run_as_future=True,
+        **options,
+    )
 
 
 def _report(job: Any, repo: str, folder: str) -> None:
@@ -83,13 +95,15 @@ def _report(job: Any, repo: str, folder: str) -> None:
         )
 
 
-def forget_arguments(folder: str) -> None:
-    """Deletes the pickle of the arguments that saving a model leaves beside it."""
-    (Path(folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)
-
-
 def has_own_card(folder: str) -> bool:
-    """Whether a card stands there that neither the stock Trainer nor `draft_card` has drafted."""
+    """Returns whether a folder holds a card that neither the stock Trainer nor [`draft_card`] has drafted.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> (folder / "README.md").write_text("# My own card") > 0 and has_own_card(str(folder))
+        True
+    """
     card = Path(folder) / "README.md"
     if not card.is_file():
         return False
@@ -98,11 +112,21 @@ def has_own_card(folder: str) -> bool:
 
 
 def draft_card(trainer: Any, folder: str) -> None:
-    """Writes the record of what is known so far, `results.json`, and its card, unless a card of one's own stands there.
+    """Writes the record of a run so far, `results.json`, and its card, unless a card of one's own stands there.
 
     Args:
-        trainer ([`hf_pgg.PGGTrainer`]): Its last evaluation, if there was one, gives the results.
-        folder (`str`): Of the saved model.
+        trainer ([`~hf_pgg.PGGTrainer`]): The trainer; its last evaluation, if there was one, gives the results.
+        folder (`str`): The folder of the saved model.
+
+    Example:
+        >>> import tempfile
+        >>> from hf_pgg import PGGConfig, PGGTrainer
+        >>> from transformers import ViTImageProcessor
+        >>> args = PGGConfig(tempfile.mkdtemp(), report_to=[], use_cpu=True)
+        >>> processor = ViTImageProcessor(size={"height": 16, "width": 16})
+        >>> draft_card(PGGTrainer(model, args, train_dataset=rows, processing_class=processor), args.output_dir)
+        >>> has_own_card(args.output_dir)
+        False
     """
     if has_own_card(folder):
         return

@@ -1,14 +1,21 @@
-"""What a guided run reports of itself: averages of its losses, overflows, and features that died."""
+"""What a guided run reports of itself: averages of its losses, overflows, features that died, and in evaluation the
+target gradient share and the groups."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
+from transformers import EvalPrediction
 from transformers.utils import logging
 
-from hf_pgg.guidance.engines import Guidance
+from hf_pgg.data.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE
+from hf_pgg.guidance.engines import Guidance, input_gradient, over_channels
+from hf_pgg.guidance.forms import share
+from hf_pgg.guidance.forward import input_name
 
 logger = logging.get_logger(__name__)
 
@@ -16,14 +23,22 @@ _NAMES = ("guidance_loss", "share", "guided", "classification_loss", "right", "s
 
 
 class Telemetry:
-    """Sums over the micro-batches since the last log, kept on the device so that no step waits for them.
+    """Adds up what the micro-batches report between two logs, on the device, so that no step waits for it.
 
     Args:
         max_nonfinite_steps (`int`): Batches in a row whose guidance may be NaN or infinite before training stops.
+        num_classes (`int`): Number of classes of the model, which says what accuracy is chance.
+
+    Example:
+        >>> telemetry = Telemetry(max_nonfinite_steps=10, num_classes=2)
+        >>> logits, labels, weights = torch.tensor([[2.0, 1.0]]), torch.tensor([[0]]), torch.ones(1, 1)
+        >>> telemetry.add_batch(logits, labels, weights, entropy=torch.tensor([0.3]), guidance=None)
+        >>> telemetry.flush(torch.device("cpu"), accelerator=None)["train_accuracy"]
+        1.0
     """
 
-    def __init__(self, max_nonfinite_steps: int):
-        self.max_nonfinite_steps = max_nonfinite_steps
+    def __init__(self, max_nonfinite_steps: int, num_classes: int):
+        self.max_nonfinite_steps, self.num_classes = max_nonfinite_steps, num_classes
         self.nonfinite_steps = 0
         self.collapsed_at: int | None = None
         self.backoff = 1.0
@@ -42,7 +57,7 @@ class Telemetry:
         entropy: torch.Tensor,
         guidance: Guidance | None,
     ) -> None:
-        """Logits (B, classes), labels and weights (B, K), entropy (B,) of one micro-batch."""
+        """Adds one micro-batch: logits (B, classes), labels and weights (B, K), entropy (B,)."""
         top = labels.gather(1, weights.argmax(1, keepdim=True))[:, 0]
         self._add("classification_loss", entropy.sum())
         self._add("right", (logits.argmax(1) == top).sum())
@@ -57,7 +72,7 @@ class Telemetry:
         self._sums[name] = self._sums[name] + value if name in self._sums else value
 
     def flush(self, device: torch.device, accelerator: Any | None) -> dict[str, float]:
-        """Averages over the samples of all processes since the last call (`accelerator` reduces), for the log."""
+        """Returns averages over the samples since the last call, of all processes where `accelerator` is given."""
         if not self._sums:
             return {}
         sums = torch.stack([self._sums.get(n, torch.zeros((), dtype=torch.float64)).to(device) for n in _NAMES])
@@ -77,7 +92,7 @@ class Telemetry:
         return logs
 
     def is_finite(self, guidance: Guidance, step: int) -> bool:
-        """False if this batch must train without guidance; then the next steps are smaller (`backoff`).
+        """Returns False if this batch must train without guidance; then the next steps are smaller (`backoff`).
 
         Raises:
             RuntimeError: After `max_nonfinite_steps` in a row.
@@ -103,14 +118,14 @@ class Telemetry:
             )
         return False
 
-    def watch_for_collapse(self, accuracy: float, num_classes: int, state: Any) -> None:
-        """Warns when guidance has destroyed the features: training accuracy at chance after a fifth of the steps.
+    def watch_for_collapse(self, accuracy: float, state: Any) -> None:
+        """Warns if guidance has destroyed the features: the training accuracy is at chance after a fifth of the steps.
 
         Args:
-            accuracy (`float`): On the training batches between the last two calls of `flush`.
-            state (`TrainerState`): Of the run.
+            accuracy (`float`): Accuracy on the training batches between the last two calls of `flush`.
+            state (`TrainerState`): The state of the run.
         """
-        chance = 1 / num_classes
+        chance = 1 / self.num_classes
         if state.global_step <= 0.2 * state.max_steps:
             return
         self._window += np.array([accuracy * self._samples, self._samples])
@@ -126,3 +141,85 @@ class Telemetry:
                 f"step {state.global_step}: accuracy on the training batches is {right / samples:.2f}, chance is"
                 f" {chance:.2f}: the features are destroyed. Lower alpha or the learning rate."
             )
+
+
+class TargetShare:
+    """Averages the target gradient share over the labels of the guided rows of an evaluation.
+
+    Args:
+        device (`torch.device`): Where the sums are kept.
+
+    Example:
+        >>> found = TargetShare(torch.device("cpu"))
+        >>> guided, masks = torch.tensor([True]), torch.ones(1, 1, 16, 16)
+        >>> batch = {"labels": torch.tensor([[0]]), "provenance": masks, "guided": guided}
+        >>> found.add_batch(model, {"pixel_values": torch.ones(1, 3, 16, 16), **batch})
+        >>> found.mean()
+        1.0
+    """
+
+    def __init__(self, device: torch.device):
+        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
+
+    def add_batch(self, module: nn.Module, batch: Mapping[str, Any], group_columns: Sequence[str] = ()) -> None:
+        """Adds a batch of the collator; the gradient is taken here, so gradients must be enabled."""
+        contract = {*CONTRACT_COLUMNS, "guided", *group_columns}
+        own = {name: value for name, value in batch.items() if name not in contract}
+        name, labels = input_name(own, module), batch[LABELS]
+        pixels = own[name].detach().requires_grad_()
+        logits = module(**{**own, name: pixels}).logits
+        for k in range(labels.shape[1]):
+            chosen = labels[:, k].masked_fill(~batch["guided"], PADDING_LABEL)
+            gradient = input_gradient(logits, pixels, chosen)
+            outside = share(gradient, over_channels(batch[PROVENANCE][:, k], pixels), pixels.detach())
+            self._sums += torch.stack([((1 - outside) * (chosen >= 0)).sum(), (chosen >= 0).sum()]).double()
+
+    def mean(self, accelerator: Any | None = None) -> float | None:
+        """Returns the share, over all processes where `accelerator` is given; None if no row was guided."""
+        sums = self._sums if accelerator is None else accelerator.reduce(self._sums, "sum")
+        return (sums[0] / sums[1]).item() if sums[1] > 0 else None
+
+
+class GroupedEvalPrediction(EvalPrediction):
+    """What the `compute_metrics` of a [`~hf_pgg.PGGTrainer`] receives.
+
+    Args:
+        groups (`Mapping[str, np.ndarray]`): Group column to (N,) int64.
+        kwargs: Those of `transformers.EvalPrediction`; `label_ids` is (N,) int64, the first label of each row.
+
+    Example:
+        >>> GroupedEvalPrediction({"scene": np.array([0])}, predictions=np.ones((1, 2)), label_ids=np.array([1])).groups
+        {'scene': array([0])}
+    """
+
+    def __init__(self, groups: Mapping[str, np.ndarray], **kwargs: Any):
+        super().__init__(**kwargs)
+        self.groups = groups
+
+
+def with_groups(
+    compute_metrics: Callable[[GroupedEvalPrediction], dict[str, float]], group_columns: Sequence[str]
+) -> Callable[[EvalPrediction], dict[str, float]]:
+    """Makes a `compute_metrics` for the stock Trainer, whose `label_ids` are the contract's labels, then the groups.
+
+    Example:
+        >>> compute = with_groups(lambda found: {"scene": found.groups["scene"].mean().item()}, ["scene"])
+        >>> compute(EvalPrediction(np.ones((2, 2)), (np.array([[1], [0]]), np.array([0, 1]))))
+        {'scene': 0.5}
+    """
+
+    def compute(prediction: EvalPrediction) -> dict[str, float]:
+        found: Any = prediction.label_ids
+        labels, *groups = found if isinstance(found, tuple) else (found,)
+        # sources are listed with the row's own first; evaluation rows have one label as a rule
+        return compute_metrics(
+            GroupedEvalPrediction(
+                groups=dict(zip(group_columns, groups, strict=True)),
+                predictions=prediction.predictions,
+                label_ids=labels[:, 0],
+                inputs=prediction.inputs,
+                losses=prediction.losses,
+            )
+        )
+
+    return compute

@@ -7,6 +7,7 @@ accumulated, global batch, so that accumulation x k equals batch x k whatever th
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,40 +16,39 @@ from datasets import Dataset
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn import functional as F
-from transformers import EvalPrediction, TrainerCallback
+from transformers import TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
+from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput
 
-from hf_pgg.data.collator import PGGCollator
-from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.collator import Collator
 from hf_pgg.data.images import undecoded
-from hf_pgg.data.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE
-from hf_pgg.guidance.engines import Guidance, input_gradient, over_channels
-from hf_pgg.guidance.forms import FORMS, share
-from hf_pgg.guidance.forward import GuidanceSettings, guided_forward, input_name
-from hf_pgg.training.checkpoints import AtomicCheckpoints, load_renamed_weights
+from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PADDING_LABEL, PROVENANCE
+from hf_pgg.guidance.engines import Guidance
+from hf_pgg.guidance.forward import LoopState, guided_forward
+from hf_pgg.guidance.modes import freeze_batch_norm
+from hf_pgg.synthesis.base import FreshDraws
+from hf_pgg.training.checkpoints import AtomicCheckpoints
 from hf_pgg.training.config import PGGConfig
-from hf_pgg.training.hub import draft_card, forget_arguments, has_own_card, push_checkpoint
-from hf_pgg.training.monitor import Telemetry
+from hf_pgg.training.hub import draft_card, has_own_card, push_checkpoint
+from hf_pgg.training.monitor import TargetShare, Telemetry, with_groups
 from hf_pgg.training.validation import check_dataset, is_exact, model_config, refuse_unsupported
-
-
-class GroupedEvalPrediction(EvalPrediction):
-    """What `compute_metrics` receives: `label_ids` (N,) int64, and `groups`, group column -> (N,) int64."""
-
-    def __init__(self, groups: Mapping[str, np.ndarray], **kwargs: Any):
-        super().__init__(**kwargs)
-        self.groups = groups
 
 
 def soft_cross_entropy(
     logits: torch.Tensor, labels: torch.Tensor, label_weights: torch.Tensor, label_smoothing: float = 0.0
 ) -> torch.Tensor:
-    """(B,) cross entropy against the weighted labels of each sample: sum_k weight_k CE(logits, label_k).
+    """Returns the cross entropy (B,) against the weighted labels of each sample: sum over k of weight_k CE(label_k).
 
     Args:
-        logits (`torch.Tensor`): (B, classes). labels (`torch.Tensor`): (B, K), padded with -100.
+        logits (`torch.Tensor`): (B, classes).
+        labels (`torch.Tensor`): (B, K), padded with -100.
         label_weights (`torch.Tensor`): (B, K).
+        label_smoothing (`float`): As in `torch.nn.functional.cross_entropy`.
+
+    Example:
+        >>> soft_cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([[0, 1]]), torch.tensor([[0.3, 0.7]]))
+        tensor([0.6931])
     """
     total = torch.zeros((), device=logits.device)
     for k in range(labels.shape[1]):
@@ -60,42 +60,54 @@ def soft_cross_entropy(
 
 
 class _Epochs(TrainerCallback):
-    """Tells fresh draws (in the collator or in `with_transform`) which epoch it is."""
+    """Tells the collator, and a `FreshDraws` set by `with_transform`, which epoch it is."""
 
     def __init__(self, trainer: PGGTrainer):
-        self.trainer = trainer
+        dataset = trainer.train_dataset
+        transform = dataset.format["format_kwargs"].get("transform") if isinstance(dataset, Dataset) else None
+        self.listeners = [trainer.data_collator, *([transform] if isinstance(transform, FreshDraws) else [])]
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for source in self.trainer.epoch_listeners():
-            source.set_epoch(int(state.epoch or 0))
+        for listener in self.listeners:
+            listener.set_epoch(int(state.epoch or 0))
 
 
 class PGGTrainer(AtomicCheckpoints):
     """A `Trainer` that suppresses the input gradient outside each label's target.
 
-        trainer = PGGTrainer(model, args=PGGConfig(output_dir="out"), train_dataset=train, eval_dataset=test,
-                             processing_class=image_processor)
-
-    Datasets keep the contract of `hf_pgg.data.provenance`, or have a single-label column; rows without provenance are not
-    guided. Logs, beside the usual: `classification_loss`, `guidance_loss`, `target_gradient_share` and
+    Datasets keep the contract of `hf_pgg.data.provenance`, or have a column of single labels; rows without provenance
+    are not guided. Beside the usual, the log holds `classification_loss`, `guidance_loss`, `target_gradient_share` and
     `train_accuracy`; evaluation adds `target_gradient_share` where the rows have provenance.
 
     Args:
         model (`PreTrainedModel`): Takes `pixel_values` (or floats under the name of its `main_input_name`), returns
             `logits`.
-        args ([`PGGConfig`]): Training arguments.
-        augment (`Callable`, *optional*): torchvision v2 transform for training, see [`PGGCollator`].
-        data_collator ([`PGGCollator`] or [`~hf_pgg.skeletons.rows.SkeletonCollator`], *optional*): In place of the one made
-            from `processing_class`.
-        kwargs: Those of `transformers.Trainer`. `compute_metrics` receives a [`GroupedEvalPrediction`].
+        args ([`~hf_pgg.PGGConfig`]): Training arguments.
+        augment (`Callable`, *optional*): torchvision v2 transform for training, see [`~hf_pgg.PGGCollator`].
+        data_collator ([`~hf_pgg.data.collator.Collator`], *optional*): In place of the one made from
+            `processing_class`.
+        kwargs: Those of `transformers.Trainer`. `compute_metrics` receives a
+            [`~hf_pgg.training.monitor.GroupedEvalPrediction`].
 
     Raises:
+        TypeError: If the collator is not a `Collator`.
         ValueError: If the configuration, the model or the datasets cannot be trained, before anything is written.
         ProvenanceError: If a row does not keep the contract.
+
+    Example:
+        >>> import copy, tempfile
+        >>> from transformers import ViTImageProcessor
+        >>> options = {"max_steps": 1, "logging_steps": 1, "save_strategy": "no", "report_to": [], "use_cpu": True}
+        >>> args = PGGConfig(tempfile.mkdtemp(), alpha=1.0, disable_tqdm=True, **options)
+        >>> processor = ViTImageProcessor(size={"height": 16, "width": 16})
+        >>> trainer = PGGTrainer(copy.deepcopy(model), args, train_dataset=rows, processing_class=processor)
+        >>> result = trainer.train()
+        {'loss': ... 'classification_loss': ... 'guidance_loss': ... 'target_gradient_share': ...}
     """
 
     args: PGGConfig
     model: Any
+    data_collator: Collator
     loss_is_scaled_for_ga = True  # compute_loss divides by the samples of the whole accumulated batch
 
     def __init__(
@@ -104,7 +116,7 @@ class PGGTrainer(AtomicCheckpoints):
         args: PGGConfig,
         *,
         augment: Any = None,
-        data_collator: Any = None,
+        data_collator: Collator | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
@@ -115,71 +127,30 @@ class PGGTrainer(AtomicCheckpoints):
             raise ValueError("PGGTrainer computes its own loss: `compute_loss_func` would be ignored, remove it")
         refuse_unsupported(model, args)
         self.group_columns = list(args.group_columns or [])
-        if data_collator is None:
-            if processing_class is None:
-                raise ValueError("give `processing_class` (the model's image processor) or `data_collator`")
-            data_collator = PGGCollator(
-                processing_class,
-                image_size=args.image_size,
-                augment=augment,
-                image_column=args.image_column,
-                label_column=args.label_column,
-                extra_columns=self.group_columns,
-                video_column=args.video_column,
-                sampler=FrameSampler(args.num_frames) if args.num_frames else None,
-            )
+        collator = args.collator(processing_class, augment) if data_collator is None else data_collator
         num_classes = model_config(model).num_labels
         evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
         for name, dataset in {"training": train_dataset, **evaluated}.items():
-            if isinstance(dataset, Dataset):
-                check_dataset(dataset, name, num_classes, args, data_collator)
+            check_dataset(dataset, name, num_classes, args, collator)
         args.label_names = [LABELS, *self.group_columns]
-        self._user_metrics = compute_metrics
         super().__init__(
             model,
             args=args,
-            data_collator=data_collator,
+            data_collator=collator,
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=None if compute_metrics is None else self._metrics_with_groups,
+            compute_metrics=None if compute_metrics is None else with_groups(compute_metrics, self.group_columns),
             **kwargs,
         )
-        self.guidance = GuidanceSettings(
-            form=FORMS[args.guidance_form],
-            exact=args.alpha > 0 and is_exact(model, args),
-            step=args.guidance_step,
-            central={"one-sided": False, "central": True, "auto": None}[args.guidance_difference],
-            centered=args.guidance_logit == "centered",
-            one_label=args.guidance_labels == "one",
-            fraction=args.guidance_fraction,
-        )
+        self.guidance = args.guidance_settings(exact=args.alpha > 0 and is_exact(model, args))
+        # what the collator reads, not the model's signature: the stock Trainer would drop the masks
+        self._signature_columns: Any = [*collator.columns]
         self._last_step, self._microstep = -1, 0
-        self.telemetry = Telemetry(args.max_nonfinite_steps)
+        self.telemetry = Telemetry(args.max_nonfinite_steps, num_classes)
         self.add_callback(_Epochs(self))
 
     # ------------------------------------------------------------------ data
-
-    def epoch_listeners(self) -> list[Any]:
-        """What wants to hear of a new epoch: the collator, and a `FreshDraws` set by `with_transform`."""
-        transform = getattr(self.train_dataset, "format", {}) if isinstance(self.train_dataset, Dataset) else {}
-        candidates = [self.data_collator, transform.get("format_kwargs", {}).get("transform")]
-        return [candidate for candidate in candidates if hasattr(candidate, "set_epoch")]
-
-    def _set_signature_columns_if_needed(self) -> None:
-        # the contract's columns, not the model's signature: the stock Trainer would drop the masks
-        if self._signature_columns is None:
-            collator = self.data_collator
-            names = [*CONTRACT_COLUMNS, self.args.image_column, self.args.label_column, *self.group_columns]
-            names += [self.args.video_column] if self.args.video_column else []
-            names += [collator.input_column] if hasattr(collator, "input_column") else []
-            synthesis = getattr(collator, "synthesis", None)
-            if synthesis is not None:
-                names += [synthesis.synthesizer.row_id_column, synthesis.synthesizer.input_column]
-                names += [
-                    value for name, value in vars(synthesis.synthesizer).items() if name.endswith("_column") and value
-                ]
-            self._signature_columns: Any = list(dict.fromkeys(names))
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         if isinstance(dataset, Dataset):
@@ -189,15 +160,14 @@ class PGGTrainer(AtomicCheckpoints):
         return super()._remove_unused_columns(dataset, description)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        return self._without_augmentation(super().get_eval_dataloader, eval_dataset)
+        return self._for_evaluation(super().get_eval_dataloader, eval_dataset)
 
     def get_test_dataloader(self, test_dataset: Any) -> Any:
-        return self._without_augmentation(super().get_test_dataloader, test_dataset)
+        return self._for_evaluation(super().get_test_dataloader, test_dataset)
 
-    def _without_augmentation(self, make: Any, dataset: Any) -> Any:
+    def _for_evaluation(self, make: Any, dataset: Any) -> Any:
         collator = self.data_collator
-        if hasattr(collator, "for_evaluation"):
-            self.data_collator = collator.for_evaluation()
+        self.data_collator = collator.for_evaluation()
         try:
             return make(dataset)
         finally:
@@ -215,12 +185,12 @@ class PGGTrainer(AtomicCheckpoints):
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
         inputs = dict(inputs)
-        labels, weights = inputs.pop("labels"), inputs.pop("label_weights")
-        guided, provenance = inputs.pop("guided"), inputs.pop(PROVENANCE, None)
+        labels, weights, guided = (inputs.pop(name) for name in (LABELS, LABEL_WEIGHTS, "guided"))
+        provenance = inputs.pop(PROVENANCE, None)
         groups = {name: inputs.pop(name, None) for name in self.group_columns}
         module = self.accelerator.unwrap_model(model, keep_torch_compile=True)
         if model.training and self.args.freeze_batch_norm:
-            _freeze_batch_norm(module)  # every step: the stock training step has just called `model.train()`
+            freeze_batch_norm(module)  # every step: the stock training step has just called `model.train()`
         alpha = self.current_alpha() if model.training and provenance is not None else 0.0
         if alpha > 0:
             logits, guidance = self._guide(model, module, inputs, labels, provenance, guided)
@@ -242,13 +212,14 @@ class PGGTrainer(AtomicCheckpoints):
     def classification_loss(
         self, entropy: torch.Tensor, groups: Mapping[str, Any], count: torch.Tensor | int
     ) -> torch.Tensor:
-        """This micro-batch's part () of the classification loss; the parts of an accumulated, global batch add up.
+        """Returns this micro-batch's part () of the classification loss; the parts of the global batch add up.
 
-        What a subclass overrides that weighs rows otherwise. It is called in evaluation too (`model.training`).
+        A subclass that weighs rows otherwise overrides it. It is called in evaluation, too.
 
         Args:
-            entropy (`torch.Tensor`): (B,) cross entropies. groups: Group column -> (B,) int64.
-            count: Samples of the accumulated, global batch.
+            entropy (`torch.Tensor`): (B,) cross entropies.
+            groups (`Mapping`): Group column to (B,) int64.
+            count: Number of samples of the accumulated, global batch.
         """
         return entropy.sum() / count
 
@@ -267,22 +238,12 @@ class PGGTrainer(AtomicCheckpoints):
             extra = places - labels.shape[1]
             labels = F.pad(labels, (0, extra), value=PADDING_LABEL)
             provenance = torch.cat([provenance, provenance[:, :1].expand(-1, extra, *provenance.shape[2:])], dim=1)
-        return guided_forward(
-            model,
-            module,
-            inputs,
-            labels,
-            provenance,
-            guided,
-            self.guidance,
-            generator=self._generator(),
-            sharded=sharded,
-            compiled=isinstance(module, OptimizedModule),
-            backoff=self.telemetry.backoff,
-        )
+        compiled = isinstance(module, OptimizedModule)
+        loop = LoopState(self._generator(), sharded, compiled, self.telemetry.backoff)
+        return guided_forward(model, module, inputs, labels, provenance, guided, self.guidance, loop)
 
     def _generator(self) -> torch.Generator:
-        """Keyed by (seed, step, process, micro-step), so that a resumed run draws what an uninterrupted one draws."""
+        """A generator keyed by (seed, step, process, micro-step), so that a resumed run draws the same."""
         step = self.state.global_step
         if step != self._last_step:
             self._last_step, self._microstep = step, 0
@@ -291,7 +252,7 @@ class PGGTrainer(AtomicCheckpoints):
         return torch.Generator().manual_seed(int(key.generate_state(1)[0]))
 
     def current_alpha(self) -> float:
-        """alpha at this step: grows linearly over `alpha_warmup_ratio` of the steps."""
+        """Returns the weight of guidance at this step: it grows linearly over `alpha_warmup_ratio` of the steps."""
         warmup = self.args.alpha_warmup_ratio * self.state.max_steps
         return self.args.alpha * min(1.0, (self.state.global_step + 1) / warmup) if warmup > 0 else self.args.alpha
 
@@ -305,10 +266,8 @@ class PGGTrainer(AtomicCheckpoints):
             elif parts:
                 parts["alpha"] = self.current_alpha()
             logs.update(parts)
-            if "train_accuracy" in parts:
-                self.telemetry.watch_for_collapse(
-                    parts["train_accuracy"], model_config(self.model).num_labels, self.state
-                )
+            if parts:
+                self.telemetry.watch_for_collapse(parts["train_accuracy"], self.state)
         super().log(logs, start_time)
 
     @property
@@ -326,9 +285,10 @@ class PGGTrainer(AtomicCheckpoints):
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
-            forget_arguments(output_dir or str(self.args.output_dir))
-            if getattr(self.data_collator, "spec", None) is not None:
-                draft_card(self, output_dir or str(self.args.output_dir))
+            folder = output_dir or str(self.args.output_dir)
+            (Path(folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # it pickles the Hub token
+            if self.data_collator.spec is not None:
+                draft_card(self, folder)
 
     def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
         if not self.staging and self.is_world_process_zero():
@@ -336,17 +296,8 @@ class PGGTrainer(AtomicCheckpoints):
 
     def create_model_card(self, *args: Any, **kwargs: Any) -> None:
         """The stock draft for models of other inputs than images and clips, whose saves write the run's own card."""
-        if getattr(self.data_collator, "spec", None) is None and not has_own_card(str(self.args.output_dir)):
+        if self.data_collator.spec is None and not has_own_card(str(self.args.output_dir)):
             super().create_model_card(*args, **kwargs)
-
-    def _load_from_checkpoint(self, resume_from_checkpoint: str, model: Any = None) -> None:
-        super()._load_from_checkpoint(resume_from_checkpoint, model)
-        load_renamed_weights(self.model if model is None else model, resume_from_checkpoint)
-
-    def _load_best_model(self) -> None:
-        super()._load_best_model()
-        if self.state.best_model_checkpoint is not None:
-            load_renamed_weights(self.model, self.state.best_model_checkpoint)
 
     # ------------------------------------------------------------------ evaluation
 
@@ -354,22 +305,10 @@ class PGGTrainer(AtomicCheckpoints):
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
     ) -> Any:
         if self.args.eval_target_share and PROVENANCE in inputs:
-            self._add_target_share(self._prepare_inputs(inputs))
+            module = self.accelerator.unwrap_model(self.model_wrapped)
+            with torch.enable_grad(), self.compute_loss_context_manager():
+                self._target_share.add_batch(module, self._prepare_inputs(inputs), self.group_columns)
         return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-
-    def _add_target_share(self, inputs: dict[str, Any]) -> None:
-        contract = {*CONTRACT_COLUMNS, "guided", *self.group_columns}
-        own = {name: value for name, value in inputs.items() if name not in contract}
-        model = self.accelerator.unwrap_model(self.model_wrapped)
-        name, provenance = input_name(own, model), inputs[PROVENANCE]
-        pixels = own[name].detach().requires_grad_()
-        with torch.enable_grad(), self.compute_loss_context_manager():
-            logits = model(**{**own, name: pixels}).logits
-            for k in range(inputs["labels"].shape[1]):
-                chosen = inputs["labels"][:, k].masked_fill(~inputs["guided"], PADDING_LABEL)
-                gradient = input_gradient(logits, pixels, chosen)
-                outside = share(gradient, over_channels(provenance[:, k], pixels), pixels.detach())
-                self._eval_sums += torch.stack([((1 - outside) * (chosen >= 0)).sum(), (chosen >= 0).sum()]).double()
 
     def evaluation_loop(
         self,
@@ -379,30 +318,9 @@ class PGGTrainer(AtomicCheckpoints):
         ignore_keys: list[str] | None = None,
         metric_key_prefix: str = "eval",
     ) -> EvalLoopOutput:
-        self._eval_sums = torch.zeros(2, dtype=torch.float64, device=self.args.device)
+        self._target_share = TargetShare(self.args.device)
         output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        sums = self.accelerator.reduce(self._eval_sums, "sum") if self.args.world_size > 1 else self._eval_sums
-        if sums[1] > 0 and output.metrics is not None:
-            output.metrics[f"{metric_key_prefix}_target_gradient_share"] = (sums[0] / sums[1]).item()
+        share = self._target_share.mean(self.accelerator if self.args.world_size > 1 else None)
+        if share is not None and output.metrics is not None:
+            output.metrics[f"{metric_key_prefix}_target_gradient_share"] = share
         return output
-
-    def _metrics_with_groups(self, prediction: EvalPrediction) -> dict[str, float]:
-        label_ids = prediction.label_ids
-        columns: tuple[np.ndarray, ...] = label_ids if isinstance(label_ids, tuple) else (label_ids,)
-        labels, *groups = columns
-        # sources are listed with the row's own first; evaluation rows have one label as a rule
-        return self._user_metrics(
-            GroupedEvalPrediction(
-                groups=dict(zip(self.group_columns, groups, strict=True)),
-                predictions=prediction.predictions,
-                label_ids=labels[:, 0],
-                inputs=prediction.inputs,
-                losses=prediction.losses,
-            )
-        )
-
-
-def _freeze_batch_norm(module: nn.Module) -> None:
-    for child in module.modules():
-        if isinstance(child, nn.modules.batchnorm._BatchNorm):
-            child.eval()

@@ -9,10 +9,9 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from transformers.utils import logging
 
-from hf_pgg.data.collator import PGGCollator
+from hf_pgg.data.collator import Collator
 from hf_pgg.data.images import undecoded
-from hf_pgg.data.provenance import CONTRACT_COLUMNS, LABELS
-from hf_pgg.data.validation import validate_row
+from hf_pgg.data.provenance import LABELS
 from hf_pgg.guidance.forward import input_name
 from hf_pgg.training.config import PGGConfig
 
@@ -25,15 +24,26 @@ def _base(model: Any) -> Any:
 
 
 def model_config(model: Any) -> Any:
-    """The model's `transformers` config, through a peft wrapper where there is one."""
+    """Returns the model's `transformers` config, through a peft wrapper where there is one.
+
+    Example:
+        >>> model_config(model).num_labels
+        2
+    """
     return _base(model).config
 
 
 def refuse_unsupported(model: Any, args: PGGConfig) -> None:
-    """Refuses, before anything is trained, a model or setting that guidance cannot serve; says what does.
+    """Refuses, before anything is trained, a model or setting that guidance cannot serve, and says what does.
 
     Raises:
         ValueError: If the model's forward takes no image, clip or array of floats, or exact mode cannot run.
+
+    Example:
+        >>> args = PGGConfig("out", guidance_mode="exact", torch_compile=True, use_cpu=True)
+        >>> refuse_unsupported(model, args)
+        Traceback (most recent call last):
+        ValueError: exact guidance differentiates twice, which torch_compile does not support: set ...
     """
     base = _base(model)
     parameters = inspect.signature(base.forward).parameters
@@ -63,19 +73,25 @@ def refuse_unsupported(model: Any, args: PGGConfig) -> None:
 
 def _no_second_derivatives(args: PGGConfig) -> str | None:
     """What in the configuration forbids exact guidance."""
-    for name, used in (
-        ("torch_compile", args.torch_compile),
-        ("FSDP", bool(args.fsdp)),
-        ("DeepSpeed", bool(args.deepspeed)),
-        ("ddp_static_graph", bool(getattr(args, "ddp_static_graph", False))),
-    ):
-        if used:
-            return name
-    return None
+    used = {
+        "torch_compile": args.torch_compile,
+        "FSDP": args.fsdp,
+        "DeepSpeed": args.deepspeed,
+        "ddp_static_graph": getattr(args, "ddp_static_graph", False),  # not an argument in every release
+    }
+    return next((name for name, value in used.items() if value), None)
 
 
 def is_exact(model: Any, args: PGGConfig) -> bool:
-    """Whether guidance differentiates twice; `guidance_mode="auto"` is resolved here, and said once."""
+    """Returns whether guidance differentiates twice.
+
+    `guidance_mode="auto"` is resolved here, with one warning: exact in bfloat16, whose digits are too few for
+    differences, first-order otherwise, and wherever there are no second derivatives.
+
+    Example:
+        >>> is_exact(model, PGGConfig("out", guidance_mode="exact", use_cpu=True))
+        True
+    """
     if args.guidance_mode != "auto":
         return args.guidance_mode == "exact"
     obstacle = _no_second_derivatives(args)
@@ -90,56 +106,59 @@ def is_exact(model: Any, args: PGGConfig) -> bool:
     return exact
 
 
-def check_dataset(dataset: Dataset, name: str, num_classes: int, args: PGGConfig, collator: Any) -> None:
+def check_dataset(dataset: Any, name: str, num_classes: int, args: PGGConfig, collator: Collator) -> None:
     """Checks a dataset's columns, and up to `args.validate_rows` of its rows, before the first step.
 
+    Only a map-style dataset is looked at, and its rows only where they are what reaches the model: the rows of a
+    `synthesis` or a transform do not exist yet; the method itself names a bad one.
+
     Raises:
+        TypeError: If the collator is not a [`~hf_pgg.data.collator.Collator`].
         ValueError: If the dataset is empty or a column is missing.
         ProvenanceError: If a row does not keep the contract.
+
+    Example:
+        >>> from transformers import ViTImageProcessor
+        >>> args = PGGConfig("out", use_cpu=True)
+        >>> collator = args.collator(ViTImageProcessor(size={"height": 16, "width": 16}))
+        >>> check_dataset(rows.remove_columns("image"), "training", 2, args, collator)
+        Traceback (most recent call last):
+        ValueError: the training dataset has no column 'image' but ...: set `image_column`
     """
+    if not isinstance(collator, Collator):
+        raise TypeError(
+            f"data_collator is a {type(collator).__name__}: PGGTrainer asks its collator which columns it reads and how"
+            " rows are checked, so give a `PGGCollator`, or a subclass of `hf_pgg.data.collator.Collator`"
+        )
+    if not isinstance(dataset, Dataset):
+        return
     if len(dataset) == 0:
         raise ValueError(f"the {name} dataset is empty")
-    synthesized = getattr(collator, "synthesis", None) is not None or dataset.format["type"] == "custom"
-    if synthesized:
-        return  # the rows that reach the model do not exist yet; the synthesizer names a bad one
-    columns = dataset.column_names
-    sample, option = (args.video_column, "video") if args.video_column else (args.image_column, "image")
-    own_check = (
-        None if isinstance(collator, PGGCollator) else getattr(collator, "validate_row", None)
-    )  # of a collator that reads neither images nor clips
-    if own_check is not None:
-        sample, option = collator.input_column, "input"
+    if collator.synthesis is not None or dataset.format["type"] == "custom":
+        return
+    _check_columns(dataset, name, args, collator)
+    rows = undecoded(dataset.select_columns([column for column in collator.columns if column in dataset.column_names]))
+    count = min(len(rows), args.validate_rows)
+    if count < len(rows):
+        logger.warning(f"{count} of the {len(rows)} rows of the {name} dataset are checked (`validate_rows`)")
+    for i in np.linspace(0, len(rows) - 1, count).astype(int) if count else []:
+        collator.validate_row(rows[int(i)], f"{i} of the {name} dataset", num_classes, args.allow_overlap)
+
+
+def _check_columns(dataset: Dataset, name: str, args: PGGConfig, collator: Collator) -> None:
+    columns, sample = dataset.column_names, collator.input_column
     if sample not in columns:
-        raise ValueError(f"the {name} dataset has no column '{sample}' but {columns}: set `{option}_column`")
-    if LABELS not in columns and args.label_column not in columns:
+        option = {args.video_column: "video_column", args.image_column: "image_column"}.get(sample, "input_column")
+        raise ValueError(f"the {name} dataset has no column '{sample}' but {columns}: set `{option}`")
+    if LABELS not in columns and collator.label_column not in columns:
         raise ValueError(
-            f"the {name} dataset has neither '{LABELS}' nor '{args.label_column}' but {columns}: set `label_column`"
+            f"the {name} dataset has neither '{LABELS}' nor '{collator.label_column}' but {columns}: set `label_column`"
         )
     for group in args.group_columns or []:
         if group not in columns:
-            raise ValueError(f"the {name} dataset has no group column '{group}' but {columns}")
+            raise ValueError(f"the {name} dataset has no group column '{group}' but {columns}: set `group_columns`")
         if not isinstance(dataset.features[group], ClassLabel) and "int" not in str(dataset.features[group]):
             raise ValueError(
                 f"group column '{group}' of the {name} dataset is {dataset.features[group]}, not integers: turn it into"
                 f" classes with `dataset.class_encode_column('{group}')`"
             )
-    read = [column for column in (*CONTRACT_COLUMNS, sample, args.label_column) if column in columns]
-    rows = dataset.select_columns(list(dict.fromkeys(read)))
-    rows = undecoded(rows)
-    count = min(len(rows), args.validate_rows)
-    if count < len(rows):
-        logger.warning(f"{count} of the {len(rows)} rows of the {name} dataset are checked (`validate_rows`)")
-    for i in np.linspace(0, len(rows) - 1, count).astype(int) if count else []:
-        row, row_name = rows[int(i)], f"{i} of the {name} dataset"
-        if own_check is not None:
-            own_check(row, row_name, num_classes)
-            continue
-        validate_row(
-            row,
-            row_name,
-            num_classes,
-            image_column=args.image_column,
-            video_column=args.video_column,
-            label_column=args.label_column,
-            allow_overlap=args.allow_overlap,
-        )

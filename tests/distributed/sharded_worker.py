@@ -1,6 +1,6 @@
 """Three guided steps with parameters sharded by FSDP2 over two processes, and the same steps with whole parameters.
 
-python -m torch.distributed.run --nproc_per_node 2 -m tests.sharded_worker OPTIONS.json
+python -m torch.distributed.run --nproc_per_node 2 -m tests.distributed.sharded_worker OPTIONS.json
 """
 
 import json
@@ -14,7 +14,7 @@ from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from hf_pgg.guidance.forward import GuidanceSettings, guided_forward
+from hf_pgg.guidance.forward import GuidanceSettings, LoopState, guided_forward
 from tests.conftest import tiny_model
 from tests.guidance.test_engines import sample
 
@@ -37,7 +37,7 @@ def train(model: nn.Module, settings: GuidanceSettings, *, sharded: bool) -> Non
         generator = torch.Generator().manual_seed(step)
         logits, guidance = guided_forward(
             model, model, {"pixel_values": pixels}, labels, provenance, guided, settings,
-            generator=generator, sharded=sharded,
+            LoopState(generator, sharded=sharded),
         )  # fmt: skip
         (logits.logsumexp(1) + guidance.value).mean().backward()
         if not sharded:

@@ -1,6 +1,6 @@
-"""Trains small models in float64 on rows in a fixed order and saves their weights; started by `test_distributed.py`.
+"""Trains small models in float64 on rows in a fixed order and saves their weights; started by `test_processes.py`.
 
-python -m torch.distributed.run --nproc_per_node 2 -m tests.distributed_worker OPTIONS.json
+python -m torch.distributed.run --nproc_per_node 2 -m tests.distributed.worker OPTIONS.json
 """
 
 import json

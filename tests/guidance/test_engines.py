@@ -6,7 +6,7 @@ from torch import nn
 
 from hf_pgg.data.provenance import merge_sources
 from hf_pgg.guidance.engines import exact_guidance, first_order_guidance
-from hf_pgg.guidance.forms import FORMS, energy, l2, share
+from hf_pgg.guidance.forms import FORMS, Form, energy, l2, share
 from hf_pgg.guidance.modes import RandomState, running_statistics, second_derivatives
 from tests.conftest import FAMILIES, SIZE, tiny_model
 
@@ -222,6 +222,37 @@ def test_share_has_no_unit_and_energy_neither():
     for form in (share, energy):
         assert torch.allclose(form(gradient, inside, pixels), form(1000 * gradient, inside, pixels))
     assert torch.allclose(l2(10 * gradient, inside, pixels), 100 * l2(gradient, inside, pixels))
+
+
+def outside(gradient, inside, pixels):
+    """The absolute gradient outside the target: a form of one's own."""
+    return ((1 - inside) * gradient).abs().flatten(1).sum(1)
+
+
+@pytest.mark.parametrize("over_labels", ["sum", "mean"])
+def test_a_form_of_ones_own_says_how_a_samples_labels_add_up(over_labels):
+    model, (pixels, labels, provenance, guided) = tiny_model("convnext").eval(), sample()
+    form = Form("outside", outside, over_labels)
+    exact, first = engines(model, pixels, labels, provenance, guided, form)
+    logits = model(pixel_values=pixels).logits
+    for i in range(BATCH):
+        values = [
+            outside(torch.autograd.grad(logits[i, label], pixels, retain_graph=True)[0], provenance[:, k, None], pixels)
+            for k, label in enumerate(labels[i])
+            if label >= 0
+        ]
+        expected = sum(value[i].item() for value in values) / (1 if over_labels == "sum" else len(values))
+        assert exact.loss[i].item() == pytest.approx(expected if guided[i] else 0.0, rel=1e-4)
+    assert torch.allclose(exact.loss, first.loss)
+
+
+def test_a_plain_function_is_no_form_for_it_does_not_say():
+    pixels, labels, provenance, guided = sample()
+    logits = tiny_model("vit")(pixel_values=pixels).logits
+    with pytest.raises(TypeError, match=r"give `Form\('my form', function, over_labels='mean'\)`"):
+        exact_guidance(logits, pixels, labels, provenance, guided, outside)
+    with pytest.raises(ValueError, match="over_labels of the form 'outside' is 'max'"):
+        Form("outside", outside, over_labels="max")
 
 
 def test_clips_need_nothing_of_their_own():

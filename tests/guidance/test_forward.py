@@ -5,16 +5,16 @@ import torch
 from torch import nn
 
 from hf_pgg.guidance.engines import exact_guidance
-from hf_pgg.guidance.forms import l2, share
+from hf_pgg.guidance.forms import Form, l2, share
 from hf_pgg.guidance.forward import (
     GuidanceSettings,
+    LoopState,
     choose_labels,
     choose_rows,
     default_step,
     guided_forward,
-    has_kinks,
 )
-from hf_pgg.guidance.modes import running_statistics, second_derivatives
+from hf_pgg.guidance.modes import has_kinks, running_statistics, second_derivatives
 from tests.conftest import FAMILIES, tiny_model
 from tests.guidance.test_engines import parameter_gradient, sample
 
@@ -39,8 +39,7 @@ def guided(model, batch, settings, seed=0, **options):
         provenance,
         rows,
         settings,
-        generator=torch.Generator().manual_seed(seed),
-        **options,
+        LoopState(torch.Generator().manual_seed(seed), **options),
     )
 
 
@@ -89,7 +88,8 @@ def test_row_sampling_draws_a_part_scaled_to_the_whole():
 
 def test_label_sampling_scales_the_summed_forms_only():
     _, labels, provenance, _ = sample()
-    for form, expected in ((l2, [2, 2, 1, 2]), (share, [1, 1, 1, 1])):
+    own = Form("own", lambda gradient, inside, pixels: gradient.flatten(1).sum(1), over_labels="sum")
+    for form, expected in ((l2, [2, 2, 1, 2]), (own, [2, 2, 1, 2]), (share, [1, 1, 1, 1])):
         chosen, masks, factor = choose_labels(labels, provenance, form, torch.Generator().manual_seed(1))
         assert factor.tolist() == expected
         for i in range(len(labels)):
