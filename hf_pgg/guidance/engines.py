@@ -216,14 +216,14 @@ def first_order_guidance(
         step (`float`): h relative to max(||x||, sqrt(number of elements)) of each sample.
         central (`bool`): (f(x + h u) - f(x - h u)) / 2h: the error falls with h^2, so h suits half precision.
         base (`torch.Tensor`, *optional*): (B, classes), f(x) of the one-sided difference, by default `logits`.
-        keep_graph (`bool`): False frees the graph of `logits` early; a second label makes it anew.
+        keep_graph (`bool`): False frees the graph of `logits` early, and a second label makes it anew.
 
     The other arguments, and what is raised, are those of [`exact_guidance`]; fused attention is fine here.
 
     Example:
-        >>> pixels, inside = torch.ones(1, 1, 2, 2, requires_grad=True), torch.zeros(1, 1, 2, 2)
-        >>> forward, state = (lambda x: x.flatten(1) ** 2), RandomState(pixels.device)
-        >>> batch = (pixels, torch.tensor([[0]]), inside, torch.tensor([True]))
+        >>> pixels, state = torch.ones(1, 1, 2, 2, requires_grad=True), RandomState(torch.device("cpu"))
+        >>> forward = lambda x: x.flatten(1) ** 2
+        >>> batch = (pixels, torch.tensor([[0]]), torch.zeros(1, 1, 2, 2), torch.tensor([True]))
         >>> first_order_guidance(forward, forward(pixels), *batch, random_state=state).loss
         tensor([1.])
     """
@@ -240,8 +240,7 @@ def first_order_guidance(
             directions.append((chosen, scale, torch.autograd.grad(phi.sum(), gradient)[0]))
             sums.add(phi.detach(), scale, gradient, inside)
     h = step * sums.still.flatten(1).norm(dim=1).clamp(min=sums.still[0].numel() ** 0.5)
-    base = logits if base is None else base
-    surrogate = torch.zeros_like(sums.loss)
+    surrogate, base = torch.zeros_like(sums.loss), logits if base is None else base
     for chosen, scale, direction in directions:
         length = direction.flatten(1).norm(dim=1)
         move = (h / length.clamp(min=torch.finfo(torch.float32).tiny)).view(-1, *[1] * (pixels.ndim - 1)) * direction

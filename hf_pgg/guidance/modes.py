@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 
 import torch
 from torch import nn
@@ -13,7 +13,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 _KINKED = (nn.ReLU, nn.ReLU6, nn.LeakyReLU, nn.PReLU, nn.Hardtanh, nn.Hardswish, nn.Hardsigmoid, nn.MaxPool2d)
 
 
-def freeze_batch_norm(model: nn.Module) -> list[nn.Module]:
+def freeze_batch_norm(model: nn.Module) -> Sequence[nn.Module]:
     """Makes batch norm layers use their running statistics, and returns those that did not before.
 
     Example:

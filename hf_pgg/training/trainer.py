@@ -40,11 +40,7 @@ def soft_cross_entropy(
 ) -> torch.Tensor:
     """Returns the cross entropy (B,) against the weighted labels of each sample: sum over k of weight_k CE(label_k).
 
-    Args:
-        logits (`torch.Tensor`): (B, classes).
-        labels (`torch.Tensor`): (B, K), padded with -100.
-        label_weights (`torch.Tensor`): (B, K).
-        label_smoothing (`float`): As in `torch.nn.functional.cross_entropy`.
+    The logits are (B, classes), the labels (B, K), padded with -100, and their weights (B, K).
 
     Example:
         >>> soft_cross_entropy(torch.tensor([[0.0, 0.0]]), torch.tensor([[0, 1]]), torch.tensor([[0.3, 0.7]]))
@@ -65,11 +61,12 @@ class _Epochs(TrainerCallback):
     def __init__(self, trainer: PGGTrainer):
         dataset = trainer.train_dataset
         transform = dataset.format["format_kwargs"].get("transform") if isinstance(dataset, Dataset) else None
-        self.listeners = [trainer.data_collator, *([transform] if isinstance(transform, FreshDraws) else [])]
+        collator = trainer.data_collator
+        self.sources: tuple[Any, ...] = (collator, transform) if isinstance(transform, FreshDraws) else (collator,)
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for listener in self.listeners:
-            listener.set_epoch(int(state.epoch or 0))
+        for source in self.sources:
+            source.set_epoch(int(state.epoch or 0))
 
 
 class PGGTrainer(AtomicCheckpoints):
@@ -232,13 +229,12 @@ class PGGTrainer(AtomicCheckpoints):
         provenance: torch.Tensor,
         guided: torch.Tensor,
     ) -> tuple[torch.Tensor, Guidance]:
-        sharded = self.is_fsdp_enabled or self.is_deepspeed_enabled
+        sharded, compiled = self.is_fsdp_enabled or self.is_deepspeed_enabled, isinstance(module, OptimizedModule)
         if sharded and not self.guidance.one_label:  # as many labels, hence passes, in every process
             places = int(self.accelerator.reduce(torch.tensor(labels.shape[1], device=labels.device), "max"))
             extra = places - labels.shape[1]
             labels = F.pad(labels, (0, extra), value=PADDING_LABEL)
             provenance = torch.cat([provenance, provenance[:, :1].expand(-1, extra, *provenance.shape[2:])], dim=1)
-        compiled = isinstance(module, OptimizedModule)
         loop = LoopState(self._generator(), sharded, compiled, self.telemetry.backoff)
         return guided_forward(model, module, inputs, labels, provenance, guided, self.guidance, loop)
 

@@ -335,6 +335,33 @@ def test_what_exact_mode_cannot_do_is_refused_with_the_remedy(guided_photos, pro
         PGGTrainer(tiny_model("vit"), config(tmp_path), compute_loss_func=len, processing_class=processor)
 
 
+def test_a_collator_that_declares_nothing_is_refused(guided_photos, processor, tmp_path):
+    with pytest.raises(TypeError, match=r"data_collator is a function: .*subclass of `hf_pgg.data.collator.Collator`"):
+        PGGTrainer(
+            tiny_model("vit"),
+            config(tmp_path / "out"),
+            train_dataset=guided_photos,
+            data_collator=lambda rows: PGGCollator(processor)(rows),
+        )
+    assert not (tmp_path / "out").exists()
+
+
+def test_evaluating_first_takes_no_column_from_fresh_draws(photos, processor, tmp_path):
+    """The columns are those of the training collator, whichever data loader is made first."""
+    rows = photos.add_column("row_id", list(range(len(photos))))
+    fresh = FreshDraws(CutMix(source=photos, row_id_column="row_id"))
+    trainer = PGGTrainer(
+        tiny_model("vit"),
+        config(tmp_path, max_steps=1, alpha=1.0),
+        train_dataset=rows,
+        eval_dataset=photos,
+        data_collator=PGGCollator(processor, synthesis=fresh),
+    )
+    trainer.evaluate()
+    trainer.train()
+    assert any("guidance_loss" in entry for entry in trainer.state.log_history)
+
+
 def test_a_model_that_reads_no_images_is_refused(guided_photos, processor, tmp_path):
     model = BertForSequenceClassification(
         BertConfig(hidden_size=8, num_hidden_layers=1, num_attention_heads=1, intermediate_size=8, vocab_size=9)
