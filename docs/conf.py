@@ -1,0 +1,60 @@
+"""Sphinx configuration: `make docs` builds the site strictly into out/docs."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+HERE = Path(__file__).resolve().parent
+sys.path[:0] = [str(HERE), str(HERE.parent)]
+
+import docstrings  # noqa: E402
+import reference  # noqa: E402
+
+import hf_pgg  # noqa: E402
+
+project = "hf_pgg"
+author = "The hf_pgg authors"
+copyright = "the hf_pgg authors, Apache-2.0"
+release = version = hf_pgg.__version__
+
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+    "sphinx_copybutton",
+    "sphinx_design",
+]
+myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
+myst_heading_anchors = 4
+exclude_patterns = ["_build"]
+
+html_theme = "furo"
+html_title = "hf_pgg"
+html_static_path = ["_static"]
+html_css_files = ["site.css"]
+copybutton_prompt_text = r">>> |\.\.\. |\$ "
+copybutton_prompt_is_regexp = True
+
+autodoc_default_options = {"members": True, "show-inheritance": True, "member-order": "bysource"}
+autodoc_typehints = "signature"
+autodoc_typehints_format = "short"
+autodoc_inherit_docstrings = False  # docstrings of transformers are not ours to check
+autodoc_preserve_defaults = True
+python_use_unqualified_type_names = True
+napoleon_numpy_docstring = False
+napoleon_use_rtype = False
+napoleon_use_ivar = True
+
+# Links to other projects are not fetched, so their names cannot be checked; those of hf_pgg are.
+nitpicky = True
+nitpick_ignore_regex = [("py:.*", r"(?!hf_pgg\.).*"), ("py:class", r"hf_pgg\.[\w.]+\.(Self|Metric)")]
+
+
+def setup(app: Sphinx) -> None:
+    app.connect("builder-inited", reference.write_pages)
+    app.connect("autodoc-process-docstring", docstrings.process_docstring, priority=400)  # before Napoleon
+    app.connect("autodoc-process-bases", docstrings.drop_private_bases)

@@ -1,0 +1,60 @@
+"""Writes the pages of the API reference: one for each wing of the package, with every public module that it holds."""
+
+from __future__ import annotations
+
+import inspect
+import pkgutil
+from pathlib import Path
+
+from sphinx.application import Sphinx
+
+import hf_pgg
+
+NOT_A_MODULE_OF_THE_PACKAGE = "hf_pgg.metrics.modules"  # folders for `evaluate.load`, each with a page of its own
+
+
+def public_modules() -> list[str]:
+    """The dotted names of all public modules and packages, in alphabetical order."""
+    found = (module.name for module in pkgutil.walk_packages(hf_pgg.__path__, "hf_pgg."))
+    return sorted(
+        name
+        for name in found
+        if not any(part.startswith("_") for part in name.split(".")) and not name.startswith(NOT_A_MODULE_OF_THE_PACKAGE)
+    )
+
+
+def wings() -> dict[str, list[str]]:
+    """Each wing (`hf_pgg.data`, or a module that stands alone) and the modules in it."""
+    names = public_modules()
+    return {name: [other for other in names if other.startswith(f"{name}.")] for name in names if name.count(".") == 1}
+
+
+def page(wing: str, modules: list[str]) -> str:
+    """The reStructuredText of a wing's page."""
+    lines = [wing, "=" * len(wing), "", f".. automodule:: {wing}", "   :no-members:" if modules else "", ""]
+    for name in modules:
+        title = name.removeprefix(f"{wing}.")
+        lines += [title, "-" * len(title), "", f".. automodule:: {name}", ""]
+    return "\n".join(lines)
+
+
+def public_names() -> str:
+    """A table of the names that `import hf_pgg` offers, with the first sentence of each."""
+    lines = [".. list-table::", "   :widths: 30 70", ""]
+    for name in sorted(hf_pgg.__all__):
+        value = getattr(hf_pgg, name)
+        summary = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split()).split(". ")[0].split(": ")[0]
+        lines.append(f"   * - :py:obj:`~{value.__module__}.{value.__qualname__}`")
+        lines.append(f"     - {summary.rstrip('.').replace('`', '``').replace('[``', '``').replace('``]', '``')}.")
+    return "\n".join(lines) + "\n"
+
+
+def write_pages(app: Sphinx) -> None:
+    """Writes the pages into docs/api, where they are not committed; unchanged ones keep their time."""
+    folder = Path(app.srcdir) / "api"
+    pages = {f"{wing}.rst": page(wing, modules) for wing, modules in wings().items()}
+    pages["names.inc"] = public_names()
+    for name, text in pages.items():
+        path = folder / name
+        if not path.exists() or path.read_text() != text:
+            path.write_text(text)
