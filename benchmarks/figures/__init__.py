@@ -1,0 +1,1 @@
+"""Figures of the README and of the documentation, from the released checkpoints."""
