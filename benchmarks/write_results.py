@@ -16,10 +16,12 @@ from typing import Any
 import numpy as np
 
 from benchmarks.clips import table as stal_table
+from benchmarks.figures.story import story_table
 from benchmarks.generation import table as generation_table
 from benchmarks.localization import table as wsol_table
 from benchmarks.pets.plan import Run
 from benchmarks.pets.run import CHECKPOINTS
+from benchmarks.summary import summary_table
 from benchmarks.tables import RESULTS, Record, load, paired, step_ratio_of
 from hf_pgg.reports.comparison import mean_and_spread, result_cells, results_table, step_time
 from recipes import train_cls
@@ -192,7 +194,9 @@ def skeletons_table(data: str, path: Path = SKELETONS) -> str:
 
 
 TABLES: dict[str, Callable[[], str]] = {
+    "summary": summary_table,
     "digits": digits_table,
+    "story": story_table,
     "skeletons": lambda: skeletons_table("jhmdb21-160p"),
     "pets-a-cnn": lambda: pets_table(load(PETS, Run), "a", "cnn"),
     "pets-b-cnn": lambda: pets_table(load(PETS, Run), "b", "cnn"),

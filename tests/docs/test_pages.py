@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import functools
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+
+from hf_pgg import demo_data
 
 ROOT = Path(__file__).resolve().parents[2]
 BLOCK = re.compile(r"^(?P<mark><!-- not run: (?P<reason>[^>]+) -->\n)?```python\n(?P<code>.*?)^```$", re.DOTALL | re.MULTILINE)
@@ -13,6 +17,14 @@ PAGES = sorted(
     path for folder in ("guides", "methods") for path in (ROOT / "docs" / folder).glob("*.md") if BLOCK.search(path.read_text())
 )
 assert PAGES
+
+
+@pytest.fixture(scope="module", autouse=True)
+def clips_are_drawn_once() -> Iterator[None]:
+    """Several pages take the same embedded clips, which take seconds to draw."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(demo_data, "digits_in_motion", functools.cache(demo_data.digits_in_motion))
+        yield
 
 
 @pytest.fixture
