@@ -14,17 +14,17 @@ $(BIN)/.installed: pyproject.toml
 demo: $(BIN)/.installed  ## the main job: a shortcut learned and unlearned, on the embedded data
 	$(BIN)/accelerate launch --num_processes 1 recipes/train_cls.py --compare --output_dir out/demo
 
-test: $(BIN)/.installed lint  ## lint, types, and every test that is not marked slow or gpu
+test: $(BIN)/.installed lint docs  ## lint, types, import contracts, docstring examples, tests, and the documentation
 	$(BIN)/python -m pytest -n auto --maxprocesses 4 --dist loadgroup
 
 notebooks: $(BIN)/.installed  ## runs every notebook from a clean kernel (minutes)
 	$(BIN)/python -m pytest -m notebook tests/test_notebooks.py
 
-docs: $(BIN)/.installed  ## the API reference, from the docstrings, to out/api
-	$(BIN)/python -m pdoc --docformat google --output-directory out/api hf_pgg \
-	    $$(find hf_pgg -name '*.py' ! -name '_*' ! -path 'hf_pgg/metrics/*/*' | sort | sed 's/\.py$$//; s,/,.,g')
+docs: $(BIN)/.installed  ## the documentation, to out/docs; a broken link or reference is an error
+	$(BIN)/sphinx-build --fail-on-warning --keep-going --nitpicky --quiet --doctree-dir out/doctrees docs out/docs
 
-lint: $(BIN)/.installed
+lint: $(BIN)/.installed  ## lint, types, and what may import what
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/lint-imports

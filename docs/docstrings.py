@@ -12,10 +12,9 @@ import re
 from types import ModuleType
 from typing import Any
 
+from reference import public_modules
 from sphinx.application import Sphinx
 from sphinx.util import logging
-
-from reference import public_modules
 
 PACKAGE = "hf_pgg"
 logger = logging.getLogger(__name__)
@@ -152,7 +151,9 @@ def _indent(line: str) -> int:
 
 
 def _table(lines: list[str], indent: str, module: ModuleType, owner: Any) -> list[str]:
-    rows = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in lines if not re.match(r"\s*\|[\s:|-]+\|\s*$", line)]
+    rows = [
+        re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in lines if not re.match(r"\s*\|[\s:|-]+\|\s*$", line)
+    ]
     out = ["", f"{indent}.. list-table::", f"{indent}   :header-rows: 1", ""]
     for row in rows:
         for number, cell in enumerate(row):

@@ -19,7 +19,8 @@ def public_modules() -> list[str]:
     return sorted(
         name
         for name in found
-        if not any(part.startswith("_") for part in name.split(".")) and not name.startswith(NOT_A_MODULE_OF_THE_PACKAGE)
+        if not any(part.startswith("_") for part in name.split("."))
+        and not name.startswith(NOT_A_MODULE_OF_THE_PACKAGE)
     )
 
 
