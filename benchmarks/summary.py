@@ -35,10 +35,8 @@ def _digits() -> str:
 def _pets(title: str, setting: str, guided: str, plain: str) -> str:
     def chosen(method: str) -> list[Record]:
         alpha = 10.0 if "guided" in method else 0.0
-        found = [r for r in records if (r["run"]["method"], r["run"]["alpha"]) == (method, alpha)]
-        return [
-            r for r in found if r["run"]["form"] == "share" and r["run"]["masks"] == "true" and not r["run"]["extra"]
-        ]
+        wanted = {"method": method, "alpha": alpha, "form": "share", "masks": "true", "extra": {}}
+        return [r for r in records if all(r["run"][name] == value for name, value in wanted.items())]
 
     records = [r for r in load(RESULTS / "pets.jsonl", PetRun) if r["run"]["backbone"] == "cnn"]
     records = [r for r in records if r["run"]["setting"] in setting]

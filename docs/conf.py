@@ -51,7 +51,7 @@ napoleon_use_ivar = True
 
 # Links to other projects are not fetched, so their names cannot be checked; those of hf_pgg are.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!hf_pgg\.).*"), ("py:class", r"hf_pgg\.[\w.]+\.(Self|Metric)")]
+nitpick_ignore_regex = [("py:.*", r"(?!hf_pgg\.).*"), ("py:class", r"hf_pgg\.[\w.]+\.(Self|Metric|_\w+)")]
 
 
 def setup(app: Sphinx) -> None:

@@ -23,6 +23,7 @@ _REFERENCE = r"\[`(?P<name>~?[\w.]+)`\](?:\((?P<target>[\w.]+)\))?"
 _LINK = r"\[(?P<text>[^\]`]+)\]\((?P<url>https?://[^)\s]+)\)"
 _CODE = r"(?P<ticks>`+)(?P<code>.+?)(?P=ticks)(?P<after>\w?)"
 _EMPHASIS = r"(?P<stars>\*{1,2})(?P<words>[^\s*](?:[^*\n]*[^\s*])?)(?P=stars)"
+_RULE = re.compile(r"\s*\|[\s:|-]+\|\s*$")  # the line under a table's head
 _INLINE = re.compile("|".join((_REFERENCE, _LINK, _CODE, rf"(?<![\w*]){_EMPHASIS}(?![\w*])")), re.DOTALL)
 
 
@@ -54,7 +55,7 @@ def resolve(name: str, module: ModuleType, owner: Any = None) -> str:
         found = scope if length == len(parts) else _lookup(scope, ".".join(parts[length:]))
         if found is not None:
             return _full_name(found, name)
-    elsewhere = {_full_name(found, name) for found in map(lambda other: _lookup(other, name), _modules()) if found}
+    elsewhere = {_full_name(found, name) for other in _modules() if (found := _lookup(other, name)) is not None}
     if len(elsewhere) == 1:
         return elsewhere.pop()
     raise UnresolvedReference(name)
@@ -122,7 +123,7 @@ def convert(lines: list[str], module: ModuleType, owner: Any = None) -> list[str
         if line.lstrip().startswith(">>>"):
             end = _end(lines, i, lambda other: bool(other.strip()))
             out += lines[i:end]
-        elif line.lstrip().startswith("|") and i + 1 < len(lines) and re.match(r"\s*\|[\s:|-]+\|\s*$", lines[i + 1]):
+        elif line.lstrip().startswith("|") and i + 1 < len(lines) and _RULE.match(lines[i + 1]):
             end = _end(lines, i, lambda other: other.lstrip().startswith("|"))
             out += _table(lines[i:end], " " * indent, module, owner)
         elif fresh and line.strip() and indent >= level + 4:
@@ -151,9 +152,7 @@ def _indent(line: str) -> int:
 
 
 def _table(lines: list[str], indent: str, module: ModuleType, owner: Any) -> list[str]:
-    rows = [
-        re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in lines if not re.match(r"\s*\|[\s:|-]+\|\s*$", line)
-    ]
+    rows = [re.split(r"(?<!\\)\|", line.strip().strip("|")) for line in lines if not _RULE.match(line)]
     out = ["", f"{indent}.. list-table::", f"{indent}   :header-rows: 1", ""]
     for row in rows:
         for number, cell in enumerate(row):

@@ -10,18 +10,13 @@ from sphinx.application import Sphinx
 
 import hf_pgg
 
-NOT_A_MODULE_OF_THE_PACKAGE = "hf_pgg.metrics.modules"  # folders for `evaluate.load`, each with a page of its own
+MODULES_OF_EVALUATE = "hf_pgg.metrics.modules"  # folders for `evaluate.load`, each with a page of its own
 
 
 def public_modules() -> list[str]:
     """The dotted names of all public modules and packages, in alphabetical order."""
     found = (module.name for module in pkgutil.walk_packages(hf_pgg.__path__, "hf_pgg."))
-    return sorted(
-        name
-        for name in found
-        if not any(part.startswith("_") for part in name.split("."))
-        and not name.startswith(NOT_A_MODULE_OF_THE_PACKAGE)
-    )
+    return sorted(name for name in found if "._" not in name and not name.startswith(MODULES_OF_EVALUATE))
 
 
 def wings() -> dict[str, list[str]]:
