@@ -8,7 +8,8 @@ from collections.abc import Callable
 from benchmarks.clips.plan import Run as ClipRun
 from benchmarks.localization.plan import Run as PhotoRun
 from benchmarks.pets.plan import Run as PetRun
-from benchmarks.tables import RESULTS, Record, load, mean_and_spread, paired
+from benchmarks.tables import RESULTS, Record, load, paired
+from hf_pgg.reports.comparison import mean_and_spread
 
 Chosen = Callable[[Record], bool]
 

@@ -1,6 +1,6 @@
 """What makes images of requests: Real-Fake's sampling, from the row's own real image, and FFR's, from text alone.
 
-[`~hf_pgg.generation.Generation`] is the loop that asks; any other [`Sampler`] may answer it.
+[`~hf_pgg.generation.resumable.Generation`] is the loop that asks; any other [`Sampler`] may answer it.
 """
 
 from __future__ import annotations
