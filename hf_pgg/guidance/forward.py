@@ -17,7 +17,7 @@ from hf_pgg.guidance.engines import Guidance, exact_guidance, first_order_guidan
 from hf_pgg.guidance.forms import Form, share
 from hf_pgg.guidance.modes import RandomState, has_kinks, running_statistics, second_derivatives, uses_batch_statistics
 
-FLOAT16_LOSS_SCALE = 1024.0  # keeps the input gradient's float16 passes off the subnormal numbers
+_FLOAT16_LOSS_SCALE = 1024.0  # keeps the input gradient's float16 passes off the subnormal numbers
 
 
 @dataclass(frozen=True)
@@ -117,41 +117,24 @@ def default_step(module: nn.Module, device: torch.device) -> tuple[float, bool]:
     return (1e-3, True) if device.type == "cuda" and tensor_float else (3e-4, False)
 
 
-def choose_rows(guided: torch.Tensor, fraction: float, generator: torch.Generator | None) -> tuple[torch.Tensor, float]:
-    """Draws the rows to guide: their indices (m,) in order, and the factor n / m that keeps their sum unbiased.
-
-    Example:
-        >>> choose_rows(torch.tensor([True, False, True]), 1.0, None)
-        (tensor([0, 2]), 1.0)
-    """
+def _choose_rows(guided: torch.Tensor, fraction: float, loop: LoopState) -> tuple[torch.Tensor, float]:
+    """Indices (m,) of the rows to guide, in order, and the factor n / m that keeps their sum unbiased."""
+    if loop.sharded and fraction == 1:  # every process takes all its rows, guided or not, for the passes to be the same
+        return torch.arange(len(guided), device=guided.device), 1.0
     rows = torch.nonzero(guided)[:, 0]
     chosen = max(1, round(fraction * len(rows))) if len(rows) else 0
-    if chosen == len(rows):
-        return rows, 1.0
-    drawn = torch.randperm(len(rows), generator=generator)[:chosen].sort().values
-    return rows[drawn.to(rows.device)], len(rows) / chosen
-
-
-def _rows(guided: torch.Tensor, fraction: float, loop: LoopState) -> tuple[torch.Tensor, float]:
-    """As [`choose_rows`]; with sharded parameters every process takes as many rows that it must pass, guided or not."""
-    if loop.sharded and fraction == 1:
-        return torch.arange(len(guided), device=guided.device), 1.0
-    rows, factor = choose_rows(guided, fraction, loop.generator)
+    if chosen < len(rows):
+        drawn = torch.randperm(len(rows), generator=loop.generator)[:chosen].sort().values
+        return rows[drawn.to(rows.device)], len(rows) / chosen
     if loop.sharded and len(rows) == 0:
         rows = torch.zeros(1, dtype=torch.long, device=guided.device)
-    return rows, factor
+    return rows, 1.0
 
 
-def choose_labels(
+def _choose_labels(
     labels: torch.Tensor, provenance: torch.Tensor, form: Form, generator: torch.Generator | None
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Draws one label of each row evenly: labels (B, 1), provenance (B, 1, ...), factors (B,) that average to L_PG.
-
-    Example:
-        >>> labels, masks, factor = choose_labels(torch.tensor([[3, -100]]), torch.ones(1, 2, 4, 4), share, None)
-        >>> labels, masks.shape, factor
-        (tensor([[3]]), torch.Size([1, 1, 4, 4]), tensor([1]))
-    """
+    """One label of each row, drawn evenly: labels (B, 1), provenance (B, 1, ...), factors (B,) that average to L_PG."""
     weights = (labels >= 0).float().cpu()
     weights[weights.sum(1) == 0, 0] = 1.0  # a row without labels keeps its padding
     place = torch.multinomial(weights, 1, generator=generator).to(labels.device)
@@ -190,7 +173,7 @@ def guided_forward(
         (torch.Size([2, 2]), [0.0, 0.0])
     """
     loop = loop or LoopState()
-    rows, factor = _rows(guided, settings.fraction, loop)
+    rows, factor = _choose_rows(guided, settings.fraction, loop)
     if len(rows) == 0:
         logits = model(**inputs).logits
         zeros = torch.zeros(len(logits), device=logits.device)
@@ -199,7 +182,7 @@ def guided_forward(
     labels, provenance, guided = labels[rows], provenance[rows], guided[rows]
     scale = torch.full((len(rows),), factor, device=rows.device)
     if settings.one_label:
-        labels, provenance, drawn = choose_labels(labels, provenance, settings.form, loop.generator)
+        labels, provenance, drawn = _choose_labels(labels, provenance, settings.form, loop.generator)
         scale = scale * drawn
     part = _differentiate(passes, module, (labels, provenance, guided), settings, loop)
 
@@ -284,7 +267,7 @@ def _differentiate(
     """The guidance of the rows to guide, by the engine and at the step that the settings and the precision ask for."""
     device = passes.moving.device
     half = _compute_dtype(module, device) == torch.float16
-    loss_scale = FLOAT16_LOSS_SCALE * loop.backoff if half else 1.0
+    loss_scale = _FLOAT16_LOSS_SCALE * loop.backoff if half else 1.0
     given = (passes.own, passes.moving, *targets, settings.form)
     if settings.exact:
         return exact_guidance(*given, centered=settings.centered, loss_scale=loss_scale)

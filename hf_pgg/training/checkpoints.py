@@ -60,11 +60,15 @@ class AtomicCheckpoints(Trainer):
     They load under the names that they were saved with, also where a model's modules have other names.
 
     Example:
-        >>> import tempfile
+        >>> import copy, tempfile
         >>> from transformers import TrainingArguments
-        >>> trainer = AtomicCheckpoints(model, TrainingArguments(tempfile.mkdtemp(), report_to=[], use_cpu=True))
-        >>> trainer.staging
-        False
+        >>> options = {"max_steps": 1, "save_steps": 1, "report_to": [], "use_cpu": True, "disable_tqdm": True}
+        >>> args = TrainingArguments(tempfile.mkdtemp(), **options)
+        >>> row = {"pixel_values": torch.ones(3, 16, 16), "labels": 0}
+        >>> result = AtomicCheckpoints(copy.deepcopy(model), args, train_dataset=[row]).train()
+        {'train_runtime': ...}
+        >>> [folder.name for folder in Path(args.output_dir).iterdir()]
+        ['checkpoint-1']
     """
 
     staging = False  # while a checkpoint is being written

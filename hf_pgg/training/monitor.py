@@ -3,7 +3,7 @@ target gradient share and the groups."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -188,38 +188,26 @@ class GroupedEvalPrediction(EvalPrediction):
         kwargs: Those of `transformers.EvalPrediction`; `label_ids` is (N,) int64, the first label of each row.
 
     Example:
-        >>> GroupedEvalPrediction({"scene": np.array([0])}, predictions=np.ones((1, 2)), label_ids=np.array([1])).groups
-        {'scene': array([0])}
+        >>> stock = EvalPrediction(np.ones((1, 2)), (np.array([[1, -100]]), np.array([7])))
+        >>> found = GroupedEvalPrediction.split(stock, ["scene"])
+        >>> found.label_ids, found.groups
+        (array([1]), {'scene': array([7])})
     """
 
     def __init__(self, groups: Mapping[str, np.ndarray], **kwargs: Any):
         super().__init__(**kwargs)
         self.groups = groups
 
-
-def with_groups(
-    compute_metrics: Callable[[GroupedEvalPrediction], dict[str, float]], group_columns: Sequence[str]
-) -> Callable[[EvalPrediction], dict[str, float]]:
-    """Makes a `compute_metrics` for the stock Trainer, whose `label_ids` are the contract's labels, then the groups.
-
-    Example:
-        >>> compute = with_groups(lambda found: {"scene": found.groups["scene"].mean().item()}, ["scene"])
-        >>> compute(EvalPrediction(np.ones((2, 2)), (np.array([[1], [0]]), np.array([0, 1]))))
-        {'scene': 0.5}
-    """
-
-    def compute(prediction: EvalPrediction) -> dict[str, float]:
+    @classmethod
+    def split(cls, prediction: EvalPrediction, group_columns: Sequence[str]) -> GroupedEvalPrediction:
+        """Makes it from the stock Trainer's, whose `label_ids` are the contract's labels (N, K), then the groups."""
         found: Any = prediction.label_ids
         labels, *groups = found if isinstance(found, tuple) else (found,)
         # sources are listed with the row's own first; evaluation rows have one label as a rule
-        return compute_metrics(
-            GroupedEvalPrediction(
-                groups=dict(zip(group_columns, groups, strict=True)),
-                predictions=prediction.predictions,
-                label_ids=labels[:, 0],
-                inputs=prediction.inputs,
-                losses=prediction.losses,
-            )
+        return cls(
+            groups=dict(zip(group_columns, groups, strict=True)),
+            predictions=prediction.predictions,
+            label_ids=labels[:, 0],
+            inputs=prediction.inputs,
+            losses=prediction.losses,
         )
-
-    return compute

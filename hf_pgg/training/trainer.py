@@ -16,7 +16,7 @@ from datasets import Dataset
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn import functional as F
-from transformers import TrainerCallback
+from transformers import EvalPrediction, TrainerCallback
 from transformers.modeling_outputs import ImageClassifierOutput
 from transformers.trainer import TRAINING_ARGS_NAME
 from transformers.trainer_utils import EvalLoopOutput
@@ -31,7 +31,7 @@ from hf_pgg.synthesis.base import FreshDraws
 from hf_pgg.training.checkpoints import AtomicCheckpoints
 from hf_pgg.training.config import PGGConfig
 from hf_pgg.training.hub import draft_card, has_own_card, push_checkpoint
-from hf_pgg.training.monitor import TargetShare, Telemetry, with_groups
+from hf_pgg.training.monitor import GroupedEvalPrediction, TargetShare, Telemetry
 from hf_pgg.training.validation import check_dataset, is_exact, model_config, refuse_unsupported
 
 
@@ -59,14 +59,14 @@ class _Epochs(TrainerCallback):
     """Tells the collator, and a `FreshDraws` set by `with_transform`, which epoch it is."""
 
     def __init__(self, trainer: PGGTrainer):
-        dataset = trainer.train_dataset
-        transform = dataset.format["format_kwargs"].get("transform") if isinstance(dataset, Dataset) else None
-        collator = trainer.data_collator
-        self.sources: tuple[Any, ...] = (collator, transform) if isinstance(transform, FreshDraws) else (collator,)
+        self.trainer = trainer
 
     def on_epoch_begin(self, args: Any, state: Any, control: Any, **kwargs: Any) -> None:
-        for source in self.sources:
-            source.set_epoch(int(state.epoch or 0))
+        epoch, dataset = int(state.epoch or 0), self.trainer.train_dataset
+        self.trainer.data_collator.set_epoch(epoch)
+        transform = dataset.format["format_kwargs"].get("transform") if isinstance(dataset, Dataset) else None
+        if isinstance(transform, FreshDraws):
+            transform.set_epoch(epoch)
 
 
 class PGGTrainer(AtomicCheckpoints):
@@ -130,6 +130,7 @@ class PGGTrainer(AtomicCheckpoints):
         for name, dataset in {"training": train_dataset, **evaluated}.items():
             check_dataset(dataset, name, num_classes, args, collator)
         args.label_names = [LABELS, *self.group_columns]
+        self._user_metrics = compute_metrics
         super().__init__(
             model,
             args=args,
@@ -137,7 +138,7 @@ class PGGTrainer(AtomicCheckpoints):
             train_dataset=train_dataset,
             eval_dataset=eval_dataset,
             processing_class=processing_class,
-            compute_metrics=None if compute_metrics is None else with_groups(compute_metrics, self.group_columns),
+            compute_metrics=None if compute_metrics is None else self._metrics_with_groups,
             **kwargs,
         )
         self.guidance = args.guidance_settings(exact=args.alpha > 0 and is_exact(model, args))
@@ -146,8 +147,6 @@ class PGGTrainer(AtomicCheckpoints):
         self._last_step, self._microstep = -1, 0
         self.telemetry = Telemetry(args.max_nonfinite_steps, num_classes)
         self.add_callback(_Epochs(self))
-
-    # ------------------------------------------------------------------ data
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         if isinstance(dataset, Dataset):
@@ -169,8 +168,6 @@ class PGGTrainer(AtomicCheckpoints):
             return make(dataset)
         finally:
             self.data_collator = collator
-
-    # ------------------------------------------------------------------ loss
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         if not batch_samples:
@@ -252,8 +249,6 @@ class PGGTrainer(AtomicCheckpoints):
         warmup = self.args.alpha_warmup_ratio * self.state.max_steps
         return self.args.alpha * min(1.0, (self.state.global_step + 1) / warmup) if warmup > 0 else self.args.alpha
 
-    # ------------------------------------------------------------------ logging
-
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             parts = self.telemetry.flush(self.args.device, self.accelerator if self.args.world_size > 1 else None)
@@ -276,8 +271,6 @@ class PGGTrainer(AtomicCheckpoints):
         """Batches whose guidance loss was NaN or infinite, and which trained without it."""
         return self.telemetry.nonfinite_steps
 
-    # ------------------------------------------------------------------ checkpoints
-
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         super()._save(output_dir, state_dict)
         if self.args.should_save:
@@ -294,8 +287,6 @@ class PGGTrainer(AtomicCheckpoints):
         """The stock draft for models of other inputs than images and clips, whose saves write the run's own card."""
         if self.data_collator.spec is None and not has_own_card(str(self.args.output_dir)):
             super().create_model_card(*args, **kwargs)
-
-    # ------------------------------------------------------------------ evaluation
 
     def prediction_step(
         self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
@@ -320,3 +311,6 @@ class PGGTrainer(AtomicCheckpoints):
         if share is not None and output.metrics is not None:
             output.metrics[f"{metric_key_prefix}_target_gradient_share"] = share
         return output
+
+    def _metrics_with_groups(self, prediction: EvalPrediction) -> dict[str, float]:
+        return self._user_metrics(GroupedEvalPrediction.split(prediction, self.group_columns))

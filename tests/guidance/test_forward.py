@@ -9,8 +9,8 @@ from hf_pgg.guidance.forms import Form, l2, share
 from hf_pgg.guidance.forward import (
     GuidanceSettings,
     LoopState,
-    choose_labels,
-    choose_rows,
+    _choose_labels,
+    _choose_rows,
     default_step,
     guided_forward,
 )
@@ -79,18 +79,18 @@ def test_sampled_rows_and_labels_are_unbiased(family, exact, form):
 
 def test_row_sampling_draws_a_part_scaled_to_the_whole():
     rows = torch.tensor([True, False, True, True, True, False, True])
-    drawn, factor = choose_rows(rows, 0.4, torch.Generator().manual_seed(0))
+    drawn, factor = _choose_rows(rows, 0.4, LoopState(torch.Generator().manual_seed(0)))
     assert len(drawn) == 2 and factor == 2.5 and rows[drawn].all() and drawn.tolist() == sorted(drawn.tolist())
-    assert choose_rows(rows, 0.01, torch.Generator())[0].shape == (1,)
-    assert choose_rows(rows, 1.0, None)[0].tolist() == [0, 2, 3, 4, 6]
-    assert len(choose_rows(torch.zeros(3, dtype=torch.bool), 0.5, None)[0]) == 0
+    assert _choose_rows(rows, 0.01, LoopState(torch.Generator()))[0].shape == (1,)
+    assert _choose_rows(rows, 1.0, LoopState())[0].tolist() == [0, 2, 3, 4, 6]
+    assert len(_choose_rows(torch.zeros(3, dtype=torch.bool), 0.5, LoopState())[0]) == 0
 
 
 def test_label_sampling_scales_the_summed_forms_only():
     _, labels, provenance, _ = sample()
     own = Form("own", lambda gradient, inside, pixels: gradient.flatten(1).sum(1), over_labels="sum")
     for form, expected in ((l2, [2, 2, 1, 2]), (own, [2, 2, 1, 2]), (share, [1, 1, 1, 1])):
-        chosen, masks, factor = choose_labels(labels, provenance, form, torch.Generator().manual_seed(1))
+        chosen, masks, factor = _choose_labels(labels, provenance, form, torch.Generator().manual_seed(1))
         assert factor.tolist() == expected
         for i in range(len(labels)):
             k = labels[i].tolist().index(chosen[i, 0])
