@@ -16,24 +16,21 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, DatasetDict, Image, List, concatenate_datasets
-from sklearn.model_selection import StratifiedGroupKFold
 from torchvision.transforms import v2
 from transformers import AutoModelForVideoClassification, AutoVideoProcessor, VideoMAEConfig, VideoMAEVideoProcessor
 from transformers.trainer_utils import set_seed
 
-from hf_pgg import MaskAblation, PGGTrainer, add_provenance
+from hf_pgg import ActorComposite, MaskAblation, PGGTrainer, TileMix, VideoMix, add_provenance
 from hf_pgg.cli.arguments import CompareArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
-from hf_pgg.data.annotations import read_clip_masks
+from hf_pgg.data.annotations import sampled_clips
 from hf_pgg.data.frame_sampling import FrameSampler
-from hf_pgg.data.images import encode_mask, encode_png
+from hf_pgg.data.groups import hold_out
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.loading import open_dataset
-from hf_pgg.data.provenance import VIDEO, ProvenanceError
-from hf_pgg.data.video import sample_clip
+from hf_pgg.data.provenance import VIDEO
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_in_motion, photographs
 from hf_pgg.localization.attribution import METHODS
 from hf_pgg.localization.clips import ClipMap, clip_maps, measure_maps
@@ -42,13 +39,11 @@ from hf_pgg.metrics.compute_metrics import metrics_for
 from hf_pgg.reports.comparison import chosen_maps, methods_of, report, result_cells, run_comparison, step_budget
 from hf_pgg.reports.localization_figures import save_clip_animation
 from hf_pgg.reports.record import hub_source, run_record, synthesis_settings
-from hf_pgg.synthesis.actor_composite import ActorComposite
-from hf_pgg.synthesis.tilemix import TileMix
-from hf_pgg.synthesis.videomix import VideoMix
 from hf_pgg.training.models import head_options
 
 EMBEDDED = "digits in motion"
 CLIPS = "clips.gif"
+MAPS = ["grad_cam", "input_gradient"]
 SYNTHESES = ("actor", "videomix", "tilemix", "none")
 REPORTED = {
     "accuracy": ("clip accuracy", 100),
@@ -75,25 +70,16 @@ class DataArguments:
 
 @dataclass
 class SynthesisArguments:
-    synthesis: str = field(
-        default="actor", metadata={"help": "Method of the clips that are added.", "choices": SYNTHESES}
-    )
+    synthesis: str = field(default="actor", metadata={"help": "Method of the clips added.", "choices": SYNTHESES})
     synthesis_copies: int = field(default=1, metadata={"help": "Synthesized clips for each training clip."})
     masks: str = field(default="true", metadata={"help": "Ablation of the provenance: true, random, whole, ..."})
 
 
 @dataclass
 class MapArguments:
-    attributions: list[str] = field(
-        default_factory=lambda: ["grad_cam", "input_gradient"],
-        metadata={"help": "Maps to choose from.", "choices": tuple(METHODS)},
-    )
-    smoothing: list[float] = field(
-        default_factory=lambda: [0.06], metadata={"help": "Blurs of gradient maps to choose from, in sides."}
-    )
-    over_time: list[float] = field(
-        default_factory=lambda: [0.0], metadata={"help": "Blurs of maps over a clip's frames to choose from: 0 1."}
-    )
+    attributions: list[str] = field(default_factory=lambda: MAPS, metadata={"help": "The choice.", "choices": METHODS})
+    smoothing: list[float] = field(default_factory=lambda: [0.06], metadata={"help": "Blurs to choose from, in sides."})
+    over_time: list[float] = field(default_factory=lambda: [0.0], metadata={"help": "Blurs over time to choose from."})
     joined: bool = field(default=False, metadata={"help": "Also measure when: on clips joined in time; slow."})
     joined_stride: int | None = field(default=None, metadata={"help": "Frames between windows (1/8 of a window)."})
 
@@ -111,8 +97,6 @@ class ClipArguments(ModelArguments, MapArguments, SynthesisArguments, DataArgume
 
 @dataclass
 class ClipConfig(RecipeConfig):
-    """The recipe's defaults for clips."""
-
     video_column: str | None = field(default="video", metadata={"help": "Column of the clips."})
     num_frames: int | None = field(default=8, metadata={"help": "Frames that the model sees, taken evenly."})
     image_size: int | None = field(default=32, metadata={"help": "Side of the frames, in pixels."})
@@ -146,15 +130,9 @@ def main() -> None:
         trainer.save_model()  # an annotation that cannot be measured does not cost the training
         results, localization = evaluate(trainer, data, task)
         if trainer.is_world_process_zero():
-            save_clip_animation(
-                Path(args.output_dir) / CLIPS,
-                trainer.model,
-                trainer.data_collator.spec,
-                data["test"],
-                localization,
-                FrameSampler(args.num_frames),
-                box_column=task.box_column,
-            )
+            drawn = (trainer.model, trainer.data_collator.spec, data["test"], localization)
+            sampler = FrameSampler(args.num_frames)
+            save_clip_animation(Path(args.output_dir) / CLIPS, *drawn, sampler, box_column=task.box_column)
         return run_record(
             trainer,
             results,
@@ -170,8 +148,7 @@ def main() -> None:
             synthesis_settings=settings,
         )
 
-    methods = methods_of(task.synthesis, config.alpha, compare.compare)
-    records = run_comparison(config, methods, compare.seeds, run)
+    records = run_comparison(config, methods_of(task.synthesis, config.alpha, compare.compare), compare.seeds, run)
     if config.process_index == 0:
         figures = {CLIPS: "Test clips: map, tube (green) and true box (red)"}
         report(records, {"map": chosen_maps, **result_cells(REPORTED)}, figures, config)
@@ -193,46 +170,21 @@ def load_data(task: ClipArguments, config: ClipConfig) -> DatasetDict:
 
 def split_and_sample(train: Dataset, test: Dataset, task: ClipArguments, config: ClipConfig) -> DatasetDict:
     """`load_data` for clips at hand: sets a part of `train` aside for validation, by class and source."""
-    rest, validation = hold_out(train, task.validation_share, task.source_column)
+    rest, validation = hold_out(train, task.validation_share, "label", task.source_column)
     return DatasetDict(train=sampled(rest, task, config), validation=validation, test=test)
 
 
-def hold_out(train: Dataset, share: float, source_column: str | None) -> tuple[Dataset, Dataset]:
-    """Training clips (column `label`) parted in those to train on and a `share` that makes choices.
-
-    Classes keep their proportions; clips that were cut from one video, as `source_column` tells, stay on one side.
-    """
-    folds = StratifiedGroupKFold(round(1 / share), shuffle=True, random_state=0)
-    sources = train[source_column] if source_column else range(len(train))
-    kept, held_out = next(folds.split(np.zeros(len(train)), train["label"], list(sources)))
-    return train.select(kept), train.select(held_out)
-
-
 def sampled(rows: Dataset, task: ClipArguments, config: ClipConfig) -> Dataset:
-    """The T frames that the model sees and their masks, squashed to its size: decoded once, not every epoch."""
-    size = (config.image_size, config.image_size)
+    """What the model sees of clips: T small frames, and their masks."""
     rows = rows.select_columns([VIDEO, "label", task.mask_column])
-
-    def sample(row: dict[str, Any], index: int) -> dict[str, Any]:
-        try:
-            found = sample_clip(row[VIDEO], FrameSampler(config.num_frames), np.random.default_rng(0), size)
-            masks = read_clip_masks(row[task.mask_column], found)
-        except (ValueError, OSError) as error:
-            remedy = "Mend or drop the row."
-            raise ProvenanceError(index, f"{VIDEO} or {task.mask_column}", str(error), remedy) from error
-        return {VIDEO: [encode_png(frame) for frame in found.frames], task.mask_column: encode_mask(masks)}
-
-    features = rows.features.copy()
-    features[VIDEO], features[task.mask_column] = List(Image()), Image()
-    return rows.map(sample, with_indices=True, features=features).cast_column(VIDEO, List(Image(decode=False)))
+    return sampled_clips(rows, FrameSampler(config.num_frames), config.image_size, mask_column=task.mask_column)
 
 
 def synthesize(train: Dataset, task: ClipArguments, args: ClipConfig) -> tuple[Dataset, dict[str, Any]]:
     """The training clips, followed by synthesized ones with provenance; and the method's settings."""
-    sampler = FrameSampler(args.num_frames)
     parts = [train]
     for copy in range(task.synthesis_copies):
-        common = {"seed": args.seed, "epoch": copy, "sampler": sampler}
+        common = {"seed": args.seed, "epoch": copy, "sampler": FrameSampler(args.num_frames)}
         if task.synthesis == "actor":
             # other scenes: photographs that no motion is tied to, or the scenes of all other clips
             scenes = photographs(OTHER_PHOTOGRAPHS) if task.dataset_name is None else train
@@ -251,10 +203,9 @@ def load_model(task: ClipArguments, config: ClipConfig, label: ClassLabel) -> tu
     """A checkpoint with a new head, or a small VideoMAE from scratch, and its processor."""
     name, size, head = task.model_name_or_path, config.image_size, head_options(label)
     if name is not None:
+        processor = AutoVideoProcessor.from_pretrained(name)
         options = {"dtype": torch.float32, "ignore_mismatched_sizes": True, **head}
-        return AutoModelForVideoClassification.from_pretrained(name, **options), AutoVideoProcessor.from_pretrained(
-            name
-        )
+        return AutoModelForVideoClassification.from_pretrained(name, **options), processor
     shape = {"hidden_size": 96, "num_hidden_layers": 4, "num_attention_heads": 3, "intermediate_size": 288}
     frames = {"image_size": size, "patch_size": task.patch_size, "num_frames": config.num_frames, "tubelet_size": 2}
     model = AutoModelForVideoClassification.from_config(VideoMAEConfig(**shape, **frames, **head))
@@ -273,8 +224,7 @@ def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrai
     trainer = PGGTrainer(
         model, args, augment=augment, train_dataset=rows, processing_class=processor, compute_metrics=metrics_for()
     )
-    method = Path(args.output_dir).name
-    print(f"--- {method}: {len(rows)} clips, {args.max_steps} steps, alpha {args.alpha}", flush=True)
+    print(f"--- {Path(args.output_dir).name}: {len(rows)} rows, {args.max_steps} steps, alpha {args.alpha}", flush=True)
     return trainer, trainer.train().metrics["train_runtime"]
 
 

@@ -21,6 +21,7 @@ from transformers import AutoConfig, AutoModelForVideoClassification, AutoVideoP
 
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.groups import hold_out
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import VIDEO
@@ -28,7 +29,6 @@ from hf_pgg.demo_data import digits_in_motion
 from hf_pgg.localization.in_time import measure_joined
 from hf_pgg.localization.score_maps import with_smoothing
 from hf_pgg.reports.record import environment
-from recipes.train_stal import hold_out
 
 REPORTED = ("temporal_iou", "temporal_iou_untrimmed", "video_mAP@0.2", "video_mAP@0.2_untrimmed", "video_mAP@0.5",
             "video_mAP@0.5_untrimmed")  # fmt: skip
@@ -88,7 +88,7 @@ def load_data(task: JoinedArguments) -> DatasetDict:
         open_dataset(task.dataset_name, split, columns=names) for split in (task.train_split, task.test_split)
     )
     task.video_column, task.label_column = VIDEO, "label"
-    return DatasetDict(validation=hold_out(train, task.validation_share, task.source_column)[1], test=test)
+    return DatasetDict(validation=hold_out(train, task.validation_share, "label", task.source_column)[1], test=test)
 
 
 def measure(model: nn.Module, spec: InputSpec, data: DatasetDict, task: JoinedArguments) -> dict[str, float]:

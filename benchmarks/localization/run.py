@@ -60,7 +60,7 @@ def execute(run: Run, root: str) -> dict[str, Any]:
     """Trains and evaluates one run; the record holds the run, the figures, versions, device and time."""
     torch.set_flush_denormal(True)
     torch.set_num_threads(int(os.environ.get("OMP_NUM_THREADS", "2")))
-    task = train_wsol.LocalizationArguments(
+    task = train_wsol.Task(
         dataset_name=f"{root}/oxford-pets-37",
         mask_column="mask",
         target_value=1,

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from datasets import Dataset, Features
+from datasets import Dataset, Features, Image, List
 from numpy.typing import ArrayLike
 
-from hf_pgg.data.images import decode_mask, encode_mask, open_image, resize_frames
+from hf_pgg.data.frame_sampling import FrameSampler
+from hf_pgg.data.images import decode_mask, encode_mask, encode_png, open_image, resize_frames
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError, provenance_features
-from hf_pgg.data.video import SampledClip, sample_shape
+from hf_pgg.data.video import SampledClip, sample_clip, sample_shape
 
 # ---------------------------------------------------------------------------------------------- boxes
 
@@ -150,6 +151,34 @@ def read_clip_masks(value: Any, clip: SampledClip) -> np.ndarray:
         found, wanted = (f"{width}x{height}" for height, width in (masks.shape[1:], clip.stored_size))
         raise ValueError(f"{clip.length} masks of {found} for frames of {wanted}")
     return resize_frames(_share_of_highest(masks).astype(np.float32), clip.size)
+
+
+def sampled_clips(
+    dataset: Dataset, sampler: FrameSampler, side: int, *, mask_column: str, video_column: str = "video"
+) -> Dataset:
+    """Returns clips of the sampled frames and their masks, squashed to `side` pixels: decoded once, not every epoch.
+
+    Raises:
+        ProvenanceError: If a clip or its masks cannot be read; it names the row.
+
+    Example:
+        >>> small = sampled_clips(clips, FrameSampler(4), 8, mask_column="masks")
+        >>> len(small[0]["video"]), small[0]["masks"].size
+        (4, (8, 32))
+    """
+
+    def sample(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        try:
+            found = sample_clip(row[video_column], sampler, np.random.default_rng(0), (side, side))
+            masks = read_clip_masks(row[mask_column], found)
+        except (ValueError, OSError) as error:
+            columns, remedy = f"{video_column} or {mask_column}", "Mend or drop the row."
+            raise ProvenanceError(index, columns, str(error), remedy) from error
+        return {video_column: [encode_png(frame) for frame in found.frames], mask_column: encode_mask(masks)}
+
+    features = Features({**dataset.features, video_column: List(Image()), mask_column: Image()})
+    rows = dataset.map(sample, with_indices=True, features=features)
+    return rows.cast_column(video_column, List(Image(decode=False)))
 
 
 def _share_of_highest(values: np.ndarray) -> np.ndarray:

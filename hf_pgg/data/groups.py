@@ -8,6 +8,7 @@ from itertools import product
 import numpy as np
 from datasets import ClassLabel, Dataset, Image, List, Value, concatenate_datasets
 from numpy.typing import ArrayLike
+from sklearn.model_selection import StratifiedGroupKFold
 
 from hf_pgg.data.labels import class_feature
 from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE
@@ -15,6 +16,26 @@ from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE
 GROUP = "group"
 RULES = ("usb", "asb", "ffr")
 SOURCE = ClassLabel(names=["real", "synthetic"])
+
+
+def hold_out(
+    dataset: Dataset, share: float, label_column: str, source_column: str | None = None
+) -> tuple[Dataset, Dataset]:
+    """Parts rows into those to train on and a share that makes choices; classes keep their proportions.
+
+    Args:
+        share (`float`): Share of the rows that is held out.
+        source_column (`str`, *optional*): What a row was cut from, such as a video; one source stays on one side.
+
+    Example:
+        >>> kept, held_out = hold_out(rows, 0.5, "label")
+        >>> sorted(held_out["label"])
+        [0, 1]
+    """
+    folds = StratifiedGroupKFold(round(1 / share), shuffle=True, random_state=0)
+    sources = dataset[source_column] if source_column else range(len(dataset))
+    kept, held_out = next(folds.split(np.zeros(len(dataset)), dataset[label_column], list(sources)))
+    return dataset.select(kept), dataset.select(held_out)
 
 
 def column_values(dataset: Dataset, column: str) -> np.ndarray:

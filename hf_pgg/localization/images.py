@@ -7,13 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
-from datasets import Dataset
+from datasets import Dataset, Features, Image
 from torch import nn
 
-from hf_pgg.data.annotations import indices_with_boxes, object_mask, read_annotation
-from hf_pgg.data.images import open_image, to_rgb
+from hf_pgg.data.annotations import add_provenance, indices_with_boxes, object_mask, read_annotation
+from hf_pgg.data.images import encode_png, open_image, resize, to_rgb
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.localization.attribution import Method
 from hf_pgg.localization.score_maps import score_maps
@@ -147,6 +148,34 @@ def evaluate_localization(
     if settings.mask_column is not None:
         results["pixel_average_precision"] = precision.result()["pixel_average_precision"]
     return results
+
+
+def annotated_rows(dataset: Dataset, size: tuple[int, int], settings: LocalizationSettings) -> Dataset:
+    """Returns the rows that have a box and a mask, at the model's input size, with the mask as provenance.
+
+    A trainer measures the target gradient share on them. A label map's uncertain border counts as outside.
+
+    Raises:
+        ValueError: If the settings name no mask column.
+
+    Example:
+        >>> boxed = rows.add_column("bbox", [[4, 4, 8, 8]] * 4)
+        >>> small = annotated_rows(boxed, (8, 8), LocalizationSettings(mask_column="mask"))
+        >>> small[0]["image"].size
+        (8, 8)
+    """
+    image, label, mask = settings.image_column, settings.label_column, settings.mask_column
+    if mask is None:
+        raise ValueError("there is no mask column: give settings.mask_column")
+    rows = dataset.select(indices_with_boxes(dataset, settings.box_column))
+    rows = rows.filter(lambda value: value is not None, input_columns=[mask]).select_columns([image, label, mask])
+
+    def squash(row: Mapping[str, Any]) -> dict[str, Any]:
+        target = object_mask(np.array(open_image(row[mask])), settings.target_value).astype(np.float32)
+        return {image: encode_png(resize(to_rgb(row[image]), size)), mask: encode_png(resize(target, size))}
+
+    rows = rows.map(squash, features=Features({**rows.features, mask: Image()}))
+    return add_provenance(rows, mask_column=mask, image_column=image, label_column=label)
 
 
 def _rows_to_measure(dataset: Dataset, settings: LocalizationSettings) -> list[int]:
