@@ -10,8 +10,7 @@ Boxes are never trained on. Masks of one's own training rows, say a saliency mod
     accelerate launch recipes/train_wsol.py --dataset_name my/birds --box_column bbox --compare \\
         --model_name_or_path timm/tf_efficientnet_lite0.in1k --freeze_batch_norm --learning_rate 3e-4
 
-The annotated rows of `--selection_split` choose each method's map and threshold, `--test_split` measures them;
-MaxBoxAcc and MaxBoxAccV2 take the best threshold of the split they are measured on.
+The annotated rows of `--selection_split` choose each method's map and threshold, `--test_split` measures them.
 """
 
 from __future__ import annotations
@@ -47,7 +46,7 @@ from hf_pgg.synthesis import InputGradientSaliency
 from hf_pgg.training.models import image_classifier
 
 EMBEDDED = "digits on photographs"
-FIGURE = "localization.png"
+FIGURE, TITLE = "localization.png", "Maps, boxes (green) and true boxes (red)"
 MAPS = ["grad_cam", "guided_grad_cam", "input_gradient"]
 MIXES = {"cutmix": CutMix, "resizemix": ResizeMix, "puzzlemix": PuzzleMix}
 REPORTED = {
@@ -150,8 +149,7 @@ def main() -> None:
     if config.process_index == 0:
         boxes = {"box_column": task.box_column, "box_format": task.box_format, "smoothing": task.smoothing}
         localization_figure(shown, data["test"], **boxes).savefig(Path(config.output_dir) / FIGURE, dpi=130)
-        titles = {FIGURE: "Maps, boxes (green) and true boxes (red)"}
-        report(records, {"map": chosen_maps, **result_cells(REPORTED)}, titles, config)
+        report(records, {"map": chosen_maps, **result_cells(REPORTED)}, {FIGURE: TITLE}, config)
 
 
 def load_data(task: Task, config: LocalizationConfig) -> DatasetDict:
@@ -159,8 +157,8 @@ def load_data(task: Task, config: LocalizationConfig) -> DatasetDict:
     if task.dataset_name is None:
         digits = digits_on_photographs(bias=0.1, seed=config.seed)
         boxed = {split: digits[split].map(_digit_annotations) for split in ("validation", "test")}
-        train = digits["train"].select_columns(["image", "label"]) if task.labels_only else digits["train"]
-        train = train.select_columns([name for name in ("label", *CONTRACT_COLUMNS) if name in train.column_names])
+        known = [] if task.labels_only else CONTRACT_COLUMNS
+        train = digits["train"].select_columns(list(dict.fromkeys([IMAGE, "label", *known])))
         task.mask_column = task.mask_column or "mask"
         return DatasetDict(train=train, selection=boxed["validation"], test=boxed["test"])
     names = {config.image_column: IMAGE, config.label_column: "label"}
