@@ -75,6 +75,7 @@ def run_recipe(main: Callable[[], None]) -> None:
     """Runs a recipe; what a user can mend ends it with exit code 2 and one line on stderr instead of a traceback.
 
     That is a `ValueError` (a `ProvenanceError` is one), an `OSError` such as a missing file, or a `DatasetsError`.
+    With `PYTHONDEVMODE=1` the traceback is shown all the same.
 
     Example:
         >>> run_recipe(lambda: print("trained"))
@@ -85,6 +86,8 @@ def run_recipe(main: Callable[[], None]) -> None:
     except (ValueError, OSError, DatasetsError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
+        if sys.flags.dev_mode:
+            raise
         raise SystemExit(2) from None
 
 
@@ -104,8 +107,7 @@ class _OptionParser(HfArgumentParser):
 
     def suggest(self, word: str) -> str:
         """A word that is no option, with the option that was probably meant."""
-        known = [option for action in self._actions for option in action.option_strings]
-        near = difflib.get_close_matches("--" + word.lstrip("-"), known, n=1)
+        near = difflib.get_close_matches("--" + word.lstrip("-"), self._option_string_actions, n=1)
         return f"'{word}' (did you mean {near[0]}?)" if near else f"'{word}': --help-all lists all options"
 
     def read_file(self, name: str) -> list[str]:

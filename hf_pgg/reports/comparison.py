@@ -28,8 +28,7 @@ def methods_of(synthesis: str, alpha: float, compare: bool, *, known: bool = Fal
 
     Args:
         synthesis (`str`): Name of the synthesis method, or `"none"`.
-        alpha (`float`): Weight of the guidance loss; 0 guides nothing.
-        compare (`bool`): Whether all methods are wanted, or only the one that `alpha` asks for.
+        alpha (`float`): Weight of the guidance loss; without `compare`, 0 asks for the method without guidance.
         known (`bool`): Whether the training rows have provenance themselves, which guides without any synthesis.
 
     Example:
@@ -70,7 +69,6 @@ def run_comparison(
     Args:
         config (`PGGConfig`): The settings that the runs share.
         methods (`Mapping[str, float]`): Name of a method to its weight of the guidance loss.
-        seeds (`Sequence[int]`): The seeds; with several, their number is part of the folder's name.
         run (`Callable`): Gets a method's name and its settings, trains, evaluates, saves, and returns the run's record.
 
     Example:
@@ -109,7 +107,6 @@ def result_cells(columns: Mapping[str, tuple[str, float]], digits: int = 1) -> d
     Args:
         columns (`Mapping[str, tuple[str, float]]`):
             Name of a result in the records' `results`, to the title of its column and the factor it is multiplied by.
-        digits (`int`): Digits after the point.
 
     Example:
         >>> columns = result_cells({"accuracy": ("top-1", 100)})
@@ -118,9 +115,7 @@ def result_cells(columns: Mapping[str, tuple[str, float]], digits: int = 1) -> d
     """
 
     def cell(key: str, factor: float) -> Cell:
-        return lambda runs: mean_and_spread(
-            (factor * run["results"][key] for run in runs if key in run["results"]), digits
-        )
+        return lambda runs: mean_and_spread((factor * r["results"][key] for r in runs if key in r["results"]), digits)
 
     return {title: cell(key, factor) for key, (title, factor) in columns.items()}
 
@@ -128,8 +123,9 @@ def result_cells(columns: Mapping[str, tuple[str, float]], digits: int = 1) -> d
 def results_table(records: Sequence[Record], columns: Mapping[str, Cell]) -> str:
     """Writes the results table in Markdown: one line for each method, aggregated over its seeds.
 
+    Methods stand in the order of their first run; failed runs are counted.
+
     Args:
-        records: One record a run. Methods stand in the order of their first run; failed runs are counted.
         columns (`Mapping[str, Callable]`): Title to what writes the cell of a method's runs, see [`result_cells`].
 
     Example:
@@ -218,11 +214,9 @@ def report(records: Sequence[Record], columns: Mapping[str, Cell], figures: Mapp
     figures. Each record gets the comparison of all, and the list of figures.
 
     Args:
-        records: One record a run.
         columns: Columns of the results table, see [`results_table`].
         figures (`Mapping[str, str]`):
             File to title; a file in the output folder is copied to each run, others are in the runs' folders already.
-        config (`PGGConfig`): The settings that the runs share.
 
     Example:
         >>> import tempfile
