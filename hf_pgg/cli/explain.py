@@ -48,6 +48,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     )
     parser.add_argument("--revision", default="main", help="revision of the first checkpoint (%(default)s)")
     parser.add_argument("--image_size", type=int, help="input size in pixels, other than the checkpoints'")
+    parser.add_argument("--white", type=float, help="value that is white in images of 16 bits or floats, such as 4095")
     parser.add_argument("--output", default="explain.png", help="PNG to write (%(default)s)")
     parser.set_defaults(run=_run)
 
@@ -68,9 +69,9 @@ def _run(args: argparse.Namespace) -> None:
     images = []
     for file in files:
         try:
-            images.append(to_rgb(str(file)))
-        except (ValueError, OSError) as error:
-            raise ValueError(f"{file} is not an image that can be read ({error or type(error).__name__})") from error
+            images.append(to_rgb(str(file), args.white))
+        except ValueError as error:
+            raise ValueError(f"{file} is not an image that can be read ({error})") from error
     models = [load_classifier(args.model, args.revision, args.image_size)]
     models += [load_classifier(args.against, image_size=args.image_size)] if args.against else []
     maps = explain(models, images, args.method, args.target, args.smoothing)

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Mapping, Sequence
+from collections import deque
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hf_pgg.cli.choices import MAPS
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from hf_pgg.localization.score_maps import ScoredImage
 
 _EXAMPLES = """
@@ -37,12 +40,13 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("images", nargs="+", help="images, or folders of them")
     parser.add_argument("--output", default="boxes.json", help="COCO file to write (%(default)s)")
     parser.add_argument("--overlays", help="folder for images with map and box drawn in")
-    parser.add_argument("--method", default="grad_cam", choices=MAPS, help="attribution map (%(default)s)")
+    parser.add_argument("--method", default="input_gradient", choices=MAPS, help="attribution map (%(default)s)")
     parser.add_argument(
         "--smoothing", type=float, default=0.05, help="blur of gradient maps, as a share of the side (%(default)s)"
     )
     parser.add_argument("--threshold", type=float, default=0.3, help="share of the map's range (%(default)s)")
     parser.add_argument("--image_size", type=int, help="input size in pixels, other than the checkpoint's")
+    parser.add_argument("--white", type=float, help="value that is white in images of 16 bits or floats, such as 4095")
     parser.add_argument("--batch_size", type=int, default=16, help="images a forward pass (%(default)s)")
     parser.add_argument("--revision", default="main", help="revision of the checkpoint on the Hub (%(default)s)")
     parser.set_defaults(run=_run)
@@ -54,7 +58,6 @@ def _run(args: argparse.Namespace) -> None:
     import torch
     from tqdm.auto import tqdm
 
-    from hf_pgg.data.images import to_rgb
     from hf_pgg.data.loading import image_files
     from hf_pgg.localization.classifier import load_classifier
     from hf_pgg.localization.images import box_of_map
@@ -64,14 +67,13 @@ def _run(args: argparse.Namespace) -> None:
     files = image_files(args.images)
     classifier = load_classifier(args.model, args.revision, args.image_size)
     model = classifier.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    readable = _readable(files)
-    images = (to_rgb(str(file)) for file in readable)
+    read: deque[tuple[Path, np.ndarray]] = deque()
+    images = _readable(tqdm(files, unit="image"), args.white, read)
     method = with_smoothing(args.method, args.smoothing)
-    scored = score_maps(model, classifier.spec, images, method, batch_size=args.batch_size)
-    results, sizes, boxes = [], [], []
-    for number, result in enumerate(tqdm(scored, total=len(readable), unit="image")):
-        file = readable[number]
-        image = to_rgb(str(file))
+    done, results, sizes, boxes = [], [], [], []
+    for number, result in enumerate(score_maps(model, classifier.spec, images, method, batch_size=args.batch_size)):
+        file, image = read.popleft()
+        done.append(file)
         sizes.append((image.shape[1], image.shape[0]))
         boxes.append(box_of_map(result.score_map, args.threshold, sizes[-1]))
         results.append(result)
@@ -79,27 +81,32 @@ def _run(args: argparse.Namespace) -> None:
             title = f"{classifier.labels[result.target]} {result.probability:.2f}"
             Path(args.overlays).mkdir(parents=True, exist_ok=True)
             overlay = draw(image, result.score_map, boxes[-1], title)
-            overlay.save(Path(args.overlays) / f"{number:05d}_{file.stem}.png")  # names repeat between folders
-    coco = _coco(readable, sizes, boxes, results, classifier.labels)
+            overlay.save(Path(args.overlays) / _overlay_name(number, file))
+    coco = _coco(done, sizes, boxes, results, classifier.labels)
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     Path(args.output).write_text(json.dumps(coco, indent=1) + "\n")
     print(f"{len(boxes)} boxes written to {args.output}" + (f", overlays to {args.overlays}" if args.overlays else ""))
-    if len(readable) < len(files):
-        raise SystemExit(f"{len(files) - len(readable)} of {len(files)} images could not be read")
+    if len(done) < len(files):
+        raise SystemExit(f"{len(files) - len(done)} of {len(files)} images could not be read")
 
 
-def _readable(files: Sequence[Path]) -> list[Path]:
-    """The files that can be decoded; each of the others is named."""
-    from hf_pgg.data.images import open_image
+def _readable(files: Iterable[Path], white: float | None, read: deque[tuple[Path, np.ndarray]]) -> Iterator[np.ndarray]:
+    """Yields the images that can be read, and adds each with its file to `read`; each of the other files is named."""
+    from hf_pgg.data.images import to_rgb
 
-    readable = []
     for file in files:
         try:
-            open_image(str(file))
-            readable.append(file)
-        except (ValueError, OSError) as error:
+            image = to_rgb(str(file), white)
+        except ValueError as error:
             print(f"{file}: not read, {error}")
-    return readable
+            continue
+        read.append((file, image))
+        yield image
+
+
+def _overlay_name(number: int, file: Path) -> str:
+    """The number, as names repeat between folders, and as much of the name as a file system takes (255 bytes)."""
+    return f"{number:05d}_{file.stem.encode(errors='replace')[:240].decode(errors='ignore')}.png"
 
 
 def _coco(

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import io
 import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -36,6 +37,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
         SystemExit: 2
     """
     args = _parser().parse_args(arguments)
+    for stream in (sys.stdout, sys.stderr):  # a file's name may hold bytes that are no text
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="backslashreplace")
     from datasets.exceptions import DatasetsError  # a slow start: `--help` does without
 
     try:

@@ -10,7 +10,7 @@ from datasets import Dataset, Features, Image, List
 from numpy.typing import ArrayLike
 
 from hf_pgg.data.frame_sampling import FrameSampler
-from hf_pgg.data.images import decode_mask, encode_mask, encode_png, open_image, resize_frames
+from hf_pgg.data.images import decode_mask, encode_mask, encode_png, open_image, resize_frames, undecoded
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError, provenance_features
 from hf_pgg.data.video import SampledClip, sample_clip, sample_shape
@@ -232,7 +232,7 @@ def add_provenance(
     contract = provenance_features(class_label(dataset.features, label_column))
     # the sample is kept where it stands: a row function that returned it would encode every image anew
     features = {**dataset.features, **{name: contract[name] for name in (LABELS, LABEL_WEIGHTS, PROVENANCE)}}
-    return dataset.map(
+    return undecoded(dataset).map(
         _row_to_provenance,
         with_indices=True,
         fn_kwargs={

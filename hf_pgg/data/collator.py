@@ -7,13 +7,13 @@ from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any, Protocol
 
 import numpy as np
 import torch
-from torchvision import tv_tensors
 
+from hf_pgg.data.augmentation import Augment, augment_sample, checked_augment
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import to_rgb
 from hf_pgg.data.preprocessing import InputSpec
@@ -27,6 +27,7 @@ from hf_pgg.data.provenance import (
     VIDEO,
     Sources,
     merge_sources,
+    naming_row,
     sources_of,
 )
 from hf_pgg.data.validation import validate_row
@@ -149,8 +150,8 @@ class PGGCollator(Collator):
     Args:
         image_processor: The model's `transformers` image processor.
         image_size (`int`, *optional*): An input size in pixels in place of the processor's.
-        augment (`Callable`, *optional*): A torchvision v2 transform of `{"image", "masks"}`, or of several of them;
-            it draws from torch's generator. For training only.
+        augment (`Callable`, *optional*): A torchvision v2 transform of `{"image", "masks"}`, or an albumentations
+            `Compose`; it draws from torch's generator, and leaves scaling to the collator. For training only.
         synthesis ([`~hf_pgg.synthesis.base.FreshDraws`], *optional*): A method applied to the rows before all else.
         extra_columns (`Sequence[str]`): Integer columns (groups) passed on as (B,) int64.
         video_column (`str`, *optional*): The column of the clips, where the samples are clips of T frames.
@@ -171,7 +172,7 @@ class PGGCollator(Collator):
         image_processor: Any,
         *,
         image_size: int | None = None,
-        augment: Callable[[dict[str, Any]], dict[str, Any]] | None = None,
+        augment: Augment | None = None,
         synthesis: _Synthesis | None = None,
         image_column: str = IMAGE,
         label_column: str = "label",
@@ -180,7 +181,7 @@ class PGGCollator(Collator):
         sampler: FrameSampler | None = None,
     ):
         self.spec = InputSpec.from_processor(image_processor, image_size)
-        self.augment = augment
+        self.augment = checked_augment(augment)
         self.synthesis = synthesis
         self.image_column = image_column
         self.input_column = video_column or image_column
@@ -211,7 +212,11 @@ class PGGCollator(Collator):
             columns = self.synthesis({name: [row[name] for row in rows] for name in rows[0]})
             rows = [{name: values[i] for name, values in columns.items()} for i in range(len(rows))]
             column = VIDEO if self.video_column else IMAGE
-        images, sources = zip(*(self._sample(row, column) for row in rows), strict=True)
+        samples = []
+        for i, row in enumerate(rows):
+            with naming_row(f"{i} of the batch", column):
+                samples.append(self._sample(row, column))
+        images, sources = zip(*samples, strict=True)
         pixels = self.spec.normalize(torch.stack(images))
         return self.batch(rows, {"pixel_values": pixels}, sources, (*images[0].shape[:-3], *self.spec.size))
 
@@ -230,9 +235,7 @@ class PGGCollator(Collator):
         # masks of a clip go through the transforms side by side, K * T of them
         masks = torch.from_numpy(np.stack(sources.masks)).flatten(0, -3) if known else torch.zeros(0, *image.shape[-2:])
         if self.augment is not None:
-            kind = tv_tensors.Image if self.video_column is None else tv_tensors.Video
-            out = self.augment({"image": kind(image), "masks": tv_tensors.Mask(masks)})
-            image, masks = out["image"].as_subclass(torch.Tensor), out["masks"].as_subclass(torch.Tensor)
+            image, masks = augment_sample(self.augment, image, masks)
         image, masks = self.spec.fit(image, masks)
         of_sources = masks.unflatten(0, (len(sources.labels), *image.shape[:-3])).numpy() if known else ()
         return image, sources._replace(masks=list(of_sources))

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
+from weakref import WeakKeyDictionary
 
-from datasets import Dataset, DatasetDict, load_dataset, load_from_disk
+import numpy as np
+from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
-from PIL import UnidentifiedImageError
 
-from hf_pgg.data.images import open_image
-from hf_pgg.data.provenance import ProvenanceError
+from hf_pgg.data.images import encode_png, open_image, stored_feature, to_rgb, undecoded
+from hf_pgg.data.provenance import naming_row
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
@@ -79,39 +80,32 @@ def image_files(paths: Sequence[str]) -> list[Path]:
     for path in map(Path, paths):
         if not path.exists():
             raise ValueError(f"{path} does not exist")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES) if path.is_dir() else [path]
-        files += inside
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        files += inside if path.is_dir() else [path]
     if not files:
         raise ValueError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(paths)}")
     return files
 
 
-def read_column(batch: Mapping[str, Sequence[Any]], name: str, indices: Sequence[int] | None = None) -> Sequence[Any]:
-    """Reads one column of a batch that `Dataset.map` hands over.
+def read_column(batch: Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:
+    """Reads one column of a batch that `Dataset.map` hands over, images and clips as they are stored.
 
-    Raises:
-        ProvenanceError: If an image cannot be decoded; the message names its row by its index, or place in the batch.
+    So it is this library that decodes them, which names the row of a broken one and reads a closed list of formats.
 
     Example:
         >>> read_column(rows[:3], "label")
         [0, 1, 0]
     """
-    try:
-        return batch[name]
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raw = batch.pa_table[name].to_pylist() if hasattr(batch, "pa_table") else []
-        for i, value in enumerate(raw):
-            try:
-                for image in value if isinstance(value, list) else [value]:
-                    open_image(image)
-            except (ValueError, OSError):
-                row = i if indices is None else indices[i]
-                raise ProvenanceError(row, name, f"the image cannot be decoded ({error})", "Remove the row.") from error
-        raise
+    features = getattr(getattr(batch, "formatter", None), "features", None) or {}
+    is_stored = stored_feature(features.get(name)) is not None
+    return batch.pa_table[name].to_pylist() if is_stored and hasattr(batch, "pa_table") else batch[name]
+
+
+_as_stored: WeakKeyDictionary[Dataset, Dataset] = WeakKeyDictionary()  # casting costs more than reading a row
 
 
 def read_row(dataset: Dataset, index: int) -> dict[str, Any]:
-    """Reads one row of a source pool.
+    """Reads one row of a source pool, its images decoded by [`~hf_pgg.data.images.open_image`].
 
     Raises:
         ProvenanceError: If one of its images cannot be decoded; the message names the row.
@@ -120,7 +114,58 @@ def read_row(dataset: Dataset, index: int) -> dict[str, Any]:
         >>> read_row(rows, 3)["row_id"]
         3
     """
-    try:
-        return dataset[index]
-    except (OSError, SyntaxError, UnidentifiedImageError) as error:
-        raise ProvenanceError(index, "source", f"an image cannot be decoded ({error})", "Remove the row.") from error
+    if dataset.format["type"] == "custom":  # the user's transform reads what `datasets` decodes
+        with naming_row(index, "source"):
+            return dataset[index]
+    if dataset not in _as_stored:
+        _as_stored[dataset] = undecoded(dataset)
+    row = _as_stored[dataset][index]
+    with naming_row(index, "source"):
+        return {
+            name: open_image(value) if isinstance(dataset.features[name], Image) and value is not None else value
+            for name, value in row.items()
+        }
+
+
+def named_images(dataset: Dataset, column: str, names: Sequence[object] | None = None) -> Iterator[np.ndarray]:
+    """Yields a column's images, (H, W, 3) uint8 each.
+
+    Args:
+        names (`Sequence`, *optional*): How an error names each row; by default by its index.
+
+    Raises:
+        ProvenanceError: If an image cannot be read; the message names the row.
+
+    Example:
+        >>> [image.shape for image in named_images(rows.select([0, 1]), "image")]
+        [(16, 16, 3), (16, 16, 3)]
+    """
+    for name, row in zip(names or range(len(dataset)), undecoded(dataset.select_columns(column)), strict=True):
+        with naming_row(name, column):
+            image = to_rgb(row[column])
+        yield image
+
+
+def eight_bit(dataset: Dataset, column: str, white: float, **map_kwargs: Any) -> Dataset:
+    """Rewrites a column of images whose range their values do not prove (12 bits in 16, floats of 0 to 255) in 8 bits.
+
+    Args:
+        white (`float`): The stored value that is white, such as 4095; 0 is black.
+        map_kwargs: Passed on to `Dataset.map` (`num_proc`, ...).
+
+    Raises:
+        ProvenanceError: If an image cannot be read, or holds a value above `white`; the message names the row.
+
+    Example:
+        >>> from PIL.Image import fromarray
+        >>> scans = Dataset.from_dict({"scan": [fromarray(np.full((8, 8), 4095, np.uint16))]})
+        >>> eight_bit(scans, "scan", white=4095)[0]["scan"].getpixel((0, 0))
+        (255, 255, 255)
+    """
+
+    def rewritten(value: Any, index: int) -> dict[str, Any]:
+        with naming_row(index, column):
+            return {column: value and encode_png(to_rgb(value, white))}
+
+    kept = {"input_columns": column, "with_indices": True, "features": dataset.features}
+    return undecoded(dataset).map(rewritten, **kept, **map_kwargs)

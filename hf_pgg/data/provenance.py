@@ -15,7 +15,8 @@ bottom. `provenance = None` means that nothing is known, hence *no guidance*: ne
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -45,6 +46,24 @@ class ProvenanceError(ValueError):
 
     def __init__(self, row: object, column: str, problem: str, remedy: str):
         super().__init__(f"row {row}, column '{column}': {problem.rstrip('.')}. {remedy}")
+
+
+@contextmanager
+def naming_row(row: object, column: str, remedy: str = "Mend or remove the row.") -> Iterator[None]:
+    """Within it, an error of reading becomes a [`ProvenanceError`] that names the row and the column.
+
+    Example:
+        >>> with naming_row(7, "image"):
+        ...     raise ValueError("there is no image")
+        Traceback (most recent call last):
+        hf_pgg.data.provenance.ProvenanceError: row 7, column 'image': there is no image. Mend or remove the row.
+    """
+    try:
+        yield
+    except ProvenanceError:
+        raise
+    except (ValueError, OSError, KeyError) as error:
+        raise ProvenanceError(row, column, str(error.args[0] if error.args else error), remedy) from error
 
 
 def provenance_features(label: ClassLabel, *, video: Any = None, **extra: Any) -> Features:

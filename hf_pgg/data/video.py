@@ -17,7 +17,7 @@ from datasets import Dataset, Features, Value
 from PIL import Image as PILImage
 
 from hf_pgg.data.frame_sampling import FrameSampler
-from hf_pgg.data.images import open_image, to_rgb, undecoded
+from hf_pgg.data.images import open_image, to_rgb, to_uint8, undecoded
 from hf_pgg.data.provenance import IMAGE
 from hf_pgg.data.video_file import Clip, ClipInfo, Size, VideoError, VideoFile, pyav
 
@@ -27,9 +27,10 @@ class _FrameList(Clip):
 
     def __init__(self, images: Sequence[Any] | np.ndarray):
         self.name = f"of {len(images)} images"
-        self._images = images
         if not len(images):
             raise VideoError("empty", self.name, "it has no frame")
+        # the range of an array is that of all its frames: a dark one proves nothing
+        self._images = _frames_to_uint8(images, self.name) if isinstance(images, np.ndarray) else images
 
     def __exit__(self, *exception: object) -> None:
         """Images hold nothing open."""
@@ -47,6 +48,13 @@ class _FrameList(Clip):
             if size is not None and self.stored_size != tuple(size):
                 frame = np.asarray(PILImage.fromarray(frame).resize(size[::-1], PILImage.Resampling.BILINEAR))
             yield index, frame
+
+
+def _frames_to_uint8(frames: np.ndarray, name: str) -> np.ndarray:
+    try:
+        return to_uint8(frames.reshape(-1, *frames.shape[2:])).reshape(frames.shape)
+    except ValueError as error:
+        raise VideoError("corrupt", name, str(error)) from error
 
 
 def open_clip(value: Any) -> Clip:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any
 
 import numpy as np
@@ -17,7 +18,7 @@ import torch
 from datasets import Dataset
 from tqdm.auto import tqdm
 
-from hf_pgg.data.images import to_rgb
+from hf_pgg.data.loading import named_images
 from hf_pgg.data.provenance import IMAGE
 
 KEPT, TOO_EASY, FAILED = "kept", "too easy", "failed"
@@ -139,8 +140,9 @@ def clip_agrees(
 
 def _batches(rows: Dataset, image_column: str, batch_size: int, title: str) -> Iterator[list[np.ndarray]]:
     """The rows' images, batch by batch, under a progress bar."""
-    for start in tqdm(range(0, len(rows), batch_size), desc=title, unit="batch"):
-        yield [to_rgb(image) for image in rows[start : start + batch_size][image_column]]
+    images = named_images(rows, image_column)
+    for _ in tqdm(range(0, len(rows), batch_size), desc=title, unit="batch"):
+        yield list(islice(images, batch_size))
 
 
 def filter_summary(verdicts: Mapping[str, np.ndarray], labels: np.ndarray, names: Sequence[str]) -> str:

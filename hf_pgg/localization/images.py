@@ -14,7 +14,8 @@ from datasets import Dataset, Features, Image
 from torch import nn
 
 from hf_pgg.data.annotations import add_provenance, indices_with_boxes, object_mask, read_annotation
-from hf_pgg.data.images import encode_png, open_image, resize, to_rgb
+from hf_pgg.data.images import encode_png, open_image, resize, to_rgb, undecoded
+from hf_pgg.data.loading import named_images
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.localization.attribution import Method
 from hf_pgg.localization.score_maps import score_maps
@@ -123,9 +124,9 @@ def evaluate_localization(
     """
     settings = settings or LocalizationSettings()
     known = _rows_to_measure(dataset, settings)
-    rows = dataset.select(known)
+    rows = undecoded(dataset.select(known))
     accuracy, precision = BoxAccuracy(threshold_grid(settings.delta)), PixelAveragePrecision()
-    images = (to_rgb(row[settings.image_column]) for row in rows)
+    images = named_images(rows, settings.image_column, known)
     scored = score_maps(model, spec, images, method, rows[settings.label_column], settings.batch_size)
     for index, row, result in zip(known, rows, scored, strict=True):
         size = open_image(row[settings.image_column]).size

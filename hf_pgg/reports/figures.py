@@ -20,7 +20,7 @@ from PIL import ImageDraw
 from scipy.ndimage import gaussian_filter
 
 from hf_pgg.data.collator import PGGCollator
-from hf_pgg.data.images import decode_mask, resize, to_rgb
+from hf_pgg.data.images import decode_mask, resize, to_rgb, undecoded
 from hf_pgg.data.provenance import LABELS, PROVENANCE
 from hf_pgg.guidance.engines import input_gradient
 from hf_pgg.guidance.forms import share
@@ -141,7 +141,7 @@ def sample_grid(dataset: Dataset, count: int = 8, image_column: str = "image", l
 
 def _evenly_spaced(dataset: Dataset, count: int) -> list[dict[str, Any]]:
     indices = np.linspace(0, len(dataset) - 1, min(count, len(dataset))).astype(int)
-    return [dataset[int(index)] for index in indices]
+    return list(undecoded(dataset.select(indices)))
 
 
 def _bare(axes: Axes, title: str = "") -> Axes:

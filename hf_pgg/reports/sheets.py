@@ -9,9 +9,9 @@ import numpy as np
 from datasets import Dataset
 from matplotlib.figure import Figure
 
-from hf_pgg.data.images import decode_mask, resize, to_rgb
+from hf_pgg.data.images import decode_mask, resize, to_rgb, undecoded
 from hf_pgg.data.labels import class_label
-from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE
+from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, naming_row
 from hf_pgg.data.validation import validate_row
 from hf_pgg.localization.classifier import Classifier
 from hf_pgg.localization.score_maps import Explanation
@@ -73,7 +73,7 @@ def sheet_samples(rows: Dataset, image_column: str = IMAGE, label_column: str = 
         ['cat', 'dog', 'cat', 'dog']
     """
     label, samples = class_label(rows.features, label_column), []
-    for number, row in enumerate(rows):
+    for number, row in enumerate(undecoded(rows)):
         validate_row(row, number, label.num_classes, image_column=image_column, label_column=label_column)
         names = [label.int2str(value) for value in row.get(LABELS) or [row[label_column]]]
         weights = row.get(LABEL_WEIGHTS) or [1.0]
@@ -82,7 +82,8 @@ def sheet_samples(rows: Dataset, image_column: str = IMAGE, label_column: str = 
         )
         known = row.get(PROVENANCE)
         masks = None if known is None else [decode_mask(mask).astype(np.float32) / 255 for mask in known]
-        samples.append(SheetSample(to_rgb(row[image_column]), masks, words))
+        with naming_row(number, image_column):
+            samples.append(SheetSample(to_rgb(row[image_column]), masks, words))
     return samples
 
 

@@ -17,7 +17,7 @@ from scipy.ndimage import gaussian_filter, maximum_filter
 from hf_pgg.data.annotations import read_clip_masks
 from hf_pgg.data.images import to_rgb
 from hf_pgg.data.loading import read_row
-from hf_pgg.data.provenance import IMAGE, PROVENANCE
+from hf_pgg.data.provenance import IMAGE, PROVENANCE, naming_row
 from hf_pgg.data.video import SampledClip
 from hf_pgg.data.video_file import Size
 from hf_pgg.synthesis.background_exchange import fill_target
@@ -107,8 +107,10 @@ class ActorComposite(ClipSynthesizer):
     def _background(self, num_frames: int, size: Size, rng: np.random.Generator) -> tuple[Row, np.ndarray]:
         """A row of the pool, and its (T, H, W, 3) frames without the actor."""
         if self.video_column not in self.backgrounds.column_names:
-            scene = read_row(self.backgrounds, int(rng.integers(len(self.backgrounds))))
-            still = crop_to_aspect(to_rgb(scene[IMAGE]), size, rng)
+            index = int(rng.integers(len(self.backgrounds)))
+            with naming_row(index, "backgrounds"):
+                scene = read_row(self.backgrounds, index)
+                still = crop_to_aspect(to_rgb(scene[IMAGE]), size, rng)
             return scene, np.broadcast_to(still, (num_frames, *still.shape))
         row, clip = self.sample_pool(self.backgrounds, rng, size)
         actors = self._actors(row, clip)

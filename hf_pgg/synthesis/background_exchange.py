@@ -12,7 +12,8 @@ import numpy as np
 from scipy.ndimage import gaussian_filter
 
 from hf_pgg.data.images import resize
-from hf_pgg.data.provenance import LABELS, PROVENANCE
+from hf_pgg.data.loading import read_row
+from hf_pgg.data.provenance import LABELS, PROVENANCE, naming_row
 from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import PairSynthesizer
 from hf_pgg.synthesis.pasting import blend
@@ -84,11 +85,12 @@ class BackgroundExchange(PairSynthesizer):
             return Sample(image, sources.labels, sources.weights, None)
         if rng.random() >= self.probability:
             return Sample(image, *sources)
-        partner = self.partner_row(rng)
-        if partner.get(PROVENANCE) is None:
-            raise ValueError(
-                f"a row of `source` (labels {partner.get(LABELS)}) has no provenance: filter such rows out"
-            )
-        other, other_sources = self.read(partner)
+        index = int(rng.integers(len(self.source)))
+        with naming_row(index, "source"):
+            partner = read_row(self.source, index)
+            if partner.get(PROVENANCE) is None:
+                labels = partner.get(LABELS)
+                raise ValueError(f"a row of `source` (labels {labels}) has no provenance: filter such rows out")
+            other, other_sources = self.read(partner)
         background = resize(fill_target(other, np.clip(sum(other_sources.masks), 0, 1)), image.shape[:2])
         return Sample(blend(image, background, np.clip(sum(sources.masks), 0, 1)), *sources)

@@ -18,10 +18,10 @@ import numpy as np
 import torch
 from datasets import ClassLabel, Dataset, Features, IterableDataset
 
-from hf_pgg.data.images import encode_mask
+from hf_pgg.data.images import encode_mask, undecoded
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.loading import read_column
-from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError
+from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE, naming_row
 
 Self = TypeVar("Self", bound="RowTransform")
 Row = Mapping[str, Any]
@@ -116,6 +116,8 @@ class RowTransform(ABC):
         if isinstance(dataset, IterableDataset) and self.row_id_column is None:
             raise ValueError(f"an IterableDataset has no lasting row index (it restarts in every shard): {_NEEDS_ID}")
         map_kwargs.setdefault("batch_size", 32)  # images: the default of 1000 rows would be held in memory at once
+        if isinstance(dataset, IterableDataset):
+            dataset = undecoded(dataset)  # of a Dataset, `read_column` takes the stored images
         return dataset.map(
             self, batched=True, with_indices=True, features=self.features(dataset.features), **map_kwargs
         )
@@ -182,7 +184,7 @@ class RowSynthesizer(RowTransform, ABC):
             ProvenanceError: If an image cannot be read, naming the row.
             ValueError: If a column is missing, or there is neither an index nor a `row_id_column`.
         """
-        columns = {name: read_column(batch, name, indices) for name in batch}
+        columns = {name: read_column(batch, name) for name in batch}
         if self.input_column not in columns:
             raise ValueError(
                 f"column '{self.input_column}' is not among {sorted(columns)}: set `{self.output_column}_column`"
@@ -193,13 +195,8 @@ class RowSynthesizer(RowTransform, ABC):
         for i in range(count):
             row = {name: values[i] for name, values in columns.items()}
             name = self._row_id(row, None if indices is None else indices[i])
-            try:
+            with naming_row(name, self.input_column, f"{type(self).__name__} failed"):
                 sample = self.synthesize(row, self.generator(name))
-            except ProvenanceError:
-                raise
-            except (ValueError, OSError, KeyError) as error:
-                problem = str(error.args[0] if error.args else error)
-                raise ProvenanceError(name, self.input_column, problem, f"{type(self).__name__} failed") from error
             out[self.output_column].append(self.encode(sample.image))
             out[LABELS].append([int(label) for label in sample.labels])
             out[LABEL_WEIGHTS].append([float(np.float32(weight)) for weight in sample.weights])  # as stored

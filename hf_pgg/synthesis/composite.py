@@ -12,7 +12,7 @@ from scipy.ndimage import gaussian_filter
 from hf_pgg.data.annotations import mask_to_box
 from hf_pgg.data.images import decode_mask, open_image, resize, to_rgb
 from hf_pgg.data.loading import read_row
-from hf_pgg.data.provenance import IMAGE, LABELS, PROVENANCE
+from hf_pgg.data.provenance import IMAGE, LABELS, PROVENANCE, naming_row
 from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import Synthesizer
 from hf_pgg.synthesis.pasting import blend, crop_to_aspect
@@ -155,8 +155,10 @@ class Composite(Synthesizer):
             alpha = gaussian_filter(alpha, self.feather, mode="constant")
         down, right = (0.5, 0.5) if self.placement == "center" else (rng.random(), rng.random())
         top, left = round(down * (self.size - height)), round(right * (self.size - width))
-        scene = read_row(self.backgrounds, self._background_index(label, rng))
-        canvas = crop_to_aspect(to_rgb(scene[IMAGE]), (self.size, self.size), rng)
+        index = self._background_index(label, rng)
+        with naming_row(index, "backgrounds"):
+            scene = read_row(self.backgrounds, index)
+            canvas = crop_to_aspect(to_rgb(scene[IMAGE]), (self.size, self.size), rng)
         mixed, placed = composite(image, alpha, canvas, top, left)
         extra = {} if self.background_column is None else {"background": scene[self.background_column]}
         return Sample(mixed, [label], [1.0], [placed], extra)

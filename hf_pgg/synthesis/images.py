@@ -11,7 +11,7 @@ from datasets import ClassLabel, Dataset, Features
 
 from hf_pgg.data.images import encode_png, resize, to_rgb
 from hf_pgg.data.loading import read_row
-from hf_pgg.data.provenance import IMAGE, Sources, provenance_features, sources_of
+from hf_pgg.data.provenance import IMAGE, Sources, naming_row, provenance_features, sources_of
 from hf_pgg.synthesis.base import Row, RowSynthesizer
 
 
@@ -78,10 +78,8 @@ class PairSynthesizer(Synthesizer, ABC):
         if len(self.source) < 2:
             raise ValueError(f"{type(self).__name__} mixes two images: its source has {len(self.source)} row(s)")
 
-    def partner_row(self, rng: np.random.Generator) -> dict[str, Any]:
-        """A row of the pool, drawn uniformly."""
-        return read_row(self.source, int(rng.integers(len(self.source))))
-
     def partner(self, rng: np.random.Generator, shape: tuple[int, int]) -> tuple[np.ndarray, Sources]:
         """Image and sources of a row of the pool, drawn uniformly and brought to `shape` (height, width)."""
-        return self.read(self.partner_row(rng), shape)
+        index = int(rng.integers(len(self.source)))
+        with naming_row(index, "source"):
+            return self.read(read_row(self.source, index), shape)

@@ -88,7 +88,7 @@ class MaskAblation(RowTransform):
         Raises:
             ProvenanceError: If a mask cannot be read, naming the row.
         """
-        columns = {name: read_column(batch, name, indices) for name in self.columns}
+        columns = {name: read_column(batch, name) for name in self.columns}
         replaced: list[Any] = []
         for i, masks in enumerate(columns[PROVENANCE]):
             row = {name: values[i] for name, values in columns.items()}
