@@ -12,7 +12,15 @@ from numpy.typing import ArrayLike
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, open_image, resize_frames, undecoded
 from hf_pgg.data.labels import class_label
-from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError, provenance_features
+from hf_pgg.data.provenance import (
+    IMAGE,
+    LABEL_WEIGHTS,
+    LABELS,
+    PROVENANCE,
+    ProvenanceError,
+    naming_row,
+    provenance_features,
+)
 from hf_pgg.data.video import SampledClip, sample_clip, sample_shape
 
 # ---------------------------------------------------------------------------------------------- boxes
@@ -260,7 +268,8 @@ def _row_to_provenance(
     out: dict[str, Any] = {LABELS: [row[label_column]], LABEL_WEIGHTS: [1.0], PROVENANCE: None}
     if known is None:
         return out
-    num_frames, height, width = sample_shape(row, image_column, video_column)
+    with naming_row(index, video_column or image_column):
+        num_frames, height, width = sample_shape(row, image_column, video_column)
     if is_box:
         boxes = [known] if video_column is None else known
         if len(boxes) != num_frames:

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from datasets import DatasetDict
+from datasets import Dataset, DatasetDict
 from PIL import Image as PILImage
 from transformers import BertConfig, BertModel, ViTConfig, ViTModel
 
@@ -15,7 +15,7 @@ from hf_pgg import CutMix, add_provenance
 from hf_pgg.cli import card, choices, explain, localize, preview
 from hf_pgg.cli import main as cli
 from hf_pgg.cli.preview import _synthesized
-from hf_pgg.data.images import to_rgb
+from hf_pgg.data.images import encode_png, to_rgb, undecoded
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.localization.attribution import METHODS
 from hf_pgg.localization.classifier import CheckpointError, load_classifier
@@ -316,6 +316,62 @@ def test_localize_is_the_box_writer(checkpoints, images, capsys, tmp_path):
     boxes = tmp_path / "boxes.json"
     out = run(capsys, "localize", checkpoints / "plain", images, "--output", boxes)
     assert "2 boxes written to" in out and len(json.loads(boxes.read_text())["annotations"]) == 2
+
+
+def test_localize_names_bad_files_and_goes_on(checkpoints, images, capsys, tmp_path, monkeypatch):
+    """A bomb, PostScript under another name, a text, 12 bits in 16, and names as long as a file system takes."""
+    monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 60 * 60)
+    monkeypatch.setattr("PIL.EpsImagePlugin.Ghostscript", lambda *_, **__: pytest.fail("an interpreter was started"))
+    folder = tmp_path / "images"
+    folder.mkdir()
+    PILImage.new("L", (200, 200)).save(folder / "bomb.png")
+    (folder / "drawing.png").write_bytes(b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 9 9\n%%EndComments\nshowpage\n")
+    (folder / "notes.png").write_text("a note")
+    PILImage.fromarray(np.full((32, 32), 4000, np.uint16)).save(folder / "scan.png")
+    (folder / "folder.png").mkdir()
+    for name in ("a" * 247, "ä" * 123):
+        (folder / f"{name}.png").write_bytes((images / "0.png").read_bytes())
+    boxes, overlays = tmp_path / "boxes.json", tmp_path / "overlays"
+    with pytest.raises(SystemExit, match="4 of 6 images could not be read"):
+        run(capsys, "localize", checkpoints / "plain", folder, "--output", boxes, "--overlays", overlays)
+    out = capsys.readouterr().out
+    for words in (
+        "bomb.png: not read, the image is too large",
+        "drawing.png: not read, the image cannot be decoded (it is no PNG",
+        "notes.png: not read, ",
+        "scan.png: not read, the image holds uint16 values from 4000 to 4000",
+    ):
+        assert words in out
+    coco = json.loads(boxes.read_text())
+    assert [Path(image["file_name"]).stem[0] for image in coco["images"]] == ["a", "ä"]
+    assert sorted(file.name[:7] for file in overlays.iterdir()) == ["00000_a", "00001_ä"]
+    with pytest.raises(SystemExit, match="3 of 6"):
+        run(capsys, "localize", checkpoints / "plain", folder, "--output", boxes, "--white", "4095")
+    capsys.readouterr()
+    error = refused(capsys, "explain", checkpoints / "plain", folder / "bomb.png")
+    assert "bomb.png is not an image that can be read (the image is too large" in error and error.count("\n") == 1
+
+
+def test_preview_names_the_row_of_a_bad_image(photos, capsys, tmp_path, monkeypatch):
+    monkeypatch.setattr(PILImage, "MAX_IMAGE_PIXELS", 60 * 60)
+    bomb = encode_png(np.zeros((200, 200), np.uint8))
+    rows = [
+        {**row, "image": bomb if i == 1 else row["image"]} for i, row in enumerate(undecoded(photos.select(range(4))))
+    ]
+    Dataset.from_list(rows, features=photos.features).to_parquet(tmp_path / "photos.parquet")
+    capsys.readouterr()
+    data = tmp_path / "photos.parquet"
+    for synthesis in ("none", "cutmix", "composite"):
+        error = refused(capsys, "preview", data, "--mask_column", "mask", "--synthesis", synthesis, "--backgrounds",
+                        data, "--output", tmp_path / "sheet.png")  # fmt: skip
+        assert "row 1, column '" in error and "too large" in error and error.count("\n") == 1
+
+
+def test_localize_maps_by_what_guidance_improves(checkpoints, images, capsys, tmp_path):
+    default, named = tmp_path / "default.json", tmp_path / "named.json"
+    run(capsys, "localize", checkpoints / "plain", images, "--output", default)
+    run(capsys, "localize", checkpoints / "plain", images, "--output", named, "--method", "input_gradient")
+    assert default.read_text() == named.read_text()
 
 
 def test_card_writes_the_card_of_a_run_and_of_a_comparison(record, capsys, tmp_path):

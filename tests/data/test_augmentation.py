@@ -36,7 +36,7 @@ def batch_of(augment, rows):
     ids=lambda augment: f"{type(augment).__module__}.{type(augment).__name__}",
 )
 def test_transforms_that_leave_masks_behind_are_refused_at_construction(augment):
-    with pytest.raises(ValueError, match="`augment`: .*give a `torchvision.transforms.v2`.*or an albumentations"):
+    with pytest.raises(ValueError, match=r"`augment`: .*give a `torchvision.transforms.v2`.*or an albumentations"):
         PGGCollator(PROCESSOR, augment=augment)
 
 

@@ -92,7 +92,7 @@ UNKNOWN = {
 
 @pytest.mark.parametrize("name", UNKNOWN)
 def test_a_range_that_is_not_known_is_refused_with_what_was_found_and_the_argument_to_give(name):
-    with pytest.raises(ValueError, match="8 bits|which of them is white is not known: give .*`white=`"):
+    with pytest.raises(ValueError, match=r"8 bits|which of them is white is not known: give .*`white=`"):
         to_rgb(UNKNOWN[name])
 
 
@@ -110,11 +110,11 @@ def test_a_column_of_12_bits_is_rewritten_once_and_names_a_bad_row():
         {"image": [file_of(ramp(4095, np.uint16)), None], "label": [0, 1]},
         features=Features(image=Image(), label=ClassLabel(names=["a", "b"])),
     )
-    with pytest.raises(ProvenanceError, match="row 0, column 'image': .*`eight_bit`"):
+    with pytest.raises(ProvenanceError, match=r"row 0, column 'image': .*`eight_bit`"):
         list(named_images(scans, "image"))
     rewritten = eight_bit(scans, "image", white=4095)
     assert np.asarray(rewritten[0]["image"]).max() == 255 and rewritten[1]["image"] is None
-    with pytest.raises(ProvenanceError, match="row 0, column 'image': .*white is stated as 1023"):
+    with pytest.raises(ProvenanceError, match=r"row 0, column 'image': .*white is stated as 1023"):
         eight_bit(scans, "image", white=1023)
 
 
@@ -130,7 +130,7 @@ def test_the_range_of_a_clip_is_that_of_all_its_frames():
 def test_what_an_editor_returns_is_read_by_the_same_rule(photos):
     as_float = Edit(editor=lambda image: image.astype(np.float32)).map(photos.select([1]))[0]["image"]
     assert np.array_equal(np.asarray(as_float), np.asarray(photos[1]["image"]))
-    with pytest.raises(ProvenanceError, match="row 0, column 'image': .*from 0 to 382.* is not known: give uint8"):
+    with pytest.raises(ProvenanceError, match=r"row 0, column 'image': .*from 0 to 382.* is not known: give uint8"):
         Edit(editor=lambda image: image * 1.5).map(photos.select([1]))
 
 
@@ -241,7 +241,7 @@ def test_postscript_named_png_never_reaches_an_interpreter(photos, processor, no
 def test_a_stream_names_its_bad_row_and_starts_no_interpreter(photos, no_ghostscript):
     data = data_with(photos, POSTSCRIPT).add_column("row_id", list(range(4)))
     method = CutMix(source=data.select([0, 1, 3]), row_id_column="row_id")
-    with pytest.raises(ProvenanceError, match="row 2, column 'image'.*it is no PNG"):
+    with pytest.raises(ProvenanceError, match=r"row 2, column 'image'.*it is no PNG"):
         list(method.map(data.to_iterable_dataset()))
 
 

@@ -53,6 +53,15 @@ def test_cooccurrence_ties_labels_to_backgrounds(photos, photo_scenes):
         Composite(backgrounds=photo_scenes, background_column="label", cooccurrence=((0.5, 0.6),))
 
 
+@pytest.mark.parametrize("shape", [(9, 1), (1, 9), (1, 1)])
+def test_a_cutout_one_pixel_wide_or_high_is_flipped_and_pasted(shape, photo_scenes):
+    rgba = np.full((*shape, 4), 255, np.uint8)
+    for feather in (0.0, 0.7):
+        method = Composite(backgrounds=photo_scenes, size=24, flip=1.0, feather=feather)
+        sample = method.synthesize({"image": PILImage.fromarray(rgba), "label": 1}, np.random.default_rng(0))
+        assert sample.image.shape == (24, 24, 3) and sample.masks[0].max() > 0
+
+
 def test_an_empty_cutout_is_named(photos, photo_scenes):
     empty = photos.map(lambda row: {"mask": PILImage.new("L", row["image"].size)})
     with pytest.raises(ProvenanceError, match=r"row 0.*cut-out is empty"):
