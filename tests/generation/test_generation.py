@@ -407,7 +407,7 @@ def test_a_image_that_cannot_be_read_is_named(photos, tmp_path):
         {"image": [*images[:5], broken, *images[6:]], "label": photos["label"][:]},
         features=photos.select_columns(["image", "label"]).features,
     )
-    with pytest.raises(ValueError, match="row 5, column 'source': an image cannot be decoded"):
+    with pytest.raises(ValueError, match="row 5, column 'source': the image cannot be decoded"):
         generation(rows, tmp_path / "out").run()
 
 
