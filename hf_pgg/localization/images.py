@@ -17,6 +17,7 @@ from hf_pgg.data.annotations import add_provenance, indices_with_boxes, object_m
 from hf_pgg.data.images import encode_png, open_image, resize, to_rgb, undecoded
 from hf_pgg.data.loading import named_images
 from hf_pgg.data.preprocessing import InputSpec
+from hf_pgg.data.provenance import naming_row
 from hf_pgg.localization.attribution import Method
 from hf_pgg.localization.score_maps import score_maps
 from hf_pgg.metrics.boxes import boxes_at_thresholds, normalize_map
@@ -168,14 +169,18 @@ def annotated_rows(dataset: Dataset, size: tuple[int, int], settings: Localizati
     image, label, mask = settings.image_column, settings.label_column, settings.mask_column
     if mask is None:
         raise ValueError("there is no mask column: give settings.mask_column")
-    rows = dataset.select(indices_with_boxes(dataset, settings.box_column))
+    rows = undecoded(dataset.select(indices_with_boxes(dataset, settings.box_column)))
     rows = rows.filter(lambda value: value is not None, input_columns=[mask]).select_columns([image, label, mask])
 
-    def squash(row: Mapping[str, Any]) -> dict[str, Any]:
-        target = object_mask(np.array(open_image(row[mask])), settings.target_value).astype(np.float32)
-        return {image: encode_png(resize(to_rgb(row[image]), size)), mask: encode_png(resize(target, size))}
+    def squash(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        with naming_row(index, image):
+            squashed = encode_png(resize(to_rgb(row[image]), size))
+        with naming_row(index, mask):
+            target = object_mask(np.array(open_image(row[mask])), settings.target_value).astype(np.float32)
+        return {image: squashed, mask: encode_png(resize(target, size))}
 
-    rows = rows.map(squash, features=Features({**rows.features, mask: Image()}))
+    features = {name: dataset.features[name] for name in rows.column_names}
+    rows = rows.map(squash, with_indices=True, features=Features({**features, mask: Image()}))
     return add_provenance(rows, mask_column=mask, image_column=image, label_column=label)
 
 
