@@ -16,6 +16,8 @@ import yaml
 from datasets.exceptions import DatasetsError
 from transformers import HfArgumentParser, TrainingArguments
 
+from hf_pgg.training.config import CHOICES
+
 # fmt: off
 _DATA = ("image_column", "label_column", "video_column", "num_frames", "image_size", "group_columns", "allow_overlap",
          "validate_rows")
@@ -97,6 +99,8 @@ class _OptionParser(HfArgumentParser):
     def __init__(self, groups: Mapping[str, Any], description: str | None) -> None:
         super().__init__(list(groups.values()), description=description, usage="%(prog)s [FILE] [--OPTION VALUE ...]")
         self.groups, self.list_all = groups, False
+        for action in self._actions:
+            action.choices = action.choices or CHOICES.get(action.dest)
 
     def error(self, message: str) -> Any:
         self.exit(2, f"{self.prog}: {message}\n")
