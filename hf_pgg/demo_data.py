@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 
-from hf_pgg.data.annotations import mask_to_box
+from hf_pgg.data.boxes import mask_to_box
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, resize, to_rgb
 from hf_pgg.synthesis import Composite
 

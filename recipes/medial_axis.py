@@ -14,7 +14,7 @@ import numpy as np
 from datasets import Dataset, Features
 from skimage.morphology import medial_axis
 
-from hf_pgg.data.annotations import mask_to_box
+from hf_pgg.data.boxes import mask_to_box
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import decode_mask, open_image
 from hf_pgg.data.provenance import ProvenanceError

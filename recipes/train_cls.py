@@ -26,6 +26,7 @@ from transformers import set_seed
 from hf_pgg import PGGTrainer, add_provenance
 from hf_pgg.cli.arguments import CompareArguments, ModelArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
+from hf_pgg.data.boxes import BOX_FORMATS
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, guided_rows
@@ -52,7 +53,8 @@ class DataArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str = field(default="test", metadata={"help": "Split to report on."})
     mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, for rows without provenance."})
-    box_column: str | None = field(default=None, metadata={"help": "Box [x, y, width, height] of the object, instead."})
+    box_column: str | None = field(default=None, metadata={"help": "Boxes of the object, instead."})
+    box_format: str | None = field(default=None, metadata={"help": "What a box's numbers are.", "choices": BOX_FORMATS})
     target_value: int | None = field(default=None, metadata={"help": "The object's value, if the mask is a label map."})
     group_column: str | None = field(default=None, metadata={"help": "Background class; with the label it is a group."})
     bias: float = field(default=0.9, metadata={"help": "Embedded data: how often a class is on its own photograph."})
@@ -130,7 +132,7 @@ def load_data(data: DataArguments, args: SynthesisArguments, config: RecipeConfi
     for part, split in (("train", data.train_split), ("test", data.test_split)):
         rows[part] = open_dataset(data.dataset_name, split, data.dataset_config_name, names)
         if data.mask_column or data.box_column:
-            objects = {"mask_column": data.mask_column, "box_column": data.box_column}
+            objects = {"mask_column": data.mask_column, "box_column": data.box_column, "box_format": data.box_format}
             rows[part] = add_provenance(rows[part], target_value=data.target_value, **objects)
     rows["train"] = with_generated(rows["train"], args, config.label_column)
     config.image_column, config.label_column = IMAGE, "label"

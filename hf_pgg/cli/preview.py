@@ -49,7 +49,8 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--synthesis", default="composite", choices=SYNTHESES, help="method (%(default)s)")
     parser.add_argument("--backgrounds", help="data set of background images, for composites")
     parser.add_argument("--mask_column", help="mask of the object, where the rows have no provenance yet")
-    parser.add_argument("--box_column", help="box [x, y, width, height] of the object, instead")
+    parser.add_argument("--box_column", help="boxes of the object, instead")
+    parser.add_argument("--box_format", help="what a box's numbers are: xywh, xyxy, cxcywh, yolo, ... (see the docs)")
     parser.add_argument("--target_value", type=int, help="the object's value, where the mask is a label map")
     parser.add_argument("--image_column", default="image", help="column of the images (%(default)s)")
     parser.add_argument("--label_column", default="label", help="column of the labels (%(default)s)")
@@ -99,7 +100,8 @@ def _rows(args: argparse.Namespace) -> Dataset:
             raise ValueError(f"there is no split '{args.split}': choose {', '.join(splits)}")
         rows = splits[args.split]
     if args.mask_column or args.box_column:
-        masks = {"mask_column": args.mask_column, "box_column": args.box_column, "target_value": args.target_value}
+        names = ("mask_column", "box_column", "box_format", "target_value")
+        masks = {name: getattr(args, name) for name in names}
         return add_provenance(rows, **masks, image_column=args.image_column, label_column=args.label_column)
     if args.synthesis in ("composite", "exchange") and PROVENANCE not in rows.column_names:
         raise ValueError(f"--synthesis {args.synthesis} needs to know the object: give --mask_column or --box_column")

@@ -1,14 +1,14 @@
-"""Masks and boxes of objects as a user has them: the readers of both, and how a column of them becomes provenance."""
+"""Masks of objects as a user has them, and how a column of masks or boxes becomes provenance."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 from datasets import Dataset, Features, Image, List
-from numpy.typing import ArrayLike
 
+from hf_pgg.data.boxes import boxes_to_mask, check_box_column, read_boxes
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, open_image, resize_frames, undecoded
 from hf_pgg.data.labels import class_label
@@ -22,85 +22,6 @@ from hf_pgg.data.provenance import (
     provenance_features,
 )
 from hf_pgg.data.video import SampledClip, sample_clip, sample_shape
-
-# ---------------------------------------------------------------------------------------------- boxes
-
-
-def mask_to_box(mask: np.ndarray) -> tuple[int, int, int, int]:
-    """Returns the box (x, y, width, height) in pixels around a bool mask (H, W) that is not empty.
-
-    Example:
-        >>> mask_to_box(np.array([[0, 0, 0, 0], [0, 1, 1, 0]], bool))
-        (1, 1, 2, 1)
-    """
-    rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    x, y = int(columns[0]), int(rows[0])
-    return x, y, int(columns[-1]) + 1 - x, int(rows[-1]) + 1 - y
-
-
-def boxes_to_mask(boxes: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
-    """Fills boxes (N, 4) `[x, y, width, height]` in a bool mask (H, W): the pixels whose centre lies in a box.
-
-    Example:
-        >>> boxes_to_mask(np.array([[1, 0, 2, 1]]), (2, 4)).astype(int)
-        array([[0, 1, 1, 0],
-               [0, 0, 0, 0]])
-    """
-    rows, columns = np.arange(shape[0]) + 0.5, np.arange(shape[1]) + 0.5
-    mask = np.zeros(shape, bool)
-    for x, y, width, height in boxes:
-        mask |= np.outer((rows >= y) & (rows <= y + height), (columns >= x) & (columns <= x + width))
-    return mask
-
-
-def corners(boxes: ArrayLike) -> np.ndarray:
-    """Turns boxes (N, 4) `[x, y, width, height]` into `[x1, y1, x2, y2]` whose last pixels belong to the box.
-
-    Example:
-        >>> corners([[2, 3, 4, 1]])
-        array([[2., 3., 5., 3.]])
-    """
-    boxes = np.asarray(boxes, np.float64)
-    return np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2] + boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
-
-
-def indices_with_boxes(dataset: Dataset, box_column: str) -> list[int]:
-    """Returns the indices of the rows whose boxes are neither None nor an empty list.
-
-    Example:
-        >>> indices_with_boxes(Dataset.from_dict({"bbox": [[0, 0, 9, 9], None, []]}), "bbox")
-        [0]
-    """
-    return [i for i, box in enumerate(dataset[box_column]) if box is not None and np.size(box)]
-
-
-def read_clip_boxes(value: Sequence[Sequence[float] | None] | None, length: int) -> np.ndarray:
-    """Reads the boxes of a clip, `[x, y, width, height]` in pixels on every frame, as (T, 4) float64.
-
-    Raises:
-        ValueError: If there is not one box for each of the `length` frames, or one is empty; the message names it.
-
-    Example:
-        >>> read_clip_boxes([[0, 0, 4, 4], None], length=2)
-        Traceback (most recent call last):
-        ValueError: frame 1 has no box of four numbers
-    """
-    if value is None:
-        raise ValueError("there are no boxes")
-    missing = [t for t, box in enumerate(value) if box is None or len(box) != 4]
-    if missing:
-        raise ValueError(f"frame {missing[0]} has no box of four numbers")
-    if len(value) != length:
-        raise ValueError(f"{len(value)} boxes for {length} frames")
-    boxes = np.asarray(value, np.float64)
-    bad = np.flatnonzero(~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)))
-    if bad.size:
-        found = ", ".join(f"{number:g}" for number in boxes[bad[0]])
-        raise ValueError(f"frame {bad[0]} has the box [{found}], which is empty or inverted")
-    return boxes
-
-
-# ---------------------------------------------------------------------------------------------- masks
 
 
 def read_annotation(value: Any, original_size: tuple[int, int], grey: bool = False) -> np.ndarray:
@@ -146,6 +67,7 @@ def read_clip_masks(value: Any, clip: SampledClip) -> np.ndarray:
 
     Example:
         >>> clip = SampledClip(np.zeros((2, 16, 16, 3), np.uint8), np.array([0, 7]), 8, (16, 16))
+        >>> from hf_pgg.data.boxes import mask_to_box
         >>> [mask_to_box(mask > 0) for mask in read_clip_masks(clips[0]["masks"], clip)]
         [(0, 6, 4, 4), (7, 6, 4, 4)]
     """
@@ -201,6 +123,7 @@ def add_provenance(
     *,
     mask_column: str | None = None,
     box_column: str | None = None,
+    box_format: str | None = None,
     image_column: str = IMAGE,
     video_column: str | None = None,
     label_column: str = "label",
@@ -209,27 +132,31 @@ def add_provenance(
 ) -> Dataset:
     """Turns a user's own mask or box column into provenance.
 
-    Rows whose mask or box is None get `provenance = None`, hence no guidance.
+    Rows whose mask or box is None, or whose list of boxes is empty, get `provenance = None`, hence no guidance.
 
     Args:
         dataset (`Dataset`): Rows with an image and a single label.
         mask_column (`str`, *optional*): Column of mask images: zero is background, the highest value the target; or
             of label maps, with `target_value`. The masks of a clip are stacked from top to bottom in one image.
-        box_column (`str`, *optional*): Column of boxes `[x, y, width, height]` in pixels, one or a list for an image;
-            for a clip, a list with one entry a frame.
+        box_column (`str`, *optional*): Column of boxes, one or a list for an image; for a clip, a list with one entry a
+            frame. None and [] say that nothing is known.
+        box_format (`str`, *optional*): What the numbers of a box are, see [`~hf_pgg.data.boxes.read_boxes`]; by default
+            `[x, y, width, height]` in pixels, where the boxes cannot all be corners.
         video_column (`str`, *optional*): Column of the clips, where the samples are clips.
         target_value (`int`, *optional*): The value of the target in a label map (1 in the Oxford pets trimaps).
         map_kwargs: Passed on to `Dataset.map` (`num_proc`, ...).
 
     Raises:
-        ValueError: If not exactly one of `mask_column` and `box_column` is given, or a column is missing.
+        ValueError: If not exactly one of `mask_column` and `box_column` is given, a column is missing, or the format of
+            the boxes cannot be told.
         ProvenanceError: If a mask or the boxes do not fit their sample; the message names the row.
 
     Example:
-        >>> boxed = rows.add_column("bbox", [[4, 4, 8, 8], None, [0, 0, 16, 4], [0, 0, 1, 1]])
+        >>> boxed = rows.add_column("bbox", [[4, 4, 8, 8], None, [9, 0, 4, 16], []])
         >>> provenance = add_provenance(boxed, box_column="bbox")["provenance"]
+        >>> from hf_pgg.data.boxes import mask_to_box
         >>> [masks and mask_to_box(np.asarray(masks[0]) > 0) for masks in provenance]
-        [(4, 4, 8, 8), None, (0, 0, 16, 4), (0, 0, 1, 1)]
+        [(4, 4, 8, 8), None, (9, 0, 4, 16), None]
     """
     if (mask_column is None) == (box_column is None):
         raise ValueError("give either `mask_column` or `box_column`")
@@ -237,6 +164,8 @@ def add_provenance(
     for needed in (video_column or image_column, label_column, column):
         if needed not in dataset.column_names:
             raise ValueError(f"column '{needed}' is not in the dataset; its columns are {dataset.column_names}")
+    if box_column is not None:
+        check_box_column(dataset, box_column, box_format, None if video_column else image_column)
     contract = provenance_features(class_label(dataset.features, label_column))
     # the sample is kept where it stands: a row function that returned it would encode every image anew
     features = {**dataset.features, **{name: contract[name] for name in (LABELS, LABEL_WEIGHTS, PROVENANCE)}}
@@ -246,6 +175,7 @@ def add_provenance(
         fn_kwargs={
             "column": column,
             "is_box": box_column is not None,
+            "box_format": box_format,
             "columns": (image_column, video_column, label_column),
             "target_value": target_value,
         },
@@ -260,13 +190,14 @@ def _row_to_provenance(
     *,
     column: str,
     is_box: bool,
+    box_format: str | None,
     columns: tuple[str, str | None, str],
     target_value: int | None,
 ) -> dict[str, Any]:
     image_column, video_column, label_column = columns
     known = row[column]
     out: dict[str, Any] = {LABELS: [row[label_column]], LABEL_WEIGHTS: [1.0], PROVENANCE: None}
-    if known is None:
+    if known is None or (is_box and (len(known) == 0 or (video_column is None and np.size(known) == 0))):
         return out
     with naming_row(index, video_column or image_column):
         num_frames, height, width = sample_shape(row, image_column, video_column)
@@ -275,8 +206,9 @@ def _row_to_provenance(
         if len(boxes) != num_frames:
             problem = f"{len(boxes)} boxes for a clip of {num_frames} frames"
             raise ProvenanceError(index, column, problem, "Give every frame its box, or its list of boxes.")
-        of_frames = [np.asarray(frame, dtype=np.float64).reshape(-1, 4) for frame in boxes]
-        mask = np.concatenate([boxes_to_mask(of_frame, (height, width)) for of_frame in of_frames])
+        mask = np.concatenate(
+            [_frame_mask(value, (height, width), box_format, index, column, t) for t, value in enumerate(boxes)]
+        )
     else:
         try:
             values = read_annotation(known, (width, num_frames * height), grey=target_value is None)
@@ -285,3 +217,18 @@ def _row_to_provenance(
         mask = _share_of_highest(values) if target_value is None else values == target_value
     out[PROVENANCE] = [encode_mask(mask)]
     return out
+
+
+def _frame_mask(
+    value: Any, shape: tuple[int, int], box_format: str | None, index: int, column: str, frame: int
+) -> np.ndarray:
+    """The mask of an image's boxes, or of one frame's."""
+    remedy = "Give every box in pixels of the image as it is shown, and its format in `box_format`."
+    try:
+        boxes = read_boxes(value, shape[::-1], box_format)
+    except ValueError as error:
+        raise ProvenanceError(index, column, f"frame {frame}: {error}" if frame else str(error), remedy) from error
+    if boxes is None:
+        remedy = "Give every frame its box, or None for the whole clip, which is then not guided."
+        raise ProvenanceError(index, column, f"frame {frame} has no box", remedy)
+    return boxes_to_mask(boxes, shape)

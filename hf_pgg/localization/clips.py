@@ -14,7 +14,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from torch import nn
 
-from hf_pgg.data.annotations import corners, read_clip_boxes
+from hf_pgg.data.boxes import corners, read_clip_boxes
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.video import open_clip

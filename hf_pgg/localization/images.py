@@ -13,7 +13,8 @@ import numpy as np
 from datasets import Dataset, Features, Image
 from torch import nn
 
-from hf_pgg.data.annotations import add_provenance, indices_with_boxes, object_mask, read_annotation
+from hf_pgg.data.annotations import add_provenance, object_mask, read_annotation
+from hf_pgg.data.boxes import check_box_column, indices_with_boxes, read_boxes
 from hf_pgg.data.images import encode_png, open_image, resize, to_rgb, undecoded
 from hf_pgg.data.loading import named_images
 from hf_pgg.data.preprocessing import InputSpec
@@ -69,8 +70,8 @@ class LocalizationSettings:
 
     Args:
         image_column, label_column (`str`): Columns of the images and of their classes.
-        box_column (`str`): Column of the object's box, or of several; rows whose box is None are passed over.
-        box_format (`str`): `"xywh"` or `"xyxy"`, in pixels of the row's image.
+        box_column (`str`): Column of the object's box, or of several; rows whose box is None or [] are passed over.
+        box_format (`str`, *optional*): What the numbers of a box are, see [`~hf_pgg.data.boxes.read_boxes`].
         mask_column (`str`, *optional*): Column of the object's mask, which adds PxAP to the results.
         target_value (`int`, *optional*): The object's value where the mask is a label map.
         ignore_value (`int`, *optional*): Value of the mask's pixels that do not count.
@@ -87,7 +88,7 @@ class LocalizationSettings:
     image_column: str = "image"
     label_column: str = "label"
     box_column: str = "bbox"
-    box_format: str = "xywh"
+    box_format: str | None = None
     mask_column: str | None = None
     target_value: int | None = None
     ignore_value: int | None = None
@@ -134,7 +135,8 @@ def evaluate_localization(
         column = settings.box_column
         try:
             right = result.predicted == result.target
-            accuracy.update(result.score_map, row[column], size, settings.box_format, right)
+            boxes = np.asarray(read_boxes(row[column], size, settings.box_format))
+            accuracy.update(result.score_map, boxes, size, "xyxy", right)
             column = str(settings.mask_column)
             if settings.mask_column is not None and row[column] is not None:
                 values = read_annotation(row[column], size)
@@ -190,7 +192,7 @@ def _rows_to_measure(dataset: Dataset, settings: LocalizationSettings) -> list[i
     for column in filter(None, columns):
         if column not in dataset.column_names:
             raise ValueError(f"column '{column}' is not in the dataset; its columns are {dataset.column_names}")
-    known = indices_with_boxes(dataset, settings.box_column)
+    known = check_box_column(dataset, settings.box_column, settings.box_format, settings.image_column)
     if not known:
         raise ValueError(f"no row has a box in column '{settings.box_column}': give a split that is annotated")
     return known

@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from numpy.typing import ArrayLike
 from torch import nn
 
-from hf_pgg.data.annotations import corners
+from hf_pgg.data.boxes import corners
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.video import open_clip, probe_clips

@@ -268,7 +268,7 @@ def image_boxes(boxes: ArrayLike, original_size: Sequence[float], box_format: st
         box_format (`str`): `"xywh"` or `"xyxy"`.
 
     Raises:
-        ValueError: If there is no box, or one is inverted, holds NaN or leaves the image.
+        ValueError: If there is no box, or one is inverted, empty, in shares of the image, holds NaN or leaves it.
 
     Example:
         >>> image_boxes([60, 27, 40, 73], (100, 100))
@@ -294,6 +294,10 @@ def image_boxes(boxes: ArrayLike, original_size: Sequence[float], box_format: st
             hint = "; are these corners? Then set box_format='xyxy'" if box_format == "xywh" else ""
             problem = f"leaves the image of {width:g}x{height:g} (width x height)"
             raise ValueError(f"box {given} as '{box_format}' {problem}{hint}")
+        if max(given) <= 1 < size.min() / 2:
+            raise ValueError(f"box {given} lies within one pixel: give pixels, not shares of the image")
+        if box_format == "xywh" and not min(given[2:]) > 0:
+            raise ValueError(f"box {given} as 'xywh' is empty: leave it out")
     return np.minimum(corners, np.tile(size - 1, 2))
 
 

@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from PIL import ImageDraw
 from torch import nn
 
-from hf_pgg.data.annotations import indices_with_boxes
+from hf_pgg.data.boxes import indices_with_boxes, read_boxes
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import to_rgb
 from hf_pgg.data.labels import class_label
@@ -32,7 +32,7 @@ def localization_figure(
     *,
     smoothing: float = 0.0,
     box_column: str = "bbox",
-    box_format: str = "xywh",
+    box_format: str | None = None,
     count: int = 8,
 ) -> Figure:
     """Draws the same test images under every method: map, box (green) and true box (red).
@@ -41,7 +41,7 @@ def localization_figure(
         methods (`Mapping`): Name to the model, its input, and its record's `localization` (`map` and `threshold`).
         test (`Dataset`): Images and labels; evenly spaced rows that have boxes are drawn.
         smoothing (`float`): Blur of gradient maps, as a share of the side.
-        box_format (`str`): `"xywh"` or `"xyxy"`, in pixels of the image.
+        box_format (`str`, *optional*): What the numbers of a box are, see [`~hf_pgg.data.boxes.read_boxes`].
         count (`int`): Number of images.
 
     Example:
@@ -60,9 +60,8 @@ def localization_figure(
         scored = score_maps(model, spec, images, with_smoothing(chosen["map"], smoothing), labels)
         for axes, image, row, result in zip(grid[line], images, rows, scored, strict=True):
             box = box_of_map(result.score_map, chosen["threshold"], (image.shape[1], image.shape[0]))
-            truth = np.atleast_2d(np.asarray(row[box_column], float))
-            if box_format == "xyxy":
-                truth = np.concatenate([truth[:, :2], truth[:, 2:] - truth[:, :2]], axis=1)
+            truth = np.asarray(read_boxes(row[box_column], image.shape[1::-1], box_format))
+            truth = np.concatenate([truth[:, :2], truth[:, 2:] - truth[:, :2]], axis=1)
             axes.imshow(draw(image, result.score_map, box, truth=truth.tolist()))
             axes.set_xticks([])
             axes.set_yticks([])

@@ -9,7 +9,7 @@ import numpy as np
 from datasets import ClassLabel, Dataset
 from scipy.ndimage import gaussian_filter
 
-from hf_pgg.data.annotations import mask_to_box
+from hf_pgg.data.boxes import mask_to_box
 from hf_pgg.data.images import decode_mask, open_image, resize, to_rgb
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE, LABELS, PROVENANCE, naming_row

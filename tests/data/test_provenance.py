@@ -9,7 +9,7 @@ from datasets import Features, Image, List
 from PIL import Image as PILImage
 
 from hf_pgg import ProvenanceError, add_provenance, provenance_features
-from hf_pgg.data.annotations import boxes_to_mask
+from hf_pgg.data.boxes import boxes_to_mask
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, to_rgb
 from hf_pgg.data.provenance import Sources, merge_sources
 from hf_pgg.data.validation import validate_row
@@ -143,7 +143,7 @@ def test_boxes_become_provenance(photos):
     mask = np.asarray(rows[1]["provenance"][0])
     assert mask.sum() == 255 * 50 and mask[3:8, 2:12].all()
     assert rows[0]["provenance"] is None
-    assert boxes_to_mask(np.array([[0, 0, 2, 1], [1, 0, 2, 2]]), (2, 4)).sum() == 5
+    assert boxes_to_mask(np.array([[0, 0, 2, 1], [1, 0, 3, 2]]), (2, 4)).sum() == 5
 
 
 def test_a_label_map_names_its_target():

@@ -14,7 +14,7 @@ from transformers import VideoMAEConfig, VideoMAEForVideoClassification, VideoMA
 
 import hf_pgg.demo_data
 from hf_pgg import PGGCollator, PGGConfig, PGGTrainer, add_provenance
-from hf_pgg.data.annotations import corners
+from hf_pgg.data.boxes import corners
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import decode_mask
 from hf_pgg.data.preprocessing import InputSpec

@@ -13,7 +13,7 @@ from PIL import Image as PILImage
 from torch import nn
 
 from hf_pgg.cli.main import main
-from hf_pgg.data.annotations import indices_with_boxes
+from hf_pgg.data.boxes import indices_with_boxes
 from hf_pgg.data.images import encode_mask, encode_png
 from hf_pgg.data.loading import image_files
 from hf_pgg.data.preprocessing import InputSpec

@@ -14,7 +14,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, AutoModelForVideoClassification
 
 from hf_pgg import add_provenance
-from hf_pgg.data.annotations import mask_to_box
+from hf_pgg.data.boxes import mask_to_box
 from hf_pgg.demo_data import digits_in_motion
 from recipes import train_cls
 from tests.conftest import SIZE, tiny_model
