@@ -22,6 +22,8 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 Size = tuple[int, int]
+# a closed list: playlists (HLS, concat), which open other files and addresses, are refused whatever their name says
+_CONTAINERS = {"format_whitelist": "mov,webm,avi,mpegts,mpeg,mpegvideo,mjpeg,m4v,h264,hevc,obu,ivf,ogg,flv,asf,mxf,gif"}
 
 
 class VideoError(ValueError):
@@ -174,7 +176,7 @@ class VideoFile(Clip):
                 self._file = io.BytesIO(self._source)
             elif "://" in self._source:
                 self._file = fsspec.open(self._source, "rb").open()
-            self._container = self._av.open(self._file or self._source)
+            self._container = self._av.open(self._file or self._source, container_options=_CONTAINERS)
         except (self._av.FFmpegError, OSError) as error:
             detail = f"it is not a readable video file ({error.strerror or error})"
             raise VideoError("unreadable", self.name, detail) from error

@@ -322,6 +322,17 @@ def two_sizes():
     return make("libx264", "h264") + make("libx264", "h264", size=(48, 64))
 
 
+def test_a_playlist_named_mp4_opens_no_other_file(tmp_path):
+    (tmp_path / "other.mp4").write_bytes(make())
+    for name, text in (
+        ("concat.mp4", "ffconcat version 1.0\nfile other.mp4\n"),
+        ("list.m3u8", "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:1,\nother.mp4\n#EXT-X-ENDLIST\n"),
+    ):
+        (tmp_path / name).write_text(text)
+        with pytest.raises(VideoError, match=f"{name}: it is not a readable video file"):
+            open_clip(str(tmp_path / name))
+
+
 @pytest.mark.parametrize(
     ("broken", "problem", "words"),
     [
