@@ -50,6 +50,7 @@ from hf_pgg.demo_data import digits
 from hf_pgg.demo_parity import SIZE, even_or_odd, paste_on_photographs, stand_in
 from hf_pgg.generation.resumable import source_digest
 from hf_pgg.metrics import group_accuracies, group_metrics
+from hf_pgg.metrics.groups import current_names
 from hf_pgg.reports.comparison import mean_and_spread, read_records
 from hf_pgg.reports.record import environment
 from hf_pgg.training.debias import GroupDROTrainer, ResamplingTrainer
@@ -295,14 +296,14 @@ def run_folder(config: FFRConfig, kind: str, settings: dict[str, Any]) -> Path:
 
 
 def table(records: list[dict[str, Any]]) -> str:
-    """One line for each data, method and guidance: worst group and balanced accuracy on test; mean, spread, runs."""
-    lines = ["| bias | data | method | guided | worst group | balanced | runs |", "|" + " --- |" * 7]
+    """One line for each data, method and guidance: the worst group and the mean of the groups on test, spread, runs."""
+    lines = ["| bias | data | method | guided | worst group | mean of the groups | runs |", "|" + " --- |" * 7]
     cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
     for record in records:
         key = tuple(record["settings"][name] for name in ("bias", "data", "method", "guided"))
-        cells.setdefault(key, []).append(record["test"])
+        cells.setdefault(key, []).append(current_names(record["test"]))
     for (*key, guided), runs in cells.items():
-        names = ("worst_group_accuracy", "balanced_accuracy")
+        names = ("worst_group_accuracy", "mean_group_accuracy")
         figures = (mean_and_spread(run[name] for run in runs) for name in names)
         line = (*key, "yes" if guided else "no", *figures, len(runs))
         lines.append(f"| {' | '.join(map(str, line))} |")

@@ -7,6 +7,7 @@ from typing import Any
 
 from benchmarks.generation.plan import Run, headline
 from benchmarks.tables import RESULTS, Record, load, mean_and_spread, paired, read_records
+from hf_pgg.metrics.groups import current_names
 
 GENERATION = RESULTS / "generation.jsonl"
 SEARCH = RESULTS / "generation_search.jsonl"
@@ -66,7 +67,7 @@ def search_table(records: list[Record]) -> str:
 def figures_of(records: list[Record], figure: str, **wanted: Any) -> list[float]:
     """A figure of the test rows, in percent, of the cells with certain settings."""
     return [
-        100 * record["test"][figure]
+        100 * current_names(record["test"])[figure]
         for record in records
         if all(record["settings"][name] == value for name, value in wanted.items())
     ]
@@ -147,7 +148,7 @@ TABLES: dict[str, Callable[[], str]] = {
     "generation": lambda: real_fake_table(load(GENERATION, Run)),
     "generation-search": lambda: search_table(load(SEARCH, Run)),
     "ffr": lambda: ffr_table("worst_group_accuracy"),
-    "ffr-balanced": lambda: ffr_table("balanced_accuracy"),
+    "ffr-mean-group": lambda: ffr_table("mean_group_accuracy"),
     "ffr-gains": gains_table,
     "ffr-search": ffr_search_table,
     "ffr-artifact": artifact_table,

@@ -3,9 +3,9 @@
     l2       sum of ((1 - I) g)^2                    the loss of PGG (arXiv 2604.02946); it has the unit of the model
     l2_mean  l2 over the number of elements          the same, averaged: the paper does not say which
     share    l2 over the sum of g^2                  the share of the gradient's energy outside the target
-    energy   1 - sum of I (g x)^+ / sum of (g x)^+   the Energy loss of Rao et al., "Studying how to efficiently and
-                                                     effectively guide models with explanations" (ICCV 2023), on
-                                                     input times gradient
+    energy   1 - sum of I a / sum of a               the Energy loss of Rao et al., "Studying how to efficiently and
+                                                     effectively guide models with explanations" (ICCV 2023), on input
+                                                     times gradient: a = (sum of g x over the channels)^+
 
 `share` and `energy` lie in [0, 1] and have no unit.
 """
@@ -80,7 +80,12 @@ def _share(gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -
 
 
 def _energy(gradient: torch.Tensor, inside: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
-    attribution = (gradient * pixels).clamp(min=0)
+    shape = (1,) * (gradient.ndim - inside.ndim) + tuple(inside.shape)
+    channels = [axis for axis in range(1, gradient.ndim) if shape[axis] == 1 < gradient.shape[axis]]  # under one mask
+    attribution = gradient * pixels
+    if channels:
+        attribution = attribution.sum(channels, keepdim=True)
+    attribution = attribution.clamp(min=0)  # summed first, as in the authors' code
     return _sum((1 - inside) * attribution) / (_sum(attribution) + _EPSILON)
 
 

@@ -1,12 +1,14 @@
-"""Accuracy by group: per group, worst group, balanced, and the gap between best and worst.
+"""Accuracy by group: per group, of the worst, their mean, and the gap between best and worst.
 
 Definitions as in the group-robustness literature (S. Sagawa et al., "Distributionally Robust Neural Networks for Group
-Shifts", ICLR 2020): a group is usually a pair of label and background; worst = min_g acc_g; balanced = mean_g acc_g.
+Shifts", ICLR 2020): a group is usually a pair of label and background; the worst group's is min_g acc_g.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from statistics import NormalDist
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -90,15 +92,18 @@ def group_accuracies(
 def group_metrics(
     predictions: ArrayLike, references: ArrayLike, groups: ArrayLike, confidence: float = 0.95
 ) -> dict[str, float]:
-    """Returns `accuracy`, `worst_group_accuracy` (`_low`, `_high`), `balanced_accuracy`, `group_gap` and `worst_group`.
+    """Returns `accuracy`, `worst_group_accuracy` (`_low`, `_high`), `mean_group_accuracy`, `balanced_accuracy`,
+    `group_gap` and `worst_group`.
 
-    The interval is that of the worst group's own proportion: it ignores that the minimum was picked.
+    `mean_group_accuracy` is the mean over the groups, `balanced_accuracy` that over the classes of the references. The
+    interval is that of the worst group's own proportion: it ignores that the minimum was picked.
 
     Example:
         >>> metrics = group_metrics([0, 1, 1, 1], [0, 0, 1, 1], groups=[0, 0, 1, 1])
-        >>> metrics["worst_group_accuracy"], metrics["balanced_accuracy"], metrics["worst_group"]
+        >>> metrics["worst_group_accuracy"], metrics["mean_group_accuracy"], metrics["worst_group"]
         (0.5, 0.75, 0)
     """
+    per_class = group_accuracies(predictions, references, references, confidence)
     per_group = group_accuracies(predictions, references, groups, confidence)
     worst = min(per_group, key=lambda group: per_group[group]["accuracy"])
     values = [entry["accuracy"] for entry in per_group.values()]
@@ -107,7 +112,20 @@ def group_metrics(
         "worst_group_accuracy": per_group[worst]["accuracy"],
         "worst_group_accuracy_low": per_group[worst]["low"],
         "worst_group_accuracy_high": per_group[worst]["high"],
-        "balanced_accuracy": float(np.mean(values)),
+        "mean_group_accuracy": float(np.mean(values)),
+        "balanced_accuracy": float(np.mean([entry["accuracy"] for entry in per_class.values()])),
         "group_gap": max(values) - min(values),
         "worst_group": worst,
     }
+
+
+def current_names(results: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns stored results under today's names: `balanced_accuracy` once was the mean over the groups.
+
+    Example:
+        >>> current_names({"accuracy": 0.9, "balanced_accuracy": 0.75})
+        {'accuracy': 0.9, 'mean_group_accuracy': 0.75}
+    """
+    if any("mean_group_accuracy" in name for name in results):
+        return dict(results)
+    return {name.replace("balanced_accuracy", "mean_group_accuracy"): value for name, value in results.items()}

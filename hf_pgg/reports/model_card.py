@@ -12,6 +12,7 @@ from typing import Any
 
 from huggingface_hub import EvalResult, ModelCard, ModelCardData
 
+from hf_pgg.metrics.groups import current_names
 from hf_pgg.reports.record import hub_id
 
 TEMPLATE = Path(__file__).with_name("model_card_template.md")
@@ -19,6 +20,7 @@ MOST_GROUPS = 30
 METRIC_NAMES = {
     "accuracy": "Accuracy",
     "worst_group_accuracy": "Worst-group accuracy",
+    "mean_group_accuracy": "Mean accuracy of the groups",
     "balanced_accuracy": "Balanced accuracy",
     "group_gap": "Gap between best and worst group",
     "max_box_acc": "MaxBoxAcc",
@@ -53,7 +55,7 @@ def model_card(record: Mapping[str, Any]) -> ModelCard:
         True
     """
     task, model, data = record.get("task", "image-classification"), record["model"], record["data"]
-    comparison = record.get("comparison", [])
+    comparison = [current_names(row) for row in record.get("comparison", [])]
     groups = sorted(record.get("groups", {}).get("rows", []), key=lambda row: row["accuracy"])
     return ModelCard.from_template(
         _metadata(record),
@@ -116,7 +118,7 @@ def _metadata(record: Mapping[str, Any]) -> ModelCardData:
 
 def _named_results(record: Mapping[str, Any]) -> dict[str, float]:
     """The results that have a name on cards."""
-    return {name: value for name, value in record.get("results", {}).items() if name in METRIC_NAMES}
+    return {name: value for name, value in current_names(record.get("results", {})).items() if name in METRIC_NAMES}
 
 
 def _data_repo(data: Mapping[str, Any]) -> str | None:

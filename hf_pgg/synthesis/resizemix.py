@@ -1,12 +1,14 @@
 """ResizeMix: the whole of one image, made small, pasted onto another.
 
-J. Qin et al., "ResizeMix: Mixing Data with Preserved Object Information and True Labels", arXiv 2012.11101. Deviation:
-the paper's code draws one scale a batch; here each row draws its own, so that it does not depend on its batch.
+J. Qin et al., "ResizeMix: Mixing Data with Preserved Object Information and True Labels", arXiv 2012.11101. As in
+the authors' code (JayQine/ResizeMix) the box's centre is drawn over the whole image, and a box that sticks out is moved
+inside, so that many boxes touch an edge. Deviation: that code draws one scale a batch; here each row draws its own, so
+that it does not depend on its batch.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -15,10 +17,11 @@ from hf_pgg.synthesis.images import PairSynthesizer
 from hf_pgg.synthesis.pasting import paste_window, place_sources
 
 
-def _resizemix_box(height: int, width: int, scale: float, top: float, left: float) -> tuple[int, int, int, int]:
-    """A box of `scale` times the image's sides (at least one pixel); `top`, `left` in [0, 1] place it inside."""
-    box_height, box_width = max(round(height * scale), 1), max(round(width * scale), 1)
-    y0, x0 = round(top * (height - box_height)), round(left * (width - box_width))
+def _resizemix_box(height: int, width: int, scale: float, center_y: int, center_x: int) -> tuple[int, int, int, int]:
+    """A box of `scale` times the image's sides (at least one pixel) around a centre, moved inside the image."""
+    box_height, box_width = max(int(height * scale), 1), max(int(width * scale), 1)
+    y0 = min(max(center_y - box_height // 2, 0), height - box_height)
+    x0 = min(max(center_x - box_width // 2, 0), width - box_width)
     return y0, y0 + box_height, x0, x0 + box_width
 
 
@@ -40,6 +43,7 @@ class ResizeMix(PairSynthesizer):
 
     min_scale: float = 0.1
     max_scale: float = 0.8
+    version: int = field(default=2, init=False, repr=False)  # 2: the authors' place of the box
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -50,7 +54,7 @@ class ResizeMix(PairSynthesizer):
         image, sources = self.read(row)
         height, width = image.shape[:2]
         scale = rng.uniform(self.min_scale, self.max_scale)
-        y0, y1, x0, x1 = _resizemix_box(height, width, scale, rng.random(), rng.random())
+        y0, y1, x0, x1 = _resizemix_box(height, width, scale, int(rng.integers(height)), int(rng.integers(width)))
         other, other_sources = self.partner(rng, (y1 - y0, x1 - x0))
         window = np.s_[y0:y1, x0:x1]
         mixed, mask = paste_window(image, other, window)

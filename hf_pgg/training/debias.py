@@ -126,7 +126,13 @@ class GroupDRO:
         if not step_size > 0:
             raise ValueError(f"step_size is {step_size}: give one above 0, at which the weights move")
         self.step_size = step_size
-        self.q = mask.float() / mask.sum()
+        # kept as logarithms: exp(eta l) overflows from eta l = 88 on, and a weight that falls to 0 never rises again
+        self.log_q = (mask.float() / mask.sum()).log()
+
+    @property
+    def q(self) -> torch.Tensor:
+        """The weights (G,), which sum to 1."""
+        return self.log_q.exp()
 
     def loss(
         self,
@@ -143,27 +149,27 @@ class GroupDRO:
                 processes). The parts' exponents add up, so q ends where the whole batch would have moved it.
             reduce: Sums a tensor (G,) over the processes.
         """
-        self.q = self.q.to(losses.device)
         if counts is None:
-            counts = torch.bincount(groups, minlength=len(self.q))
-        sums = torch.zeros(len(self.q), dtype=losses.dtype, device=losses.device).index_add(0, groups, losses)
+            counts = torch.bincount(groups, minlength=len(self.log_q))
+        sums = torch.zeros(len(self.log_q), dtype=losses.dtype, device=losses.device).index_add(0, groups, losses)
         means = sums / counts.clamp(min=1)
-        q = self.q * torch.exp(self.step_size * reduce(means.detach()))
-        self.q = q / q.sum()
+        moved = self.log_q.to(losses.device) + self.step_size * reduce(means.detach()).float()
+        self.log_q = moved.log_softmax(0)
         return (self.q * means).sum()
 
     def state_dict(self) -> dict[str, Any]:
         """The groups' weights, for a checkpoint."""
-        return {"q": self.q.tolist(), "step_size": self.step_size}
+        return {"log_q": self.log_q.tolist(), "step_size": self.step_size}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Goes on from a checkpoint's weights; ValueError if they are of another number of groups."""
-        if len(state["q"]) != len(self.q):
+        log_q = torch.tensor(state["log_q"]) if "log_q" in state else torch.tensor(state["q"]).log()  # of an older run
+        if len(log_q) != len(self.log_q):
             raise ValueError(
-                f"the saved state has {len(state['q'])} groups, the training set has {len(self.q)}: resume"
+                f"the saved state has {len(log_q)} groups, the training set has {len(self.log_q)}: resume"
                 " with the data that it was trained on"
             )
-        self.q, self.step_size = torch.tensor(state["q"]), state["step_size"]
+        self.log_q, self.step_size = log_q, state["step_size"]
 
 
 class GroupDROTrainer(PGGTrainer):
@@ -201,7 +207,7 @@ class GroupDROTrainer(PGGTrainer):
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         groups = [batch[self.group_column].to(device) for batch in batch_samples]
         if groups:
-            self._group_counts = self._over_processes(torch.bincount(torch.cat(groups), minlength=len(self.dro.q)))
+            self._group_counts = self._over_processes(torch.bincount(torch.cat(groups), minlength=len(self.dro.log_q)))
         return super()._get_num_items_in_batch(batch_samples, device)
 
     def _over_processes(self, values: torch.Tensor) -> torch.Tensor:

@@ -86,7 +86,7 @@ def fit_last_layer(
     def held_out(C: float) -> tuple[float, float]:
         weight, bias = _logistic(features[chosen], labels[chosen], C, seed)
         metrics = group_metrics((features[second] @ weight.T + bias).argmax(1), labels[second], groups[second])
-        return metrics["worst_group_accuracy"], metrics["balanced_accuracy"]
+        return metrics["worst_group_accuracy"], metrics["mean_group_accuracy"]
 
     best = max(tqdm(strengths, desc="strengths", unit="fit"), key=held_out)
     draws = (balanced(np.arange(len(labels))) for _ in tqdm(range(refits), desc="refits", unit="fit"))

@@ -92,7 +92,7 @@ def test_a_linear_model_has_a_closed_form(name):
                 continue
             g, inside = weight[labels[i, k]], provenance[i, k]
             outside_energy = (((1 - inside) * g) ** 2).sum()
-            attribution = (g * pixels[i].detach()).clamp(min=0)
+            attribution = (g * pixels[i].detach()).sum(0).clamp(min=0)
             values.append(
                 {
                     "l2": outside_energy,
@@ -215,6 +215,14 @@ def test_a_mask_of_another_size_is_refused():
     logits = tiny_model("vit")(pixel_values=pixels).logits
     with pytest.raises(ValueError, match=r"provenance has shape \(4, 2, 8, 8\), expected \(4, 2, 32, 32\)"):
         exact_guidance(logits, pixels, labels, provenance[..., :8, :8], guided)
+
+
+def test_energy_sums_the_channels_before_it_cuts_negative_evidence_off():
+    """Red 3 and blue -2 at a pixel are evidence of 1, not of 3; elements with masks of their own stay apart."""
+    gradient = torch.tensor([[[[3.0, 0.0]], [[-2.0, 1.0]]]])
+    left = torch.tensor([[[[1.0, 0.0]]]])
+    assert energy(gradient, left, torch.ones(1, 2, 1, 2)).item() == pytest.approx(1 / 2)
+    assert energy(gradient, left.expand(1, 2, 1, 2), torch.ones(1, 2, 1, 2)).item() == pytest.approx(1 / 4)
 
 
 def test_share_has_no_unit_and_energy_neither():

@@ -3,8 +3,10 @@
 import evaluate
 import numpy as np
 import pytest
+from sklearn.metrics import balanced_accuracy_score
 
 from hf_pgg.metrics import group_accuracies, group_metrics, module_path, wilson_interval
+from hf_pgg.metrics.groups import current_names
 
 PREDICTIONS = [0, 0, 1, 1, 1, 0, 1, 1]
 REFERENCES = [0, 0, 1, 0, 1, 1, 1, 1]
@@ -15,14 +17,29 @@ def test_groups_counted_by_hand():
     metrics = group_metrics(PREDICTIONS, REFERENCES, GROUPS)
     assert metrics["accuracy"] == 6 / 8
     assert metrics["worst_group_accuracy"] == 0.5 and metrics["worst_group"] == 1
-    assert metrics["balanced_accuracy"] == pytest.approx((1 + 0.5 + 0.5 + 1) / 4)
+    assert metrics["mean_group_accuracy"] == pytest.approx((1 + 0.5 + 0.5 + 1) / 4)
+    assert metrics["balanced_accuracy"] == pytest.approx((2 / 3 + 4 / 5) / 2)
     assert metrics["group_gap"] == 0.5
     assert group_accuracies(PREDICTIONS, REFERENCES, GROUPS)[2]["count"] == 2
 
 
-def test_balanced_accuracy_weighs_groups_not_samples():
+def test_the_mean_over_groups_weighs_groups_not_samples():
     metrics = group_metrics([0] * 99 + [1], [0] * 99 + [0], [0] * 99 + [1])
-    assert metrics["accuracy"] == 0.99 and metrics["balanced_accuracy"] == 0.5
+    assert metrics["accuracy"] == 0.99 and metrics["mean_group_accuracy"] == 0.5
+
+
+def test_balanced_accuracy_is_the_mean_over_classes_as_everywhere_else():
+    rng = np.random.default_rng(0)
+    references, predictions, groups = rng.integers(0, 4, 500) // 2, rng.integers(0, 2, 500), rng.integers(0, 5, 500)
+    expected = balanced_accuracy_score(references, predictions)
+    assert group_metrics(predictions, references, groups)["balanced_accuracy"] == pytest.approx(expected)
+
+
+def test_stored_results_are_read_by_the_name_that_they_have_today():
+    stored = {"validation_balanced_accuracy": 0.7, "accuracy": 0.8}
+    assert current_names(stored) == {"validation_mean_group_accuracy": 0.7, "accuracy": 0.8}
+    today = group_metrics(PREDICTIONS, REFERENCES, GROUPS)
+    assert current_names(today) == today
 
 
 def test_the_wilson_interval_matches_published_values():
