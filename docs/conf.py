@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
+from typing import Any
 
 from sphinx.application import Sphinx
 
@@ -27,11 +28,13 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
     "sphinx_design",
+    "mathml",
 ]
 myst_enable_extensions = ["dollarmath", "colon_fence", "deflist"]
 myst_heading_anchors = 4
 exclude_patterns = ["_build"]
 
+html_math_renderer = "mathml"
 html_theme = "furo"
 html_title = "hf_pgg"
 html_static_path = ["_static"]
@@ -45,6 +48,7 @@ autodoc_typehints_format = "short"
 autodoc_inherit_docstrings = False  # docstrings of transformers are not ours to check
 autodoc_preserve_defaults = True
 python_use_unqualified_type_names = True
+add_module_names = False
 napoleon_numpy_docstring = False
 napoleon_use_rtype = False
 napoleon_use_ivar = True
@@ -54,7 +58,14 @@ nitpicky = True
 nitpick_ignore_regex = [("py:.*", r"(?!hf_pgg\.).*"), ("py:class", r"hf_pgg\.[\w.]+\.(Self|Metric|_\w+)")]
 
 
+def mark_results(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:
+    """Pages of results have wide tables, for which the style sheet makes room."""
+    if page.startswith("results/"):
+        context["body"] = f'<div class="results">{context["body"]}</div>'
+
+
 def setup(app: Sphinx) -> None:
+    app.connect("html-page-context", mark_results)
     app.connect("builder-inited", reference.write_pages)
     app.connect("autodoc-process-docstring", docstrings.process_docstring, priority=400)  # before Napoleon
     app.connect("autodoc-process-bases", docstrings.drop_private_bases)

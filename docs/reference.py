@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 import pkgutil
+import re
 from pathlib import Path
 
 from sphinx.application import Sphinx
@@ -41,7 +42,8 @@ def public_names() -> str:
         value = getattr(hf_pgg, name)
         summary = " ".join((inspect.getdoc(value) or "").split("\n\n")[0].split()).split(". ")[0].split(": ")[0]
         lines.append(f"   * - :py:obj:`~{value.__module__}.{value.__qualname__}`")
-        lines.append(f"     - {summary.rstrip('.').replace('`', '``').replace('[``', '``').replace('``]', '``')}.")
+        summary = re.sub(r"\[`~?(?:[\w.]*\.)?(\w+)`\]", r"`\1`", summary).rstrip(".:").replace("`", "``")
+        lines.append(f"     - {summary}.")
     return "\n".join(lines) + "\n"
 
 
