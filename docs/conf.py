@@ -55,7 +55,8 @@ napoleon_use_ivar = True
 
 # Links to other projects are not fetched, so their names cannot be checked; those of hf_pgg are.
 nitpicky = True
-nitpick_ignore_regex = [("py:.*", r"(?!hf_pgg\.).*"), ("py:class", r"hf_pgg\.[\w.]+\.(Self|Metric|_\w+)")]
+nitpick_ignore = [("py:class", name) for name in reference.type_variables()]
+nitpick_ignore_regex = [("py:.*", r"(?!hf_pgg\.).*"), ("py:class", r"hf_pgg\.[\w.]+\._\w+")]
 
 
 def mark_results(app: Sphinx, page: str, template: str, context: dict[str, Any], doctree: Any) -> None:

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import importlib
 import inspect
 import pkgutil
 import re
 from pathlib import Path
+from typing import TypeVar
 
 from sphinx.application import Sphinx
 
@@ -18,6 +20,16 @@ def public_modules() -> list[str]:
     """The dotted names of all public modules and packages, in alphabetical order."""
     found = (module.name for module in pkgutil.walk_packages(hf_pgg.__path__, "hf_pgg."))
     return sorted(name for name in found if "._" not in name and not name.startswith(MODULES_OF_EVALUATE))
+
+
+def type_variables() -> list[str]:
+    """The dotted names of the package's type variables, which stand in signatures and have no entry of their own."""
+    return [
+        f"{module}.{name}"
+        for module in public_modules()
+        for name, value in vars(importlib.import_module(module)).items()
+        if isinstance(value, TypeVar)
+    ]
 
 
 def wings() -> dict[str, list[str]]:
