@@ -11,11 +11,12 @@ white where the object is; the column `scene` (what the background shows) may be
 
 from argparse import ArgumentParser, RawDescriptionHelpFormatter
 
-from datasets import load_dataset
 from transformers import AutoImageProcessor, AutoModelForImageClassification, pipeline
 
 from hf_pgg import BackgroundExchange, FreshDraws, PGGCollator, PGGConfig, PGGTrainer, add_provenance
 from hf_pgg.cli.options import run_recipe
+from hf_pgg.data.labels import encode_classes
+from hf_pgg.data.loading import open_dataset
 from hf_pgg.metrics import metrics_for
 from hf_pgg.training.models import head_options
 
@@ -27,11 +28,9 @@ def main() -> None:
     parser.add_argument("--output_dir", default="out/quickstart", help="where the model is saved (%(default)s)")
     parser.add_argument("--epochs", type=float, default=3, help="passes over the training images (%(default)s)")
     options = parser.parse_args()
-    photos = load_dataset("imagefolder", data_dir=options.folder)
+    photos = {split: open_dataset(options.folder, split) for split in ("train", "test")}
     groups = ["scene"] if "scene" in photos["train"].column_names else []
-    for column in ["label", *groups]:  # names become numbers, the same in both splits
-        photos["train"] = photos["train"].class_encode_column(column)
-        photos["test"] = photos["test"].cast_column(column, photos["train"].features[column])
+    photos = encode_classes(photos, *groups)  # names become numbers, the same in both splits
     train, test = (add_provenance(photos[split], mask_column="mask") for split in ("train", "test"))
     # every epoch anew, half of the objects stand on the background of another row
     train = train.add_column("row_id", list(range(len(train))))

@@ -28,7 +28,7 @@ from hf_pgg.cli.arguments import CompareArguments, ModelArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.boxes import BOX_FORMATS
 from hf_pgg.data.formats import FORMATS, read_annotated
-from hf_pgg.data.labels import class_label
+from hf_pgg.data.labels import class_label, with_classes
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, guided_rows
 from hf_pgg.demo_data import OTHER_PHOTOGRAPHS, digits_on_photographs, photographs
@@ -155,9 +155,7 @@ def with_generated(real: Dataset, args: SynthesisArguments, label_column: str = 
         return real
     rows = open_dataset(args.generated, "train", columns={IMAGE: IMAGE, label_column: "label"})
     rows = rows.select_columns([name for name in ("label", *CONTRACT_COLUMNS) if name in rows.column_names])
-    known, theirs = (class_label(part.features, "label").names for part in (real, rows))
-    if theirs != known:
-        raise ValueError(f"the classes of {args.generated} are {theirs}, those of the data {known}: name them alike")
+    rows = with_classes(rows, class_label(real.features).names, whose=args.generated)
     print(f"--- {args.generated}: {len(rows)} generated rows, {guided_rows(rows)} with provenance", flush=True)
     return rows if args.train_on == "generated" else concatenate_datasets([real, rows])
 

@@ -93,7 +93,7 @@ def _rows(args: argparse.Namespace) -> Dataset:
     from hf_pgg.demo_data import digits_on_photographs
 
     if args.dataset is not None:
-        rows = open_dataset(args.dataset, args.split, args.config)
+        rows = open_dataset(args.dataset, args.split, args.config, label_column=args.label_column)
     else:
         splits = digits_on_photographs()
         if args.split not in splits:

@@ -11,7 +11,7 @@ from datasets import Dataset, Features, Image, List
 from hf_pgg.data.boxes import boxes_to_mask, check_box_column, read_boxes
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, open_image, resize_frames, undecoded
-from hf_pgg.data.labels import class_label
+from hf_pgg.data.labels import class_label, own_label_column
 from hf_pgg.data.provenance import (
     IMAGE,
     LABEL_WEIGHTS,
@@ -161,6 +161,8 @@ def add_provenance(
     if (mask_column is None) == (box_column is None):
         raise ValueError("give either `mask_column` or `box_column`")
     column = mask_column or box_column
+    if label_column not in dataset.features:
+        label_column = own_label_column(dataset.features, label_column)
     for needed in (video_column or image_column, label_column, column):
         if needed not in dataset.column_names:
             raise ValueError(f"column '{needed}' is not in the dataset; its columns are {dataset.column_names}")

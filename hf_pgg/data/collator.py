@@ -25,10 +25,13 @@ from hf_pgg.data.provenance import (
     PADDING_LABEL,
     PROVENANCE,
     VIDEO,
+    ProvenanceError,
     Sources,
     merge_sources,
     naming_row,
+    row_labels,
     sources_of,
+    whole_number,
 )
 from hf_pgg.data.validation import validate_row
 from hf_pgg.data.video import sample_clip
@@ -55,6 +58,7 @@ class Collator(ABC):
         input_column (`str`): The column of the samples, which every dataset must have.
         label_column (`str`): The column of single labels, for rows that do not keep the contract.
         extra_columns (`tuple[str, ...]`): Integer columns (groups) passed on as (B,) int64.
+        num_classes (`int`, *optional*): The model's classes, where they are known: no label may lie above.
         spec ([`~hf_pgg.data.preprocessing.InputSpec`], *optional*): The preprocessing, where the inputs are images.
         synthesis (*optional*): A method applied to the rows of a batch, which draws afresh each epoch.
 
@@ -76,6 +80,7 @@ class Collator(ABC):
     input_column: str
     label_column: str
     extra_columns: tuple[str, ...]
+    num_classes: int | None = None
     spec: InputSpec | None = None
     synthesis: _Synthesis | None = None
 
@@ -120,6 +125,10 @@ class Collator(ABC):
         # without any provenance a stand-in is merged, then dropped
         provenance = torch.zeros(len(rows), places, *(shape if guided.any() else (1,)))
         for i, found in enumerate(sources):
+            if self.num_classes is not None and max(found.labels) >= self.num_classes:
+                problem = f"label {max(found.labels)} is outside 0..{self.num_classes - 1}"
+                column = row_labels(rows[i], self.label_column)[0]
+                raise ProvenanceError(f"{i} of the batch", column, problem, "Set `num_labels` of the model.")
             labels[i, : len(found.labels)] = torch.tensor(found.labels)
             weights[i, : len(found.weights)] = torch.tensor(found.weights)
             for k, mask in enumerate(found.masks):
@@ -129,7 +138,11 @@ class Collator(ABC):
         if guided.any():
             batch[PROVENANCE] = provenance
         for name in self.extra_columns:
-            batch[name] = torch.tensor([int(row[name]) for row in rows])
+            values = []
+            for i, row in enumerate(rows):
+                with naming_row(f"{i} of the batch", name):
+                    values.append(whole_number(row.get(name), name))
+            batch[name] = torch.tensor(values)
         return batch
 
 
@@ -222,6 +235,9 @@ class PGGCollator(Collator):
 
     def _sample(self, row: Mapping[str, Any], column: str) -> tuple[torch.Tensor, Sources]:
         """Image ([T,] C, H, W) uint8 of the model's size, and its sources; without masks where they are not known."""
+        if row.get(column) is None:
+            made = "; a transform that makes `pixel_values` leaves no image for the masks: give it as `augment`"
+            raise ValueError(f"the row has {sorted(row)}, no {column}{made if 'pixel_values' in row else ''}")
         if self.video_column is None:
             array = to_rgb(row[column])
             sources = sources_of(row, array.shape[:2], self.label_column)

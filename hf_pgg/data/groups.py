@@ -10,7 +10,7 @@ from datasets import ClassLabel, Dataset, Image, List, Value, concatenate_datase
 from numpy.typing import ArrayLike
 from sklearn.model_selection import StratifiedGroupKFold
 
-from hf_pgg.data.labels import class_feature
+from hf_pgg.data.labels import class_feature, is_scalar
 from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE
 
 GROUP = "group"
@@ -42,12 +42,18 @@ def column_values(dataset: Dataset, column: str) -> np.ndarray:
     """Returns a column of classes or integers as (N,) int64.
 
     Raises:
-        ValueError: If a row has no value.
+        ValueError: If a row has no value, or the values are not classes or integers.
 
     Example:
         >>> column_values(rows, "label")
         array([0, 1, 0, 1])
     """
+    feature = dataset.features[column]
+    if not is_scalar(feature, "int", "uint"):
+        raise ValueError(
+            f"column '{column}' is {feature}, not classes or integers: number its values over all splits at once with"
+            f" `hf_pgg.data.labels.encode_classes(splits, '{column}')`"
+        )
     values = dataset.select_columns(column).with_format("arrow")[:][column]
     if values.null_count or (len(values) and values.to_numpy().min() < 0):
         raise ValueError(f"column '{column}' has rows without a value: remove them, they belong to no group")
@@ -90,14 +96,18 @@ def add_groups(dataset: Dataset, columns: Sequence[str], name: str = GROUP) -> D
     return dataset.add_column(name, index.tolist(), feature=ClassLabel(names=names))
 
 
-def subgroup_counts(real: ArrayLike, rule: str) -> np.ndarray:
+def subgroup_counts(real: ArrayLike, rule: str, possible: ArrayLike | None = None) -> np.ndarray:
     """Says how many synthetic rows each group gets, (labels, biases), from the number of its real rows.
 
     `"usb"` tops every group up to the largest one: n_syn = sum_g (max n - n_g). `"ffr"` (stage one) and `"asb"` (added
     to the real rows) share the same total evenly: floor(n_syn / groups) each.
 
+    Args:
+        possible (`ArrayLike`, *optional*): bool, (labels, biases): the groups that can exist, by default all. The
+            others get no row and do not count: SpuCo Animals has 8 of 16.
+
     Raises:
-        ValueError: If the rule is unknown, or the counts are no table of counts.
+        ValueError: If the rule is unknown, the counts are no table of counts, or a group that has rows is impossible.
 
     Example:
         >>> subgroup_counts([[90, 10], [10, 90]], "usb")
@@ -109,8 +119,14 @@ def subgroup_counts(real: ArrayLike, rule: str) -> np.ndarray:
         raise ValueError(f"rule '{rule}' is none of {', '.join(RULES)}")
     if real.ndim != 2 or not np.issubdtype(real.dtype, np.integer) or real.size == 0 or real.min() < 0:
         raise ValueError(f"`real` is {real.tolist()}: give a (labels, biases) table of counts >= 0")
-    missing = real.max() - real.astype(np.int64)
-    return missing if rule == "usb" else np.full_like(missing, missing.sum() // real.size)
+    exists = np.ones(real.shape, bool) if possible is None else np.asarray(possible)
+    if exists.shape != real.shape or exists.dtype != bool or (real[~exists] > 0).any() or not exists.any():
+        raise ValueError(
+            f"`possible` is {exists.tolist()} for counts of {real.tolist()}: give a table of booleans of the same"
+            " shape, True for every group that has rows"
+        )
+    missing = np.where(exists, real.max() - real.astype(np.int64), 0)
+    return missing if rule == "usb" else np.where(exists, missing.sum() // exists.sum(), 0)
 
 
 def take_per_group(dataset: Dataset, counts: ArrayLike, label_column: str, bias_column: str, seed: int = 0) -> Dataset:

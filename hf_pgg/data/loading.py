@@ -8,17 +8,22 @@ from typing import Any
 from weakref import WeakKeyDictionary
 
 import numpy as np
-from datasets import Dataset, DatasetDict, Image, load_dataset, load_from_disk
+from datasets import Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
 from hf_pgg.data.images import encode_png, open_image, stored_feature, to_rgb, undecoded
-from hf_pgg.data.provenance import naming_row
+from hf_pgg.data.labels import encode_classes, is_scalar
+from hf_pgg.data.provenance import IMAGE, LABELS, naming_row
 
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 
 
 def open_dataset(
-    name: str, split: str = "train", config_name: str | None = None, columns: Mapping[str, str] | None = None
+    name: str,
+    split: str = "train",
+    config_name: str | None = None,
+    columns: Mapping[str, str] | None = None,
+    label_column: str = "label",
 ) -> Dataset:
     """Opens a split of a data set.
 
@@ -28,6 +33,8 @@ def open_dataset(
         config_name (`str`, *optional*): The configuration of a data set that has several.
         columns (`Mapping[str, str]`, *optional*): Columns to rename, theirs to ours: transforms and collators have one
             name for an image and its label. A column that has our name already, and is not the one meant, gives way.
+        label_column (`str`): Column of the classes: strings and integers are numbered over all splits, see
+            [`~hf_pgg.data.labels.encode_classes`]. A folder of class folders that has no such column gets it.
 
     Raises:
         ValueError: If there is no such data set, split or column.
@@ -44,25 +51,53 @@ def open_dataset(
         raise ValueError(f"{name} is neither a parquet file nor a folder")
     if not path.exists() and (path.is_absolute() or name.startswith(".")):
         raise ValueError(f"{name} does not exist")
-    try:
-        if path.is_file():
-            rows = load_dataset("parquet", data_files=name, split="train")
-        elif any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
-            rows = load_from_disk(name)
-        else:
-            rows = load_dataset(name, config_name, split=split)
-    except (DatasetsError, OSError, ValueError) as error:
-        raise ValueError(f"the data set {name} cannot be opened: {str(error).splitlines()[0]}") from error
+    rows = _load(name, config_name, split)
     if isinstance(rows, DatasetDict):
         if split not in rows:
             raise ValueError(f"there is no split '{split}': choose {', '.join(rows)}")
         rows = rows[split]
+    label = {ours: theirs for theirs, ours in (columns or {}).items()}.get(label_column, label_column)
+    rows = _with_folder_classes(rows, path, label)
+    feature = rows.features.get(label)
+    if isinstance(feature, Value) and is_scalar(feature, "string", "large_string", "int", "uint", "bool"):
+        whole = _load(name, config_name)  # a class may be in another split alone
+        parts = dict(whole) if isinstance(whole, DatasetDict) else {}
+        parts = {key: _with_folder_classes(part, path, label) for key, part in parts.items()}
+        parts = {key: part for key, part in parts.items() if label in part.column_names}
+        rows = encode_classes({**parts, split: rows}, label)[split]
     for theirs, ours in (columns or {}).items():
         if theirs not in rows.column_names:
             raise ValueError(f"{name} has no column '{theirs}' but {', '.join(rows.column_names)}")
         if theirs != ours:
             rows = (rows.remove_columns(ours) if ours in rows.column_names else rows).rename_column(theirs, ours)
     return rows
+
+
+def _load(name: str, config_name: str | None, split: str | None = None) -> Dataset | DatasetDict:
+    """A split, or all that there are; a folder written by `save_to_disk` and a file are taken whole."""
+    path = Path(name)
+    try:
+        if path.is_file():
+            return load_dataset("parquet", data_files=name, split="train")
+        if any((path / file).is_file() for file in ("state.json", "dataset_dict.json")):
+            return load_from_disk(name)
+        return load_dataset(name, config_name, split=split)
+    except (DatasetsError, OSError, ValueError) as error:
+        raise ValueError(f"the data set {name} cannot be opened: {str(error).splitlines()[0]}") from error
+
+
+def _with_folder_classes(rows: Dataset, folder: Path, label_column: str) -> Dataset:
+    """The rows with their class folders' names as labels, which `datasets` drops beside a `metadata.csv`."""
+    known = {label_column, LABELS} & set(rows.column_names)
+    if known or not folder.is_dir() or not isinstance(rows.features.get(IMAGE), Image) or len(rows) == 0:
+        return rows
+    stored = rows.select_columns(IMAGE).with_format("arrow")[:][IMAGE].combine_chunks()
+    parents = [Path(path or ".").parent for path in stored.field("path").to_pylist()]
+    names = [parent.name for parent in parents]
+    beneath = all(folder.resolve() in parent.parents for parent in parents)
+    if not beneath or len({len(parent.parts) for parent in parents}) > 1 or len(set(names)) < 2:
+        return rows
+    return rows.add_column(label_column, names)
 
 
 def image_files(paths: Sequence[str]) -> list[Path]:

@@ -17,6 +17,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -62,8 +63,23 @@ def naming_row(row: object, column: str, remedy: str = "Mend or remove the row."
         yield
     except ProvenanceError:
         raise
+    except ColumnError as error:
+        raise ProvenanceError(row, error.column, error.problem, error.remedy) from error
     except (ValueError, OSError, KeyError) as error:
         raise ProvenanceError(row, column, str(error.args[0] if error.args else error), remedy) from error
+
+
+class ColumnError(ValueError):
+    """A value of a row cannot be read; [`naming_row`] makes it a [`ProvenanceError`], which names the row.
+
+    Example:
+        >>> ColumnError("label", "0.5 is no class", "Give a whole number.")
+        ColumnError("column 'label': 0.5 is no class. Give a whole number.")
+    """
+
+    def __init__(self, column: str, problem: str, remedy: str):
+        super().__init__(f"column '{column}': {problem.rstrip('.')}. {remedy}")
+        self.column, self.problem, self.remedy = column, problem, remedy
 
 
 def provenance_features(label: ClassLabel, *, video: Any = None, **extra: Any) -> Features:
@@ -150,6 +166,78 @@ def guided_rows(dataset: Dataset) -> int:
     return len(dataset) - dataset.with_format("arrow")[PROVENANCE].null_count
 
 
+def whole_number(value: Any, column: str) -> int:
+    """Reads a class or a group as an integer; what would have to be shortened, or is no number, is refused.
+
+    Raises:
+        ColumnError: If there is no value, or it is a name, a list (such as a multi-hot label) or a fraction.
+
+    Example:
+        >>> whole_number(np.int64(3), "label"), whole_number(torch.tensor(1), "label")
+        (3, 1)
+    """
+    if isinstance(value, (np.generic, np.ndarray, torch.Tensor)):
+        value = value.item() if value.ndim == 0 else value.tolist()
+    if value is None or value != value:
+        raise ColumnError(column, "there is no value", "Give every row one, or remove the row.")
+    if isinstance(value, str):
+        remedy = "Number the names over all splits at once with `hf_pgg.data.labels.encode_classes`."
+        raise ColumnError(column, f"'{value}' is a name, not a number", remedy)
+    if isinstance(value, (list, tuple)):
+        remedy = f"Give one class's index; of several, '{LABELS}' holds the indices, '{LABEL_WEIGHTS}' the shares."
+        raise ColumnError(column, f"{list(value)} is a list, multi-hot or of several, not one class", remedy)
+    if not isinstance(value, Number) or isinstance(value, complex) or value != value // 1:
+        raise ColumnError(column, f"{value!r} is not a whole number", "Give the index of a class, 0, 1, ...")
+    return int(value)  # type: ignore[call-overload, no-any-return]
+
+
+_WEIGHT_TOLERANCE = 1e-3  # float32 weights of many sources do not sum to 1 exactly
+
+
+def row_labels(row: Mapping[str, Any], label_column: str = "label") -> tuple[str, list[int], list[float]]:
+    """Reads the labels of a row: the column that holds them, the classes' indices, and their weights.
+
+    They are those of the contract where `labels` is a list, else the single label of `label_column`, or of `labels`.
+
+    Raises:
+        ColumnError: If a label is missing or not the index of a class, or the weights are not its labels' shares.
+
+    Example:
+        >>> row_labels({"label": 3}), row_labels({"labels": 3})
+        (('label', [3], [1.0]), ('labels', [3], [1.0]))
+    """
+    values, weights = row.get(LABELS), row.get(LABEL_WEIGHTS)
+    if values is None or np.ndim(values) == 0:
+        column = LABELS if row.get(label_column) is None and values is not None else label_column
+        if row.get(column) is None:
+            raise ColumnError(column, "there is no label", f"Give every row '{label_column}' or '{LABELS}'.")
+        values, weights = [row[column]], [1.0]
+    else:
+        column = LABELS
+    if len(values) == 0 or any(value is None for value in values):
+        raise ColumnError(column, "there is no label", f"Give every row '{label_column}' or '{LABELS}'.")
+    labels = [whole_number(value, column) for value in values]
+    if weights is None and len(labels) > 1 and set(labels) <= {0, 1}:
+        remedy = f"Give the indices of its classes, and their shares in '{LABEL_WEIGHTS}'."
+        raise ColumnError(column, f"{labels} is multi-hot", remedy)
+    if min(labels) < 0:
+        raise ColumnError(column, f"label {min(labels)} is outside the classes' indices", "Number the classes from 0.")
+    return column, labels, _read_weights(weights, len(labels))
+
+
+def _read_weights(weights: Any, count: int) -> list[float]:
+    if weights is None or np.shape(weights) != (count,):
+        found = (
+            "missing" if weights is None else f"of length {len(weights)}" if np.ndim(weights) == 1 else repr(weights)
+        )
+        raise ColumnError(LABEL_WEIGHTS, f"{found}, with {count} labels", "Give one weight a label.")
+    weights = [float("nan") if weight is None else float(weight) for weight in weights]
+    if not np.isfinite(weights).all() or min(weights) < 0 or abs(sum(weights) - 1) > _WEIGHT_TOLERANCE:
+        problem = f"{weights} sums to {sum(weights):.4g}, not 1"
+        raise ColumnError(LABEL_WEIGHTS, problem, "Divide the weights by their sum.")
+    return weights
+
+
 def sources_of(row: Mapping[str, Any], shape: tuple[int, ...], label_column: str = "label") -> Sources:
     """Reads the sources of a row, with masks of `shape` (H, W), or (T, H, W) for a clip.
 
@@ -157,17 +245,13 @@ def sources_of(row: Mapping[str, Any], shape: tuple[int, ...], label_column: str
     method such as CutMix assumes.
 
     Raises:
-        KeyError: If the row has no label.
+        ColumnError: If the labels or weights cannot be read, see [`row_labels`].
 
     Example:
         >>> sources_of({"label": 3}, (1, 2))
         Sources(labels=[3], weights=[1.0], masks=[array([[1., 1.]], dtype=float32)])
     """
-    if row.get(LABELS) is None:
-        if row.get(label_column) is None:
-            raise KeyError(f"the row has neither '{LABELS}' nor '{label_column}'; its columns are {sorted(row)}")
-        return Sources([int(row[label_column])], [1.0], [np.ones(shape, np.float32)])
-    labels, weights = list(row[LABELS]), list(row[LABEL_WEIGHTS])
+    _, labels, weights = row_labels(row, label_column)
     if row.get(PROVENANCE) is None:
         return Sources(labels, weights, [np.ones(shape, np.float32) for _ in labels])
     num_frames = shape[0] if len(shape) == 3 else None

@@ -8,10 +8,9 @@ from typing import Any
 import numpy as np
 
 from hf_pgg.data.images import decode_mask
-from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, ProvenanceError
+from hf_pgg.data.provenance import IMAGE, PROVENANCE, ProvenanceError, naming_row, row_labels
 from hf_pgg.data.video import sample_shape
 
-_WEIGHT_TOLERANCE = 1e-3  # float32 weights of many sources do not sum to 1 exactly
 _OVERLAP_TOLERANCE = 2  # of 255: complementary soft masks are rounded separately
 
 
@@ -72,28 +71,14 @@ def validate_sources(
         Traceback (most recent call last):
         hf_pgg.data.provenance.ProvenanceError: row 7, column 'label_weights': of length 1, with 2 labels. Give one ...
     """
-    plain = row.get(LABELS) is None
-    labels = [row.get(label_column)] if plain else row[LABELS]
-    column = label_column if plain else LABELS
-    if not labels or any(label is None for label in labels):
-        raise ProvenanceError(name, column, "there is no label", f"Give every row '{label_column}' or '{LABELS}'.")
-    for label in map(int, labels):
-        if not 0 <= label < num_classes:
+    with naming_row(name, label_column):
+        column, labels, _ = row_labels(row, label_column)
+    for label in labels:
+        if label >= num_classes:
             problem = f"label {label} is outside 0..{num_classes - 1}"
             raise ProvenanceError(name, column, problem, "Set `num_labels` of the model.")
-    if not plain:
-        _validate_weights(row.get(LABEL_WEIGHTS), len(labels), name)
     if row.get(PROVENANCE) is not None:
         _validate_masks(row[PROVENANCE], len(labels), size, name, allow_overlap)
-
-
-def _validate_weights(weights: Sequence[float] | None, count: int, name: object) -> None:
-    if weights is None or len(weights) != count:
-        found = "missing" if weights is None else f"of length {len(weights)}"
-        raise ProvenanceError(name, LABEL_WEIGHTS, f"{found}, with {count} labels", "Give one weight a label.")
-    if not np.isfinite(weights).all() or min(weights) < 0 or abs(sum(weights) - 1) > _WEIGHT_TOLERANCE:
-        problem = f"{list(weights)} sums to {sum(weights):.4g}, not 1"
-        raise ProvenanceError(name, LABEL_WEIGHTS, problem, "Divide the weights by their sum.")
 
 
 def _validate_masks(masks: Sequence[Any], count: int, size: tuple[int, int], name: object, allow_overlap: bool) -> None:

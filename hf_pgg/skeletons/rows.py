@@ -21,7 +21,7 @@ from datasets import List, Value
 
 from hf_pgg.data.collator import Collator
 from hf_pgg.data.frame_sampling import FrameSampler
-from hf_pgg.data.provenance import PROVENANCE, ProvenanceError, Sources, sources_of
+from hf_pgg.data.provenance import PROVENANCE, Sources, naming_row, sources_of
 from hf_pgg.data.validation import validate_sources
 
 KEYPOINTS = "keypoints"
@@ -141,6 +141,7 @@ class SkeletonCollator(Collator):
         flip (`float`): Probability that a clip is mirrored, for training only; not for ordered keypoints, whose left
             and right would have to change places.
         extra_columns (`tuple[str, ...]`): Integer columns (groups) passed on as (B,) int64.
+        num_classes (`int`, *optional*): The model's classes, which the trainer tells: no label may lie above.
 
     Example:
         >>> {name: tuple(values.shape) for name, values in SkeletonCollator()([skeletons[0], skeletons[1]]).items()}
@@ -153,6 +154,7 @@ class SkeletonCollator(Collator):
     input_column: str = KEYPOINTS
     label_column: str = "label"
     extra_columns: tuple[str, ...] = ()
+    num_classes: int | None = None
 
     def for_evaluation(self) -> SkeletonCollator:
         return replace(self, flip=0.0)
@@ -189,8 +191,5 @@ class SkeletonCollator(Collator):
 
     def _sample(self, row: Mapping[str, Any], name: object) -> tuple[np.ndarray, Sources]:
         rng = np.random.default_rng(int(torch.randint(2**31, ())))
-        try:
+        with naming_row(name, self.input_column):
             return sample_row(row, rng, self.sampler, self.input_column, self.label_column)
-        except (ValueError, KeyError) as error:
-            problem = str(error.args[0] if error.args else error)
-            raise ProvenanceError(name, self.input_column, problem, "Mend or drop the row.") from error

@@ -6,6 +6,7 @@ colours around it, so that no second object is pasted.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
@@ -78,6 +79,9 @@ class BackgroundExchange(PairSynthesizer):
 
     probability: float = 1.0
     version: int = field(default=2, init=False, repr=False)  # 2: wide blurs on smaller copies
+
+    def for_classes(self, names: Sequence[str]) -> BackgroundExchange:
+        return self  # the partners' labels are not read
 
     def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         image, sources = self.read(row)

@@ -19,11 +19,12 @@ import torch
 from datasets import ClassLabel, Dataset, Features, IterableDataset
 
 from hf_pgg.data.images import encode_mask, undecoded
-from hf_pgg.data.labels import class_label
+from hf_pgg.data.labels import class_label, is_scalar, with_classes
 from hf_pgg.data.loading import read_column
-from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE, naming_row
+from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE, naming_row, whole_number
 
 Self = TypeVar("Self", bound="RowTransform")
+Synthesis = TypeVar("Synthesis", bound="RowSynthesizer")
 Row = Mapping[str, Any]
 Batch = Mapping[str, Sequence[Any]]
 
@@ -115,6 +116,7 @@ class RowTransform(ABC):
         """`dataset.map` with this method, its features and its indices. `map_kwargs`: `num_proc`, `batch_size`, ..."""
         if isinstance(dataset, IterableDataset) and self.row_id_column is None:
             raise ValueError(f"an IterableDataset has no lasting row index (it restarts in every shard): {_NEEDS_ID}")
+        check_row_ids(dataset, self.row_id_column)
         map_kwargs.setdefault("batch_size", 32)  # images: the default of 1000 rows would be held in memory at once
         if isinstance(dataset, IterableDataset):
             dataset = undecoded(dataset)  # of a Dataset, `read_column` takes the stored images
@@ -127,10 +129,44 @@ class RowTransform(ABC):
             if row.get(self.row_id_column) is None:
                 raise ValueError(f"the row has no id in column '{self.row_id_column}'; its columns are {sorted(row)}")
             row_id = row[self.row_id_column]
-            return row_id if isinstance(row_id, str) else int(row_id)
+            return row_id if isinstance(row_id, str) else _whole_id(row_id, self.row_id_column)
         if index is None:
             raise ValueError(f"outside `map` a row has no index to draw its numbers from: {_NEEDS_ID}")
         return int(index)
+
+
+def _whole_id(value: Any, column: str) -> int:
+    if isinstance(value, (bool, float, np.floating)) or getattr(value, "is_floating_point", bool)():
+        raise ValueError(f"column '{column}' holds {value!r}, no id: {_NEEDS_ID}")
+    return whole_number(value, column)
+
+
+def check_row_ids(dataset: Any, column: str | None) -> None:
+    """Refuses ids that are fractions, missing or held by two rows, which would draw the same.
+
+    Only a map-style dataset that has the column is looked at.
+
+    Raises:
+        ValueError: If an id is not one row's own; the message names the rows.
+
+    Example:
+        >>> check_row_ids(rows, "label")
+        Traceback (most recent call last):
+        ValueError: rows 0 and 2 have the same id 0 in column 'label', and would draw the same: store an id ...
+    """
+    if column is None or not isinstance(dataset, Dataset) or column not in dataset.column_names:
+        return
+    feature, places = dataset.features[column], {}
+    if not is_scalar(feature, "int", "uint", "string", "large_string"):
+        raise ValueError(f"row ids in column '{column}' are {feature}: {_NEEDS_ID}")
+    for index, row_id in enumerate(dataset.with_format("arrow")[:][column].to_pylist()):
+        if row_id is None:
+            raise ValueError(f"row {index} has no id in column '{column}': {_NEEDS_ID}")
+        if places.setdefault(row_id, index) != index:
+            raise ValueError(
+                f"rows {places[row_id]} and {index} have the same id {row_id} in column '{column}', and would draw the"
+                f" same: {_NEEDS_ID}"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -171,6 +207,17 @@ class RowSynthesizer(RowTransform, ABC):
     @abstractmethod
     def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         """The sample that a row becomes; pure in (row, rng)."""
+
+    def for_classes(self: Synthesis, names: Sequence[str]) -> Synthesis:
+        """The same method, with the classes of its `source`, where it has one, numbered in the order of `names`."""
+        source: Any = getattr(self, "source", None)
+        same = source if source is None else with_classes(source, names, self.label_column, "`source`")
+        return self if same is source else replace(self, source=same)  # type: ignore[call-arg]
+
+    def map(self, dataset: Dataset | IterableDataset, **map_kwargs: Any) -> Any:
+        """`RowTransform.map`, after the classes of a `source` were numbered as in the dataset."""
+        names = class_label(dataset.features, self.label_column).names
+        return super(RowSynthesizer, self.for_classes(names)).map(dataset, **map_kwargs)
 
     def extra_features(self) -> dict[str, Any]:
         """Columns that the method adds beside the contract's, name to feature."""
@@ -236,6 +283,11 @@ class FreshDraws:
     def columns(self) -> tuple[str, ...]:
         """The columns that the method reads from a row, where the row has them."""
         return self.synthesizer.columns
+
+    def for_classes(self, names: Sequence[str]) -> None:
+        """From now on the classes of the method's `source` are numbered in the order of `names`."""
+        if isinstance(self.synthesizer, RowSynthesizer):
+            self.synthesizer = self.synthesizer.for_classes(names)
 
     def set_epoch(self, epoch: int) -> None:
         """From now on rows draw as in this epoch, in the workers of a loader too."""

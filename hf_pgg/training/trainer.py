@@ -32,7 +32,7 @@ from hf_pgg.training.checkpoints import AtomicCheckpoints
 from hf_pgg.training.config import PGGConfig
 from hf_pgg.training.hub import draft_card, has_own_card, push_checkpoint
 from hf_pgg.training.monitor import GroupedEvalPrediction, TargetShare, Telemetry
-from hf_pgg.training.validation import check_dataset, is_exact, model_config, refuse_unsupported
+from hf_pgg.training.validation import is_exact, model_config, refuse_unsupported, tell_classes
 
 
 def soft_cross_entropy(
@@ -126,9 +126,9 @@ class PGGTrainer(AtomicCheckpoints):
         self.group_columns = list(args.group_columns or [])
         collator = args.collator(processing_class, augment) if data_collator is None else data_collator
         num_classes = model_config(model).num_labels
-        evaluated = eval_dataset if isinstance(eval_dataset, dict) else {"evaluation": eval_dataset}
-        for name, dataset in {"training": train_dataset, **evaluated}.items():
-            check_dataset(dataset, name, num_classes, args, collator)
+        collator, self._checked = tell_classes(collator, model, train_dataset, args)
+        train_dataset = self._checked(train_dataset, "training", collator)
+        eval_dataset = self._checked(eval_dataset, "evaluation", collator.for_evaluation())
         args.label_names = [LABELS, *self.group_columns]
         self._user_metrics = compute_metrics
         super().__init__(
@@ -152,7 +152,7 @@ class PGGTrainer(AtomicCheckpoints):
         if isinstance(dataset, Dataset):
             if dataset.format["type"] == "custom":
                 return dataset  # a transform set by the user may read any column
-            dataset = undecoded(dataset)
+            dataset = undecoded(dataset.with_format(None))  # the collator reads images, not what torch makes of them
         return super()._remove_unused_columns(dataset, description)
 
     def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
@@ -164,6 +164,8 @@ class PGGTrainer(AtomicCheckpoints):
     def _for_evaluation(self, make: Any, dataset: Any) -> Any:
         collator = self.data_collator
         self.data_collator = collator.for_evaluation()
+        if dataset is not None and not isinstance(dataset, str):  # one that the constructor has not seen
+            dataset = self._checked(dataset, "evaluation", self.data_collator)
         try:
             return make(dataset)
         finally:

@@ -2,20 +2,28 @@
 
 from __future__ import annotations
 
+import copy
 import inspect
+from collections.abc import Callable, Sequence
+from functools import partial
+from itertools import islice
 from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset
+import torch
+from datasets import ClassLabel, Dataset, IterableDataset, List
 from transformers.utils import logging
 
 from hf_pgg.data.collator import Collator
 from hf_pgg.data.images import undecoded
+from hf_pgg.data.labels import is_scalar, own_label_column, with_classes
 from hf_pgg.data.provenance import LABELS
 from hf_pgg.guidance.forward import input_name
+from hf_pgg.synthesis.base import FreshDraws, check_row_ids
 from hf_pgg.training.config import PGGConfig
 
 logger = logging.get_logger(__name__)
+_FIRST_ROWS = 4  # of a stream
 
 
 def _base(model: Any) -> Any:
@@ -109,11 +117,10 @@ def is_exact(model: Any, args: PGGConfig) -> bool:
 def check_dataset(dataset: Any, name: str, num_classes: int, args: PGGConfig, collator: Collator) -> None:
     """Checks a dataset's columns, and up to `args.validate_rows` of its rows, before the first step.
 
-    Only a map-style dataset is looked at, and its rows only where they are what reaches the model: the rows of a
-    `synthesis` or a transform do not exist yet; the method itself names a bad one.
+    Of a stream, and of rows that a transform makes, the first rows are looked at; of a `synthesis` none, since its rows
+    do not exist yet. The collator checks every batch's labels, and names a bad row.
 
     Raises:
-        TypeError: If the collator is not a [`~hf_pgg.data.collator.Collator`].
         ValueError: If the dataset is empty or a column is missing.
         ProvenanceError: If a row does not keep the contract.
 
@@ -125,24 +132,112 @@ def check_dataset(dataset: Any, name: str, num_classes: int, args: PGGConfig, co
         Traceback (most recent call last):
         ValueError: the training dataset has no column 'image' but ...: set `image_column`
     """
-    if not isinstance(collator, Collator):
-        raise TypeError(
-            f"data_collator is a {type(collator).__name__}: PGGTrainer asks its collator which columns it reads and how"
-            " rows are checked, so give a `PGGCollator`, or a subclass of `hf_pgg.data.collator.Collator`"
-        )
+    if isinstance(dataset, IterableDataset) or _is_transformed(dataset):
+        _check_first_rows(dataset, name, num_classes, args, collator)
     if not isinstance(dataset, Dataset):
         return
     if len(dataset) == 0:
         raise ValueError(f"the {name} dataset is empty")
-    if collator.synthesis is not None or dataset.format["type"] == "custom":
+    if collator.synthesis is not None or _is_transformed(dataset):
         return
     _check_columns(dataset, name, args, collator)
+    dataset = dataset.with_format(None)
     rows = undecoded(dataset.select_columns([column for column in collator.columns if column in dataset.column_names]))
     count = min(len(rows), args.validate_rows)
     if count < len(rows):
         logger.warning(f"{count} of the {len(rows)} rows of the {name} dataset are checked (`validate_rows`)")
     for i in np.linspace(0, len(rows) - 1, count).astype(int) if count else []:
         collator.validate_row(rows[int(i)], f"{i} of the {name} dataset", num_classes, args.allow_overlap)
+
+
+def _is_transformed(dataset: Any) -> bool:
+    return isinstance(dataset, Dataset) and dataset.format["type"] == "custom"
+
+
+def _check_first_rows(dataset: Any, name: str, num_classes: int, args: PGGConfig, collator: Collator) -> None:
+    with torch.random.fork_rng(devices=[]):  # looking changes no draw of the run
+        for i, row in enumerate(islice(dataset, min(_FIRST_ROWS, args.validate_rows))):
+            if collator.input_column not in row:
+                made = " A transform that makes `pixel_values` leaves no image for the masks: give it as `augment`."
+                raise ValueError(
+                    f"row {i} of the {name} dataset has {sorted(row)}, no column '{collator.input_column}'."
+                    + (made if "pixel_values" in row else " Name it in the arguments.")
+                )
+            if collator.synthesis is None:
+                collator.validate_row(row, f"{i} of the {name} dataset", num_classes, args.allow_overlap)
+
+
+def class_order(model: Any, train_dataset: Any, label_column: str) -> list[str] | None:
+    """Returns the names of the classes in the order that all datasets must have: the model's own, or the data's.
+
+    Example:
+        >>> class_order(model, rows, "label")  # the model's are LABEL_0 and LABEL_1
+        ['cat', 'dog']
+    """
+    config = model_config(model)
+    own = [config.id2label[i] for i in range(config.num_labels)] if getattr(config, "id2label", None) else []
+    if own and own != [f"LABEL_{i}" for i in range(len(own))]:
+        return own
+    features = getattr(train_dataset, "features", None)
+    feature = features.get(own_label_column(features, label_column)) if features else None
+    feature = feature.feature if isinstance(feature, List) else feature
+    return feature.names if isinstance(feature, ClassLabel) else None
+
+
+def tell_classes(collator: Any, model: Any, train_dataset: Any, args: PGGConfig) -> tuple[Any, Callable[..., Any]]:
+    """Returns the collator, knowing the number of classes, and [`checked_dataset`], knowing the classes' order.
+
+    The pools of fresh draws take that order, too.
+
+    Draws stand in the collator's `synthesis` or in the dataset's transform. Their rows' ids are checked, too.
+
+    Raises:
+        TypeError: If the collator is not a [`~hf_pgg.data.collator.Collator`].
+        ValueError: If ids are not unique, or a pool has other classes.
+
+    Example:
+        >>> from hf_pgg.skeletons.rows import SkeletonCollator
+        >>> tell_classes(SkeletonCollator(), model, skeletons, PGGConfig("out", use_cpu=True))[0].num_classes
+        2
+    """
+    if not isinstance(collator, Collator):
+        raise TypeError(
+            f"data_collator is a {type(collator).__name__}: PGGTrainer asks its collator which columns it reads and how"
+            " rows are checked, so give a `PGGCollator`, or a subclass of `hf_pgg.data.collator.Collator`"
+        )
+    collator = copy.copy(collator)
+    num_classes, names = model_config(model).num_labels, class_order(model, train_dataset, collator.label_column)
+    object.__setattr__(collator, "num_classes", num_classes)  # a dataclass of skeletons is frozen
+    transform = train_dataset.format["format_kwargs"].get("transform") if _is_transformed(train_dataset) else None
+    for draws in (collator.synthesis, transform):
+        if isinstance(draws, FreshDraws):
+            check_row_ids(train_dataset, draws.synthesizer.row_id_column)
+            if names is not None:
+                draws.for_classes(names)
+    return collator, partial(checked_dataset, num_classes=num_classes, names=names, args=args)
+
+
+def checked_dataset(
+    dataset: Any, name: str, collator: Collator, *, num_classes: int, names: Sequence[str] | None, args: PGGConfig
+) -> Any:
+    """Returns a dataset, or each of a dictionary, with its classes in the order of `names`, after [`check_dataset`].
+
+    Raises:
+        ValueError: If its classes are not those of `names`; and see [`check_dataset`].
+
+    Example:
+        >>> from hf_pgg.skeletons.rows import SkeletonCollator
+        >>> order = {"num_classes": 2, "names": ["run", "walk"], "args": PGGConfig("out", use_cpu=True)}
+        >>> checked_dataset(skeletons, "test", SkeletonCollator(), **order)["label"][:]
+        [1, 0, 1, 0]
+    """
+    if isinstance(dataset, dict):
+        known = {"num_classes": num_classes, "names": names, "args": args}
+        return {key: checked_dataset(own, key, collator, **known) for key, own in dataset.items()}
+    if names is not None and isinstance(dataset, (Dataset, IterableDataset)):
+        dataset = with_classes(dataset, names, collator.label_column, f"the {name} dataset")
+    check_dataset(dataset, name, num_classes, args, collator)
+    return dataset
 
 
 def _check_columns(dataset: Dataset, name: str, args: PGGConfig, collator: Collator) -> None:
@@ -157,8 +252,9 @@ def _check_columns(dataset: Dataset, name: str, args: PGGConfig, collator: Colla
     for group in args.group_columns or []:
         if group not in columns:
             raise ValueError(f"the {name} dataset has no group column '{group}' but {columns}: set `group_columns`")
-        if not isinstance(dataset.features[group], ClassLabel) and "int" not in str(dataset.features[group]):
+        feature = dataset.features[group]
+        if not is_scalar(feature, "int", "uint", "bool"):
             raise ValueError(
-                f"group column '{group}' of the {name} dataset is {dataset.features[group]}, not integers: turn it into"
-                f" classes with `dataset.class_encode_column('{group}')`"
+                f"group column '{group}' of the {name} dataset is {feature}, not integers: number its values over all"
+                f" splits at once with `hf_pgg.data.labels.encode_classes(splits, '{group}')`"
             )
