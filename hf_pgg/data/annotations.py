@@ -144,11 +144,9 @@ def add_provenance(
             `[x, y, width, height]` in pixels, where the boxes cannot all be corners.
         video_column (`str`, *optional*): Column of the clips, where the samples are clips.
         target_value (`int`, *optional*): The value of the target in a label map (1 in the Oxford pets trimaps).
-        map_kwargs: Passed on to `Dataset.map` (`num_proc`, ...).
 
     Raises:
-        ValueError: If not exactly one of `mask_column` and `box_column` is given, a column is missing, or the format of
-            the boxes cannot be told.
+        ValueError: If the columns are not given or not there, or the format of the boxes cannot be told.
         ProvenanceError: If a mask or the boxes do not fit their sample; the message names the row.
 
     Example:
@@ -161,8 +159,9 @@ def add_provenance(
     if (mask_column is None) == (box_column is None):
         raise ValueError("give either `mask_column` or `box_column`")
     column = mask_column or box_column
-    if label_column not in dataset.features:
-        label_column = own_label_column(dataset.features, label_column)
+    label_column = (
+        label_column if label_column in dataset.features else own_label_column(dataset.features, label_column)
+    )
     for needed in (video_column or image_column, label_column, column):
         if needed not in dataset.column_names:
             raise ValueError(f"column '{needed}' is not in the dataset; its columns are {dataset.column_names}")
@@ -175,11 +174,8 @@ def add_provenance(
         _row_to_provenance,
         with_indices=True,
         fn_kwargs={
-            "column": column,
-            "is_box": box_column is not None,
-            "box_format": box_format,
-            "columns": (image_column, video_column, label_column),
-            "target_value": target_value,
+            **{"column": column, "is_box": box_column is not None, "box_format": box_format},
+            **{"columns": (image_column, video_column, label_column), "target_value": target_value},
         },
         features=Features(features),
         **map_kwargs,

@@ -92,7 +92,7 @@ def encode_classes(splits: Mapping[str, Dataset], *columns: str) -> DatasetDict:
         if isinstance(features[0], ClassLabel) and all(feature == features[0] for feature in features):
             continue
         values = {name: _column_names(rows, column, name) for name, rows in splits.items()}
-        known = next((feature.names for feature in features if isinstance(feature, ClassLabel)), [])
+        known: list[Any] = next((feature.names for feature in features if isinstance(feature, ClassLabel)), [])
         found = {value for own in values.values() for value in own if value is not None}
         found |= {name for feature in features if isinstance(feature, ClassLabel) for name in feature.names}
         if len({isinstance(value, str) for value in found}) > 1:

@@ -17,7 +17,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from numbers import Number
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -186,9 +185,9 @@ def whole_number(value: Any, column: str) -> int:
     if isinstance(value, (list, tuple)):
         remedy = f"Give one class's index; of several, '{LABELS}' holds the indices, '{LABEL_WEIGHTS}' the shares."
         raise ColumnError(column, f"{list(value)} is a list, multi-hot or of several, not one class", remedy)
-    if not isinstance(value, Number) or isinstance(value, complex) or value != value // 1:
+    if not isinstance(value, (int, float)) or value % 1 != 0:  # infinity, too
         raise ColumnError(column, f"{value!r} is not a whole number", "Give the index of a class, 0, 1, ...")
-    return int(value)  # type: ignore[call-overload, no-any-return]
+    return int(value)
 
 
 _WEIGHT_TOLERANCE = 1e-3  # float32 weights of many sources do not sum to 1 exactly

@@ -265,7 +265,6 @@ def image_boxes(boxes: ArrayLike, original_size: Sequence[float], box_format: st
     Args:
         boxes (`ArrayLike`): Boxes (N, 4), or one box (4,), in pixels of the image.
         original_size (`Sequence[float]`): Width and height of the image in pixels.
-        box_format (`str`): `"xywh"` or `"xyxy"`.
 
     Raises:
         ValueError: If there is no box, or one is inverted, empty, in shares of the image, holds NaN or leaves it.
@@ -286,14 +285,13 @@ def image_boxes(boxes: ArrayLike, original_size: Sequence[float], box_format: st
         raise ValueError(f"boxes have the shape {corners.shape}: give (N, 4)")
     if box_format == "xywh":
         corners[:, 2:] += corners[:, :2]
-    width, height = size
     for box, given in zip(corners, np.atleast_2d(np.asarray(boxes)).tolist(), strict=True):
         if not (box[:2] <= box[2:]).all():
             raise ValueError(f"box {given} is inverted or holds NaN as '{box_format}'")
         if not ((box[:2] >= 0) & (box[:2] < size) & (box[2:] <= size)).all():
             hint = "; are these corners? Then set box_format='xyxy'" if box_format == "xywh" else ""
-            problem = f"leaves the image of {width:g}x{height:g} (width x height)"
-            raise ValueError(f"box {given} as '{box_format}' {problem}{hint}")
+            problem = f"box {given} as '{box_format}' leaves the image of {size[0]:g}x{size[1]:g} (width x height)"
+            raise ValueError(problem + hint)
         if max(given) <= 1 < size.min() / 2:
             raise ValueError(f"box {given} lies within one pixel: give pixels, not shares of the image")
         if box_format == "xywh" and not min(given[2:]) > 0:

@@ -156,7 +156,8 @@ def check_row_ids(dataset: Any, column: str | None) -> None:
     """
     if column is None or not isinstance(dataset, Dataset) or column not in dataset.column_names:
         return
-    feature, places = dataset.features[column], {}
+    feature = dataset.features[column]
+    places: dict[Any, int] = {}
     if not is_scalar(feature, "int", "uint", "string", "large_string"):
         raise ValueError(f"row ids in column '{column}' are {feature}: {_NEEDS_ID}")
     for index, row_id in enumerate(dataset.with_format("arrow")[:][column].to_pylist()):

@@ -232,7 +232,7 @@ def checked_dataset(
         [1, 0, 1, 0]
     """
     if isinstance(dataset, dict):
-        known = {"num_classes": num_classes, "names": names, "args": args}
+        known: dict[str, Any] = {"num_classes": num_classes, "names": names, "args": args}
         return {key: checked_dataset(own, key, collator, **known) for key, own in dataset.items()}
     if names is not None and isinstance(dataset, (Dataset, IterableDataset)):
         dataset = with_classes(dataset, names, collator.label_column, f"the {name} dataset")
