@@ -159,9 +159,8 @@ def add_provenance(
     if (mask_column is None) == (box_column is None):
         raise ValueError("give either `mask_column` or `box_column`")
     column = mask_column or box_column
-    label_column = (
-        label_column if label_column in dataset.features else own_label_column(dataset.features, label_column)
-    )
+    if label_column not in dataset.features:
+        label_column = own_label_column(dataset.features, label_column)
     for needed in (video_column or image_column, label_column, column):
         if needed not in dataset.column_names:
             raise ValueError(f"column '{needed}' is not in the dataset; its columns are {dataset.column_names}")
@@ -170,16 +169,10 @@ def add_provenance(
     contract = provenance_features(class_label(dataset.features, label_column))
     # the sample is kept where it stands: a row function that returned it would encode every image anew
     features = {**dataset.features, **{name: contract[name] for name in (LABELS, LABEL_WEIGHTS, PROVENANCE)}}
-    return undecoded(dataset).map(
-        _row_to_provenance,
-        with_indices=True,
-        fn_kwargs={
-            **{"column": column, "is_box": box_column is not None, "box_format": box_format},
-            **{"columns": (image_column, video_column, label_column), "target_value": target_value},
-        },
-        features=Features(features),
-        **map_kwargs,
-    )
+    columns = (image_column, video_column, label_column)
+    options = {"column": column, "is_box": box_column is not None, "box_format": box_format, "columns": columns}
+    map_kwargs |= {"features": Features(features), "fn_kwargs": {**options, "target_value": target_value}}
+    return undecoded(dataset).map(_row_to_provenance, with_indices=True, **map_kwargs)
 
 
 def _row_to_provenance(
