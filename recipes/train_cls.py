@@ -40,6 +40,8 @@ from hf_pgg.synthesis.by_name import MIXES, synthesis_by_name
 from hf_pgg.training.models import image_classifier
 
 EMBEDDED = "digits on photographs"
+TRAIN_ON = ("real", "generated", "both")
+METHODS = ("composite", "none", *MIXES)
 REPORTED = {
     "accuracy": ("accuracy", 1),
     "worst_group_accuracy": ("worst group", 1),
@@ -54,9 +56,7 @@ class DataArguments:
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str = field(default="test", metadata={"help": "Split to report on."})
     mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, for rows without provenance."})
-    annotations: str | None = field(
-        default=None, metadata={"help": "File or folder beside --dataset_name, a folder of images ('{split}' in both)."}
-    )
+    annotations: str | None = field(default=None, metadata={"help": "File or folder of them ('{split}' is filled in)."})
     annotation_format: str = field(default="coco", metadata={"help": "Of --annotations.", "choices": FORMATS})
     class_names: list[str] = field(default_factory=list, metadata={"help": "Of --annotations, in order (YOLO, VOC)."})
     box_column: str | None = field(default=None, metadata={"help": "Boxes of the object, instead."})
@@ -68,16 +68,11 @@ class DataArguments:
 
 @dataclass
 class SynthesisArguments:
-    synthesis: str = field(
-        default="composite",
-        metadata={"help": "Method of the rows that are added.", "choices": ("composite", "none", *MIXES)},
-    )
+    synthesis: str = field(default="composite", metadata={"help": "Method of the rows added.", "choices": METHODS})
     synthesis_copies: float = field(default=0.5, metadata={"help": "Synthesized rows for each training row."})
     backgrounds: str | None = field(default=None, metadata={"help": "Data set of background images, for composites."})
     generated: str | None = field(default=None, metadata={"help": "Data set of rows that `synthesize.py` generated."})
-    train_on: str = field(
-        default="both", metadata={"help": "With --generated: which rows.", "choices": ("real", "generated", "both")}
-    )
+    train_on: str = field(default="both", metadata={"help": "Rows of --generated.", "choices": TRAIN_ON})
 
 
 def main() -> None:
@@ -182,15 +177,9 @@ def train(
     """Trains one classifier; also the seconds it took."""
     set_seed(args.seed)
     model, processor = image_classifier(class_label(rows.features), args.image_size, **asdict(model_args))
-    trainer = PGGTrainer(
-        model,
-        args,
-        augment=v2.RandomHorizontalFlip() if augmented else None,
-        train_dataset=rows,
-        eval_dataset=test,
-        processing_class=processor,
-        compute_metrics=metrics_for((args.group_columns or [None])[0]),
-    )
+    augment = v2.RandomHorizontalFlip() if augmented else None
+    metrics, data = metrics_for(*(args.group_columns or [])), {"train_dataset": rows, "eval_dataset": test}
+    trainer = PGGTrainer(model, args, augment=augment, processing_class=processor, compute_metrics=metrics, **data)
     method = Path(args.output_dir).name
     print(f"--- {method}: {len(rows)} rows, {args.max_steps} steps, alpha {args.alpha}", flush=True)
     return trainer, trainer.train().metrics["train_runtime"]
