@@ -25,5 +25,6 @@ def imported(script: Path) -> set[str]:
 
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_a_recipe_imports_neither_another_recipe_nor_a_benchmark(script: Path) -> None:
-    others = {other.stem for other in SCRIPTS} | {"recipes", "benchmarks"}
+    # `medial_axis` is no recipe: the points of the embedded skeletons, for one recipe alone
+    others = {other.stem for other in SCRIPTS if other.stem != "medial_axis"} | {"recipes", "benchmarks"}
     assert imported(script) & others == set()

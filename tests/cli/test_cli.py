@@ -180,7 +180,6 @@ def test_preview_refuses_in_a_sentence(data, capsys, tmp_path):
         ((saved,), "--synthesis composite needs to know the object: give --mask_column or --box_column"),
         ((saved, "--mask_column", "mask"), "--synthesis composite needs --backgrounds"),
         ((saved, "--mask_column", "masks"), "column 'masks' is not in the dataset"),
-        ((saved, "--synthesis", "cutmix", "--label_column", "name"), "'name' is a Value, not a ClassLabel"),
         ((saved, "--synthesis", "cutmix", "--count", "99"), "a sheet holds 1 to 24 samples"),
         (("nobody/nothing",), "nobody/nothing"),
     ):

@@ -70,7 +70,7 @@ def test_groups_are_counted_and_named():
     grouped = add_groups(rows, ["label", "bias"])
     assert grouped.features[GROUP].names[1] == "label 0 / bias 1"
     assert grouped[GROUP] == [2 * y + b for y, b in zip(rows["label"], rows["bias"], strict=True)]
-    with pytest.raises(ValueError, match=r"'number' is Value\('int64'\), not a ClassLabel.*class_encode_column"):
+    with pytest.raises(ValueError, match=r"'number' is Value\('int64'\), not a ClassLabel.*encode_classes"):
         add_groups(rows, ["label", "number"])
     with pytest.raises(ValueError, match="'scene' is missing"):
         count_groups(rows, "label", "scene")
