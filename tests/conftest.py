@@ -159,3 +159,9 @@ def record() -> dict[str, Any]:
         "nonfinite_steps": 0,
         "environment": environment(),
     }  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def _denormal_floats() -> None:
+    """A recipe that ran in this process flushes denormal floats to zero: every test begins without that."""
+    torch.set_flush_denormal(False)

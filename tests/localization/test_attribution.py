@@ -104,8 +104,7 @@ def test_every_method_serves_the_families_it_can_and_names_a_remedy_for_the_othe
         if name in SERVED[family]:
             maps = method(model, batch, TARGET)
             assert maps.shape == (2, *batch.shape[-2:]) and maps.dtype == torch.float32 and not maps.requires_grad
-            # in float64: some maps are tiny, and a recipe that ran in this process flushes denormal squares to zero
-            assert maps.isfinite().all() and maps[0].double().std() > 0
+            assert maps.isfinite().all() and maps[0].std() > 0
         else:
             with pytest.raises(AttributionError, match="use `grad_cam`"):
                 method(model, batch, TARGET)
