@@ -16,8 +16,9 @@ from skimage.morphology import medial_axis
 
 from hf_pgg.data.boxes import mask_to_box
 from hf_pgg.data.frame_sampling import FrameSampler
-from hf_pgg.data.images import decode_mask, open_image
-from hf_pgg.data.provenance import ProvenanceError
+from hf_pgg.data.images import open_image
+from hf_pgg.data.masks import read_masks
+from hf_pgg.data.provenance import ProvenanceError, naming_row
 from hf_pgg.data.video import probe
 from hf_pgg.skeletons.rows import KEYPOINT_FEATURE, KEYPOINTS
 
@@ -154,4 +155,6 @@ def _sampled_masks(row: int, masks: Any, video: Any, sampler: FrameSampler | Non
             indices = sampler.indices(clip.num_frames, np.random.default_rng(row))
         except ValueError as error:
             raise ProvenanceError(row, mask_column, str(error), "Or drop the row.") from error
-    return decode_mask(masks, clip.num_frames)[indices] > 127
+    with naming_row(row, mask_column):
+        shape = (clip.num_frames, clip.height, clip.width)
+        return read_masks(masks, shape, indices=indices, may_be_empty=True) > 0.5

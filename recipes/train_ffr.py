@@ -248,7 +248,8 @@ def run_cell(cell: Cell, splits: DatasetDict, options: Options) -> dict[str, Any
         known = (add_groups(synthetic, columns), evaluated["validation"])
         _, record["stage_one"] = run_stage(PGGTrainer, known, stage_one, first, None, (data_args, model_args, config))
         start = finished_model(stage_one)
-        config = replace(config, learning_rate=config.stage_two_learning_rate)
+        alpha = config.alpha if guided_rows(train) else 0.0
+        config = replace(config, learning_rate=config.stage_two_learning_rate, alpha=alpha)
     elif synthetic is not None:
         train, columns = concatenate_datasets([train, synthetic]), [*columns, "source"]
     known = (add_groups(train, columns), evaluated["validation"])

@@ -27,8 +27,9 @@ from transformers import set_seed
 from hf_pgg import CutMix, MaskAblation, PGGTrainer, PuzzleMix, ResizeMix, add_provenance
 from hf_pgg.cli.arguments import CompareArguments, ModelArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
+from hf_pgg.data.annotations import squashed_rows
 from hf_pgg.data.boxes import BOX_FORMATS, mask_to_box
-from hf_pgg.data.images import decode_mask, encode_png, resize, to_rgb
+from hf_pgg.data.images import decode_mask, encode_png
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, PROVENANCE
@@ -165,19 +166,12 @@ def load_data(task: Task, config: LocalizationConfig) -> DatasetDict:
     splits = {task.train_split, task.selection_split, task.test_split}
     parts = {split: open_dataset(task.dataset_name, split, columns=names) for split in sorted(splits)}
     config.image_column, config.label_column = IMAGE, "label"
-    images = [IMAGE, *([task.train_mask_column] if task.train_mask_column else [])]
-    train = parts[task.train_split].select_columns([*images, "label"])
-    if config.image_size is not None:
-        side = config.image_size  # squashed once, before mixing: the collator would crop
-
-        def squash(row: dict[str, Any]) -> dict[str, Any]:
-            arrays = {IMAGE: to_rgb(row[IMAGE])}
-            arrays |= {name: decode_mask(row[name]) for name in images[1:]}
-            return {name: encode_png(resize(array, (side, side))) for name, array in arrays.items()}
-
-        train = train.map(squash, features=train.features)
+    train = parts[task.train_split]
     if task.train_mask_column:
         train = add_provenance(train, mask_column=task.train_mask_column)
+    train = train.select_columns([name for name in (*CONTRACT_COLUMNS, "label") if name in train.column_names])
+    if config.image_size is not None:  # squashed once, before mixing: the collator would crop
+        train = squashed_rows(train, (config.image_size, config.image_size))
     return DatasetDict(train=train, selection=parts[task.selection_split], test=parts[task.test_split])
 
 

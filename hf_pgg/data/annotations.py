@@ -1,4 +1,4 @@
-"""Masks of objects as a user has them, and how a column of masks or boxes becomes provenance."""
+"""How a column of masks or boxes becomes provenance."""
 
 from __future__ import annotations
 
@@ -10,8 +10,9 @@ from datasets import Dataset, Features, Image, List
 
 from hf_pgg.data.boxes import boxes_to_mask, check_box_column, read_boxes
 from hf_pgg.data.frame_sampling import FrameSampler
-from hf_pgg.data.images import decode_mask, encode_mask, encode_png, open_image, resize_frames, undecoded
+from hf_pgg.data.images import encode_mask, encode_png, resize, to_rgb, undecoded
 from hf_pgg.data.labels import class_label, own_label_column
+from hf_pgg.data.masks import MaskSettings, read_clip_masks, read_mask, read_masks
 from hf_pgg.data.provenance import (
     IMAGE,
     LABEL_WEIGHTS,
@@ -20,67 +21,9 @@ from hf_pgg.data.provenance import (
     ProvenanceError,
     naming_row,
     provenance_features,
+    sources_of,
 )
-from hf_pgg.data.video import SampledClip, sample_clip, sample_shape
-
-
-def read_annotation(value: Any, original_size: tuple[int, int], grey: bool = False) -> np.ndarray:
-    """Reads a mask or label map (H, W) with the values that are stored; of a coloured one, its brightness.
-
-    Args:
-        original_size (`tuple[int, int]`): Width and height of the image that it belongs to, in pixels.
-        grey (`bool`): Whether brightness is read from a palette, too, in place of the numbers of its colours.
-
-    Raises:
-        ValueError: If it is of another size.
-
-    Example:
-        >>> np.unique(read_annotation(rows[0]["mask"], (16, 16)))
-        array([  0, 255], dtype=uint8)
-    """
-    mask = open_image(value)
-    if mask.size != original_size:
-        found, wanted = (f"{size[0]}x{size[1]}" for size in (mask.size, original_size))
-        raise ValueError(f"a mask of {found} for an image of {wanted}")
-    return np.array(mask.convert("L") if grey or mask.mode in ("RGB", "RGBA", "LA") else mask)
-
-
-def object_mask(values: np.ndarray, target_value: int | None = None) -> np.ndarray:
-    """Finds the object in an annotation (H, W): `target_value` of a label map, or the upper half of a mask's values.
-
-    Example:
-        >>> object_mask(np.array([0, 100, 200])), object_mask(np.array([1, 2, 3]), target_value=2)
-        (array([False, False,  True]), array([False,  True, False]))
-    """
-    return values == target_value if target_value is not None else values > values.max() / 2
-
-
-def read_clip_masks(value: Any, clip: SampledClip) -> np.ndarray:
-    """Reads a clip's masks at its sampled frames as (T, H, W) float32 in [0, 1], brought to the size of these frames.
-
-    Args:
-        value: A list of masks, one a frame, or one image in which they are stacked from top to bottom; zero is
-            background, the highest value the object.
-
-    Raises:
-        ValueError: If the masks are not as many and as large as the clip's stored frames, or cannot be decoded.
-
-    Example:
-        >>> clip = SampledClip(np.zeros((2, 16, 16, 3), np.uint8), np.array([0, 7]), 8, (16, 16))
-        >>> from hf_pgg.data.boxes import mask_to_box
-        >>> [mask_to_box(mask > 0) for mask in read_clip_masks(clips[0]["masks"], clip)]
-        [(0, 6, 4, 4), (7, 6, 4, 4)]
-    """
-    if not isinstance(value, (list, tuple)):
-        masks = decode_mask(value, clip.length)[clip.indices]
-    elif len(value) == clip.length:
-        masks = np.stack([decode_mask(value[index]) for index in clip.indices.tolist()])
-    else:
-        raise ValueError(f"{len(value)} masks for a clip of {clip.length} frames")
-    if masks.shape[1:] != clip.stored_size:
-        found, wanted = (f"{width}x{height}" for height, width in (masks.shape[1:], clip.stored_size))
-        raise ValueError(f"{clip.length} masks of {found} for frames of {wanted}")
-    return resize_frames(_share_of_highest(masks).astype(np.float32), clip.size)
+from hf_pgg.data.video import sample_clip, sample_shape
 
 
 def sampled_clips(
@@ -111,8 +54,29 @@ def sampled_clips(
     return rows.cast_column(video_column, List(Image(decode=False)))
 
 
-def _share_of_highest(values: np.ndarray) -> np.ndarray:
-    return values / max(int(values.max()), 1)
+def squashed_rows(dataset: Dataset, size: tuple[int, int], image_column: str = IMAGE) -> Dataset:
+    """Returns rows whose images, and masks where they have provenance, are squashed to `size` (height, width).
+
+    Raises:
+        ProvenanceError: If an image or a mask cannot be read; it names the row.
+
+    Example:
+        >>> small = squashed_rows(rows, (8, 8))
+        >>> small[0]["image"].size, small[0]["provenance"][0].size
+        ((8, 8), (8, 8))
+    """
+
+    def squash(row: Mapping[str, Any], index: int) -> dict[str, Any]:
+        with naming_row(index, image_column):
+            image = to_rgb(row[image_column])
+        out: dict[str, Any] = {image_column: encode_png(resize(image, size))}
+        if row.get(PROVENANCE) is not None:
+            with naming_row(index, PROVENANCE):
+                masks = sources_of(row, image.shape[:2]).resized(size).masks
+            out[PROVENANCE] = [None if mask is None else encode_mask(mask) for mask in masks]
+        return out
+
+    return undecoded(dataset).map(squash, with_indices=True, features=dataset.features)
 
 
 # ---------------------------------------------------------------------------------------------- a whole dataset
@@ -127,23 +91,25 @@ def add_provenance(
     image_column: str = IMAGE,
     video_column: str | None = None,
     label_column: str = "label",
-    target_value: int | None = None,
+    target_value: float | None = None,
+    ignore_value: float | None = None,
+    channel: str | None = None,
     **map_kwargs: Any,
 ) -> Dataset:
     """Turns a user's own mask or box column into provenance.
 
-    Rows whose mask or box is None, or whose list of boxes is empty, get `provenance = None`, hence no guidance.
+    Rows whose mask or box is None, or has no box in its list, get `provenance = None`, hence no guidance.
 
     Args:
         dataset (`Dataset`): Rows with an image and a single label.
-        mask_column (`str`, *optional*): Column of mask images: zero is background, the highest value the target; or
-            of label maps, with `target_value`. The masks of a clip are stacked from top to bottom in one image.
-        box_column (`str`, *optional*): Column of boxes, one or a list for an image; for a clip, a list with one entry a
-            frame. None and [] say that nothing is known.
+        mask_column (`str`, *optional*): Column of masks, of any kind that [`hf_pgg.data.masks`] lists; of a clip
+            stacked from top to bottom in one image, or a list with one a frame.
+        box_column (`str`, *optional*): Column of boxes, one or a list for an image; of a clip a list, one a frame.
         box_format (`str`, *optional*): What the numbers of a box are, see [`~hf_pgg.data.boxes.read_boxes`]; by default
             `[x, y, width, height]` in pixels, where the boxes cannot all be corners.
         video_column (`str`, *optional*): Column of the clips, where the samples are clips.
-        target_value (`int`, *optional*): The value of the target in a label map (1 in the Oxford pets trimaps).
+        target_value, ignore_value, channel (*optional*): What the masks' numbers mean, where they do not say it: see
+            [`~hf_pgg.data.masks.MaskSettings`].
 
     Raises:
         ValueError: If the columns are not given or not there, or the format of the boxes cannot be told.
@@ -171,7 +137,8 @@ def add_provenance(
     features = {**dataset.features, **{name: contract[name] for name in (LABELS, LABEL_WEIGHTS, PROVENANCE)}}
     columns = (image_column, video_column, label_column)
     options = {"column": column, "is_box": box_column is not None, "box_format": box_format, "columns": columns}
-    map_kwargs |= {"features": Features(features), "fn_kwargs": {**options, "target_value": target_value}}
+    settings = MaskSettings(target_value, ignore_value, channel)
+    map_kwargs |= {"features": Features(features), "fn_kwargs": {**options, "settings": settings}}
     return undecoded(dataset).map(_row_to_provenance, with_indices=True, **map_kwargs)
 
 
@@ -183,7 +150,7 @@ def _row_to_provenance(
     is_box: bool,
     box_format: str | None,
     columns: tuple[str, str | None, str],
-    target_value: int | None,
+    settings: MaskSettings,
 ) -> dict[str, Any]:
     image_column, video_column, label_column = columns
     known = row[column]
@@ -201,11 +168,11 @@ def _row_to_provenance(
             [_frame_mask(value, (height, width), box_format, index, column, t) for t, value in enumerate(boxes)]
         )
     else:
-        try:
-            values = read_annotation(known, (width, num_frames * height), grey=target_value is None)
-        except ValueError as error:
-            raise ProvenanceError(index, column, str(error), "Resize the mask with its image.") from error
-        mask = _share_of_highest(values) if target_value is None else values == target_value
+        with naming_row(index, column, "Mend the mask, or give None."):
+            if video_column is None:
+                mask = read_mask(known, (width, height), settings).target
+            else:
+                mask = read_masks(known, (num_frames, height, width), settings)
     out[PROVENANCE] = [encode_mask(mask)]
     return out
 

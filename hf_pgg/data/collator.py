@@ -116,9 +116,10 @@ class Collator(ABC):
     ) -> dict[str, torch.Tensor]:
         """Adds to the inputs the labels, weights and masks of every row's sources, merged and padded.
 
-        A row without provenance has sources without masks. Masks smaller than `shape` are padded with zeros.
+        A row without provenance has sources without masks, or None for each; where some are known, NaN stands for the
+        others, whose labels are then not guided. Masks smaller than `shape` are padded with zeros.
         """
-        guided = torch.tensor([len(found.masks) > 0 for found in sources])
+        guided = torch.tensor([any(mask is not None for mask in found.masks) for found in sources])
         places = max(len(found.labels) for found in sources)
         labels = torch.full((len(rows), places), PADDING_LABEL, dtype=torch.int64)
         weights = torch.zeros(len(rows), places)
@@ -131,8 +132,11 @@ class Collator(ABC):
                 raise ProvenanceError(f"{i} of the batch", column, problem, "Set `num_labels` of the model.")
             labels[i, : len(found.labels)] = torch.tensor(found.labels)
             weights[i, : len(found.weights)] = torch.tensor(found.weights)
-            for k, mask in enumerate(found.masks):
-                provenance[i, k][tuple(map(slice, mask.shape))] = torch.as_tensor(mask)
+            for k, mask in enumerate(found.masks if guided[i] else ()):
+                if mask is None:
+                    provenance[i, k] = torch.nan
+                else:
+                    provenance[i, k][tuple(map(slice, mask.shape))] = torch.as_tensor(mask)
         labels, weights, provenance = merge_sources(labels, weights, provenance)
         batch = {**inputs, LABELS: labels, LABEL_WEIGHTS: weights, "guided": guided}
         if guided.any():
@@ -154,8 +158,9 @@ class PGGCollator(Collator):
     | `pixel_values` | (B, [T,] C, H, W)| float32                                                      |
     | `labels`       | (B, K)          | int64, distinct in a row, padded with -100                    |
     | `label_weights`| (B, K)          | float32, sum to 1                                             |
-    | `provenance`   | (B, K, [T,] H, W)| float32 in [0, 1]; only where some row of the batch has it   |
-    | `guided`       | (B,)            | bool: the row has provenance                                  |
+    | `provenance`   | (B, K, [T,] H, W)| float32 in [0, 1], NaN for a label's target that is not known; |
+    |                |                 | only where some row of the batch has provenance               |
+    | `guided`       | (B,)            | bool: the row has provenance, of some label at least          |
 
     Rows keep the contract, or have a single label in `label_column`; both may be mixed. Images of any mode are
     converted to RGB (see [`~hf_pgg.data.images.to_rgb`]).
@@ -245,13 +250,15 @@ class PGGCollator(Collator):
             rng = np.random.default_rng(int(torch.randint(2**31, ())) if self.sampler else 0)
             clip = sample_clip(row[column], self.sampler, rng)
             array, sources = clip.frames, sources_of(row, (clip.length, *clip.size), self.label_column)
-            sources = sources._replace(masks=[mask[clip.indices] for mask in sources.masks])
-        known = row.get(PROVENANCE) is not None
+            sources = sources.with_masks(lambda mask: mask[clip.indices])
+        if row.get(PROVENANCE) is None:
+            sources = sources._replace(masks=[None] * len(sources.labels))
+        known = [mask for mask in sources.masks if mask is not None]
         image = torch.from_numpy(array).movedim(-1, -3)
         # masks of a clip go through the transforms side by side, K * T of them
-        masks = torch.from_numpy(np.stack(sources.masks)).flatten(0, -3) if known else torch.zeros(0, *image.shape[-2:])
+        masks = torch.from_numpy(np.stack(known)).flatten(0, -3) if known else torch.zeros(0, *image.shape[-2:])
         if self.augment is not None:
             image, masks = augment_sample(self.augment, image, masks)
         image, masks = self.spec.fit(image, masks)
-        of_sources = masks.unflatten(0, (len(sources.labels), *image.shape[:-3])).numpy() if known else ()
-        return image, sources._replace(masks=list(of_sources))
+        fitted = iter(masks.unflatten(0, (len(known), *image.shape[:-3])).numpy() if known else ())
+        return image, sources.with_masks(lambda mask: next(fitted))

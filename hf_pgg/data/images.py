@@ -240,7 +240,8 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
     """Writes a mask (H, W) as the value of an `Image` column; the frames (T, H, W) of a clip are stacked downwards.
 
     Args:
-        mask (`np.ndarray`): bool, uint8 in [0, 255], or float in [0, 1].
+        mask (`np.ndarray`): bool, integers 0 and 1, uint8 in [0, 255], or float in [0, 1], of which a trace
+            nowhere above 1 of 255 is stored as empty.
 
     Example:
         >>> decode_mask(encode_mask(np.array([[True, False]])))
@@ -253,6 +254,8 @@ def encode_mask(mask: np.ndarray) -> dict[str, Any]:
         raise ValueError(f"a mask has shape {mask.shape}: give (H, W), or (T, H, W) for a clip")
     if mask.dtype.kind in "iu" and mask.size and mask.max() == 1:
         mask = mask.astype(bool)
+    if mask.dtype.kind == "f" and mask.size and mask.max() < 1.5 / 255:
+        mask = np.zeros_like(mask)
     return encode_png(mask)
 
 
@@ -260,13 +263,19 @@ def decode_mask(value: Any, num_frames: int | None = None) -> np.ndarray:
     """Reads a mask that [`encode_mask`] wrote as uint8: (H, W), or (T, H, W) for a clip of `num_frames`.
 
     Raises:
-        ValueError: If its height is not that of `num_frames` frames.
+        ValueError: If its height is not that of `num_frames` frames, or it is nothing that [`encode_mask`] writes: of 0
+            and 1, of colours or with a palette.
 
     Example:
         >>> decode_mask(clips[0]["masks"], num_frames=8).shape
         (8, 16, 16)
     """
-    mask = np.array(_narrowed(open_image(value)).convert("L"))
+    image = open_image(value)
+    if image.mode not in ("1", "L"):
+        raise ValueError(f"a stored mask is an image of mode {image.mode}: write it with `encode_mask`, of mode L")
+    mask = np.array(image.convert("L"))
+    if mask.max() == 1:
+        raise ValueError("the highest value of a stored mask is 1, of 255: write it with `encode_mask`")
     if num_frames is None:
         return mask
     if mask.shape[0] % num_frames:

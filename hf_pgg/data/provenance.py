@@ -10,16 +10,18 @@ A sample keeps its provenance beside it in an ordinary `datasets.Dataset`:
 | `provenance`    | `List(Image(mode="L"))`, K | 255 where the pixel comes from that label's target, 0 where not |
 
 `video` is `Video(decode=False)` or `List(Image())`; each of its masks holds the T frames' masks, stacked from top to
-bottom. `provenance = None` means that nothing is known, hence *no guidance*: neither "all target" nor "all background".
+bottom. `provenance = None` means that nothing is known, hence *no guidance*: neither "all target" nor "all background";
+None in place of one mask says so of that source alone.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 import numpy as np
+import pyarrow.compute as pc
 import torch
 from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
@@ -109,8 +111,8 @@ class Sources(NamedTuple):
 
     Args:
         weights (`list[float]`): Share of each source in the training target.
-        masks (`list[np.ndarray]`): float32 in [0, 1], (H, W), or (T, H, W) for a clip: 1 where the sample shows the
-            label's target.
+        masks (`list[np.ndarray | None]`): float32 in [0, 1], (H, W), or (T, H, W) for a clip: 1 where the sample shows
+            the label's target; None where that is not known.
 
     Example:
         >>> cat = Sources([0], [1.0], [np.ones((1, 4), np.float32)])
@@ -121,40 +123,53 @@ class Sources(NamedTuple):
 
     labels: list[int]
     weights: list[float]
-    masks: list[np.ndarray]
+    masks: list[np.ndarray | None]
+
+    def with_masks(self, change: Callable[[np.ndarray], np.ndarray]) -> Sources:
+        """The same sources with every known mask changed."""
+        return self._replace(masks=[None if mask is None else change(mask) for mask in self.masks])
+
+    @property
+    def target(self) -> np.ndarray | None:
+        """The mask of all targets together; None unless every one is known."""
+        known = [mask for mask in self.masks if mask is not None]
+        return np.clip(sum(known), 0, 1) if known and len(known) == len(self.masks) else None
 
     def mix(self, other: Sources, mask: np.ndarray) -> Sources:
         """The sources of a mix of two samples, in which the float `mask` is 1 where the mix stems from the other one.
 
-        Weights are the exact shares of the pixels; a source that already has an object mask keeps its part of it.
+        Weights are the exact shares of the pixels; a source that already has an object mask keeps its part of it,
+        one that is not known stays so.
         """
         share = float(mask.mean())
         return Sources(
             [*self.labels, *other.labels],
             [weight * (1 - share) for weight in self.weights] + [weight * share for weight in other.weights],
-            [own * (1 - mask) for own in self.masks] + [own * mask for own in other.masks],
+            self.with_masks(lambda own: own * (1 - mask)).masks + other.with_masks(lambda own: own * mask).masks,
         )
 
     def resized(self, shape: tuple[int, int]) -> Sources:
         """The same sources with their masks brought to `shape` (height, width), each frame for itself."""
-        masks = [resize_frames(mask.reshape(-1, *mask.shape[-2:]), shape) for mask in self.masks]
-        return self._replace(
-            masks=[new.reshape(*old.shape[:-2], *shape) for new, old in zip(masks, self.masks, strict=True)]
+        return self.with_masks(
+            lambda mask: resize_frames(mask.reshape(-1, *mask.shape[-2:]), shape).reshape(*mask.shape[:-2], *shape)
         )
 
     def merged(self) -> Sources:
-        """The sources with distinct labels: those of one label become one, their masks added and clipped at 1."""
+        """The sources with distinct labels: those of one label become one, their masks added and clipped at 1.
+
+        Where one of them is not known, neither is the label's target.
+        """
         labels = list(dict.fromkeys(self.labels))
         groups = [[k for k, found in enumerate(self.labels) if found == label] for label in labels]
         return Sources(
             labels,
             [sum(self.weights[k] for k in group) for group in groups],
-            [np.minimum(sum(self.masks[k] for k in group), 1) for group in groups],
+            [Sources([], [], [self.masks[k] for k in group]).target for group in groups],
         )
 
 
 def guided_rows(dataset: Dataset) -> int:
-    """Counts the rows that have provenance; the others are trained on without guidance.
+    """Counts the rows that have provenance of some label; the others are not guided.
 
     Example:
         >>> guided_rows(rows)
@@ -162,7 +177,9 @@ def guided_rows(dataset: Dataset) -> int:
     """
     if PROVENANCE not in dataset.column_names:
         return 0
-    return len(dataset) - dataset.with_format("arrow")[PROVENANCE].null_count
+    chunks = dataset.with_format("arrow")[:][PROVENANCE].chunks
+    known = (pc.list_parent_indices(chunk).filter(chunk.flatten().is_valid()) for chunk in chunks)
+    return sum(len(rows.unique()) for rows in known)
 
 
 def whole_number(value: Any, column: str) -> int:
@@ -241,21 +258,36 @@ def sources_of(row: Mapping[str, Any], shape: tuple[int, ...], label_column: str
     """Reads the sources of a row, with masks of `shape` (H, W), or (T, H, W) for a clip.
 
     A row with a single label and no provenance is one source whose target is the whole image: what a mixing
-    method such as CutMix assumes.
+    method such as CutMix assumes. Of several labels without provenance no target is known.
 
     Raises:
-        ColumnError: If the labels or weights cannot be read, see [`row_labels`].
+        ColumnError: If labels, weights or masks cannot be read, see [`row_labels`], or a mask is of another shape.
 
     Example:
         >>> sources_of({"label": 3}, (1, 2))
         Sources(labels=[3], weights=[1.0], masks=[array([[1., 1.]], dtype=float32)])
     """
     _, labels, weights = row_labels(row, label_column)
-    if row.get(PROVENANCE) is None:
-        return Sources(labels, weights, [np.ones(shape, np.float32) for _ in labels])
-    num_frames = shape[0] if len(shape) == 3 else None
-    masks = [decode_mask(mask, num_frames).astype(np.float32) / 255 for mask in row[PROVENANCE]]
-    return Sources(labels, weights, masks)
+    stored = row.get(PROVENANCE)
+    if stored is None:
+        return Sources(labels, weights, [np.ones(shape, np.float32)] if len(labels) == 1 else [None] * len(labels))
+    if len(stored) != len(labels):
+        raise ColumnError(PROVENANCE, f"{len(stored)} masks, {len(labels)} labels", "Give one mask a label.")
+    return Sources(labels, weights, [None if mask is None else _stored_mask(mask, shape) for mask in stored])
+
+
+def _stored_mask(value: Any, shape: tuple[int, ...]) -> np.ndarray:
+    try:
+        mask = decode_mask(value)
+    except (ValueError, OSError) as error:
+        raise ColumnError(PROVENANCE, str(error), "Encode it with `encode_mask`.") from error
+    if mask.shape != (int(np.prod(shape[:-1])), shape[-1]):
+        problem = f"mask of {mask.shape[1]}x{mask.shape[0]} for an image of {shape[-1]}x{shape[0]}"
+        if len(shape) == 3:
+            size = f"{mask.shape[1]}x{mask.shape[0] / shape[0]:g}"
+            problem = f"{shape[0]} masks of {size} for frames of {shape[2]}x{shape[1]}"
+        raise ColumnError(PROVENANCE, problem, "Resize the mask with its image.")
+    return mask.reshape(shape).astype(np.float32) / 255
 
 
 def merge_sources(
@@ -264,8 +296,8 @@ def merge_sources(
     """Merges the sources of a batch that share a label: I_c = min(1, sum of the masks with label c).
 
     Without this, mixing two images of one class would suppress that class's gradient everywhere. Labels are (B, K)
-    int64, padded with -100, weights (B, K) float, and masks (B, K, ...) in [0, 1]. The later places of a repeated label
-    become padding (-100, 0, 0).
+    int64, padded with -100, weights (B, K) float, and masks (B, K, ...) in [0, 1], NaN where one is not known: then the
+    merged one is not, either. The later places of a repeated label become padding (-100, 0, 0).
 
     Example:
         >>> shares, masks = torch.tensor([[0.25, 0.75]]), torch.tensor([[[1.0, 0.0], [0.0, 1.0]]])
@@ -277,10 +309,12 @@ def merge_sources(
     if first.all():
         return labels, label_weights, provenance
     weights = torch.einsum("bkj,bj->bk", same.to(label_weights.dtype), label_weights)
-    masks = torch.einsum("bkj,bj...->bk...", same.to(provenance.dtype), provenance).clamp(max=1)
-    keep = first.view(first.shape + (1,) * (provenance.ndim - 2))
+    known = provenance.nan_to_num(0)
+    masks = torch.einsum("bkj,bj...->bk...", same.to(provenance.dtype), known).clamp(max=1)
+    unknown = (same & provenance.flatten(2)[:, :, 0].isnan()[:, None]).any(-1)
+    keep, lost = (which.view(first.shape + (1,) * (provenance.ndim - 2)) for which in (first, unknown))
     return (
         labels.masked_fill(~first, PADDING_LABEL),
         weights.masked_fill(~first, 0),
-        masks.masked_fill(~keep, 0),
+        masks.masked_fill(lost, torch.nan).masked_fill(~keep, 0),
     )

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from hf_pgg.data.images import decode_mask
-from hf_pgg.data.provenance import IMAGE, PROVENANCE, ProvenanceError, naming_row, row_labels
+from hf_pgg.data.provenance import IMAGE, PROVENANCE, ProvenanceError, naming_row, row_labels, sources_of
 from hf_pgg.data.video import sample_shape
 
 _OVERLAP_TOLERANCE = 2  # of 255: complementary soft masks are rounded separately
@@ -77,24 +76,11 @@ def validate_sources(
         if label >= num_classes:
             problem = f"label {label} is outside 0..{num_classes - 1}"
             raise ProvenanceError(name, column, problem, "Set `num_labels` of the model.")
-    if row.get(PROVENANCE) is not None:
-        _validate_masks(row[PROVENANCE], len(labels), size, name, allow_overlap)
-
-
-def _validate_masks(masks: Sequence[Any], count: int, size: tuple[int, int], name: object, allow_overlap: bool) -> None:
-    if len(masks) != count:
-        raise ProvenanceError(name, PROVENANCE, f"{len(masks)} masks, {count} labels", "Give one mask a label.")
-    total = np.zeros(size[::-1], np.int64)
-    for mask in masks:
-        try:
-            decoded = decode_mask(mask)
-        except (ValueError, OSError) as error:
-            raise ProvenanceError(name, PROVENANCE, str(error), "Encode it with `encode_mask`.") from error
-        if decoded.shape != total.shape:
-            problem = f"mask of {decoded.shape[1]}x{decoded.shape[0]} for an image of {size[0]}x{size[1]}"
-            raise ProvenanceError(name, PROVENANCE, problem, "Resize the mask with its image.")
-        total += decoded
-    if not allow_overlap and total.max() > 255 + _OVERLAP_TOLERANCE:
-        problem = f"the masks sum to {total.max() / 255:.2f} at some pixel"
+    if row.get(PROVENANCE) is None:
+        return
+    with naming_row(name, PROVENANCE):
+        known = [mask for mask in sources_of(row, size[::-1], label_column).masks if mask is not None]
+    total = sum(known, np.zeros(size[::-1])).max()
+    if not allow_overlap and total > 1 + _OVERLAP_TOLERANCE / 255:
         remedy = "Make the masks disjoint, or set `allow_overlap=True` where they overlap on purpose (dilated ones do)."
-        raise ProvenanceError(name, PROVENANCE, problem, remedy)
+        raise ProvenanceError(name, PROVENANCE, f"the masks sum to {total:.2f} at some pixel", remedy)

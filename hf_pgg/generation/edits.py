@@ -17,11 +17,12 @@ from typing import Any
 
 import numpy as np
 
-from hf_pgg.data.images import decode_mask, encode_mask, encode_png, resize, to_rgb
+from hf_pgg.data.images import decode_mask, encode_png, open_image, resize, to_rgb
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, provenance_features, sources_of
 from hf_pgg.generation.resumable import Generation
 from hf_pgg.generation.sampling import PipelineSampler, Request, check_strength
+from hf_pgg.synthesis.base import stored_masks
 from hf_pgg.synthesis.edit import Editor, unedited_mask
 
 
@@ -32,7 +33,7 @@ class DiffusionEditor(PipelineSampler, ABC):
     Args:
         image_column (`str`): The images to edit.
         size (`int`): Shorter side at which the pipeline works, in pixels; both sides are rounded to what it takes.
-        radius, min_difference: Settings of Otsu's mask, see [`~hf_pgg.synthesis.edit.unedited_mask`].
+        radius, min_difference: Settings of the mask, see [`~hf_pgg.synthesis.edit.unedited_mask`].
         kwargs: Those of [`~hf_pgg.generation.sampling.PipelineSampler`].
 
     Example:
@@ -178,9 +179,12 @@ class InpaintingEditor(DiffusionEditor):
 
     def target(self, row: Mapping[str, Any]) -> np.ndarray:
         """The mask (H, W) float32 in [0, 1] of what any of the row's labels owns."""
-        if not row.get(PROVENANCE):
+        stored, size = row.get(PROVENANCE), open_image(row[self.image_column]).size
+        if not stored or any(mask is None for mask in stored):
             raise ValueError("inpainting needs rows with provenance, which says what stays: see `add_provenance`")
-        masks = [decode_mask(mask).astype(np.float32) / 255 for mask in row[PROVENANCE]]
+        masks = [decode_mask(mask).astype(np.float32) / 255 for mask in stored]
+        if any(mask.shape != size[::-1] for mask in masks):
+            raise ValueError(f"a mask of {masks[0].shape[::-1]} for an image of {size}: resize the mask with its image")
         return np.minimum(np.sum(masks, axis=0, dtype=np.float32), 1)
 
     def unedited(self, source: np.ndarray, edit: np.ndarray) -> np.ndarray:
@@ -211,11 +215,11 @@ class EditGeneration(Generation):
 
     def sample_columns(self, request: Request, image: np.ndarray) -> dict[str, Any]:
         source = to_rgb(request.row[self.sampler.image_column])
-        labels, weights, masks = sources_of(request.row, source.shape[:2], self.label_column)
         unedited = self.sampler.unedited(source, image)
+        sources = sources_of(request.row, source.shape[:2], self.label_column).with_masks(lambda mask: mask * unedited)
         return {
             IMAGE: encode_png(image),
-            LABELS: labels,
-            LABEL_WEIGHTS: weights,
-            PROVENANCE: [encode_mask(mask * unedited) for mask in masks],
+            LABELS: sources.labels,
+            LABEL_WEIGHTS: sources.weights,
+            PROVENANCE: stored_masks(sources.masks),
         }

@@ -19,6 +19,7 @@ from torch.nn import functional
 
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, to_rgb
 from hf_pgg.data.labels import class_label
+from hf_pgg.data.masks import read_mask
 from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, provenance_features
 from hf_pgg.generation.pipelines import diffusers_library
 from hf_pgg.generation.resumable import Generation
@@ -122,10 +123,11 @@ class PixelSpace:
         if self.mask_column is None:
             return image
         stored = row[self.mask_column]
-        mask = decode_mask(stored[0] if isinstance(stored, list) else stored)
-        if mask.max() <= 1:  # of zeros and ones
-            mask = mask * 255
-        return np.concatenate([image, middle_square(mask[..., None].astype(np.uint8), self.size)], axis=2)
+        if isinstance(stored, list):
+            mask = decode_mask(stored[0])
+        else:
+            mask = np.rint(read_mask(stored, may_be_empty=True).target * 255).astype(np.uint8)
+        return np.concatenate([image, middle_square(mask[..., None], self.size)], axis=2)
 
     def condition(self, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """(B, all classes) float32, one-hot for each condition."""

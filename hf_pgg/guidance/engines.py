@@ -98,6 +98,18 @@ def over_channels(mask: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
     return mask if mask.ndim == pixels.ndim else mask.unsqueeze(-3)
 
 
+def known_targets(labels: torch.Tensor, provenance: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+    """Returns labels and masks without those labels whose mask is NaN, hence not known: they are not guided.
+
+    Example:
+        >>> known_targets(torch.tensor([[3, 5]]), torch.tensor([[[1.0], [torch.nan]]]))
+        (tensor([[   3, -100]]), tensor([[[1.],
+                 [0.]]]))
+    """
+    unknown = provenance.flatten(2)[:, :, 0].isnan()
+    return labels.masked_fill(unknown, -100), provenance.nan_to_num(0)
+
+
 class _Sums:
     """Checks a batch, and adds up the parts of its [`Guidance`] over the places k = 1..K of the labels."""
 
@@ -106,6 +118,7 @@ class _Sums:
     ):
         Form.require(form)
         _check_shapes(pixels, labels, provenance, guided)
+        labels, provenance = known_targets(labels, provenance)
         self.labels, self.provenance, self.guided = labels, provenance, guided
         self.still = _wide(pixels.detach())
         count = (labels >= 0).sum(1).clamp(min=1)
@@ -167,7 +180,8 @@ def exact_guidance(
             [`~hf_pgg.guidance.modes.second_derivatives`] where the model has attention.
         pixels (`torch.Tensor`): (B, [T,] C, H, W), or an input of any other shape, with `requires_grad`.
         labels (`torch.Tensor`): (B, K) int64, distinct in a row, padded with -100.
-        provenance (`torch.Tensor`): (B, K, [T,] H, W) in [0, 1] for all channels, or (B, K, ...) of the input's shape.
+        provenance (`torch.Tensor`): (B, K, [T,] H, W) in [0, 1] for all channels, or (B, K, ...) of the input's shape;
+            NaN for a label whose target is not known, which is then not guided.
         guided (`torch.Tensor`): (B,) bool, False for rows without provenance.
         form ([`~hf_pgg.guidance.forms.Form`]): The loss of one label.
         centered, loss_scale: See [`input_gradient`].

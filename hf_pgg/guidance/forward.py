@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import nn
 
-from hf_pgg.guidance.engines import Guidance, exact_guidance, first_order_guidance
+from hf_pgg.guidance.engines import Guidance, exact_guidance, first_order_guidance, known_targets
 from hf_pgg.guidance.forms import Form, share
 from hf_pgg.guidance.modes import RandomState, has_kinks, running_statistics, second_derivatives, uses_batch_statistics
 
@@ -179,7 +179,8 @@ def guided_forward(
         zeros = torch.zeros(len(logits), device=logits.device)
         return logits, Guidance(zeros, zeros, zeros, zeros.bool())
     passes = _make_passes(model, module, inputs, rows, settings.exact, loop)
-    labels, provenance, guided = labels[rows], provenance[rows], guided[rows]
+    labels, provenance = known_targets(labels[rows], provenance[rows])
+    guided = guided[rows]
     scale = torch.full((len(rows),), factor, device=rows.device)
     if settings.one_label:
         labels, provenance, drawn = _choose_labels(labels, provenance, settings.form, loop.generator)

@@ -6,19 +6,18 @@ Images are squashed to the model's input without a crop: a box may lie anywhere 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import asdict, dataclass
 
 import numpy as np
-from datasets import Dataset, Features, Image
+from datasets import Dataset
 from torch import nn
 
-from hf_pgg.data.annotations import add_provenance, object_mask, read_annotation
+from hf_pgg.data.annotations import add_provenance, squashed_rows
 from hf_pgg.data.boxes import check_box_column, indices_with_boxes, read_boxes
-from hf_pgg.data.images import encode_png, open_image, resize, to_rgb, undecoded
+from hf_pgg.data.images import open_image, undecoded
 from hf_pgg.data.loading import named_images
+from hf_pgg.data.masks import MaskSettings, read_mask
 from hf_pgg.data.preprocessing import InputSpec
-from hf_pgg.data.provenance import naming_row
 from hf_pgg.localization.attribution import Method
 from hf_pgg.localization.score_maps import score_maps
 from hf_pgg.metrics.boxes import boxes_at_thresholds, normalize_map
@@ -73,8 +72,8 @@ class LocalizationSettings:
         box_column (`str`): Column of the object's box, or of several; rows whose box is None or [] are passed over.
         box_format (`str`, *optional*): What the numbers of a box are, see [`~hf_pgg.data.boxes.read_boxes`].
         mask_column (`str`, *optional*): Column of the object's mask, which adds PxAP to the results.
-        target_value (`int`, *optional*): The object's value where the mask is a label map.
-        ignore_value (`int`, *optional*): Value of the mask's pixels that do not count.
+        target_value, ignore_value, channel (*optional*): What the masks' numbers mean, where they do not say it: see
+            [`~hf_pgg.data.masks.MaskSettings`]. Pixels of `ignore_value` do not count.
         threshold (`float` or results of another split, *optional*): A threshold that other data chose. The results
             then also hold the accuracy at it, see [`BoxAccuracy.result`].
         delta (`float`): Step between the thresholds that are tried.
@@ -90,11 +89,16 @@ class LocalizationSettings:
     box_column: str = "bbox"
     box_format: str | None = None
     mask_column: str | None = None
-    target_value: int | None = None
-    ignore_value: int | None = None
+    target_value: float | None = None
+    ignore_value: float | None = None
+    channel: str | None = None
     threshold: float | Mapping[str, float] | None = None
     delta: float = 0.01
     batch_size: int = 32
+
+    @property
+    def mask_settings(self) -> MaskSettings:
+        return MaskSettings(self.target_value, self.ignore_value, self.channel)
 
 
 def evaluate_localization(
@@ -139,11 +143,10 @@ def evaluate_localization(
             accuracy.update(result.score_map, boxes, size, "xyxy", right)
             column = str(settings.mask_column)
             if settings.mask_column is not None and row[column] is not None:
-                values = read_annotation(row[column], size)
-                ignored = None if settings.ignore_value is None else values == settings.ignore_value
+                mask = read_mask(row[column], size, settings.mask_settings)
                 # a map that is not finite finds nothing: flat, as BoxAccuracy counts it
-                score_map = result.score_map if np.isfinite(result.score_map).all() else 0 * values
-                precision.update(score_map, object_mask(values, settings.target_value), ignored)
+                score_map = result.score_map if np.isfinite(result.score_map).all() else 0 * mask.target
+                precision.update(score_map, mask.target > 0.5, mask.ignored)
         except ValueError as error:
             raise ValueError(f"row {index}, column '{column}': {error}") from error
     results = accuracy.result()
@@ -173,17 +176,10 @@ def annotated_rows(dataset: Dataset, size: tuple[int, int], settings: Localizati
         raise ValueError("there is no mask column: give settings.mask_column")
     rows = undecoded(dataset.select(indices_with_boxes(dataset, settings.box_column)))
     rows = rows.filter(lambda value: value is not None, input_columns=[mask]).select_columns([image, label, mask])
-
-    def squash(row: Mapping[str, Any], index: int) -> dict[str, Any]:
-        with naming_row(index, image):
-            squashed = encode_png(resize(to_rgb(row[image]), size))
-        with naming_row(index, mask):
-            target = object_mask(np.array(open_image(row[mask])), settings.target_value).astype(np.float32)
-        return {image: squashed, mask: encode_png(resize(target, size))}
-
-    features = {name: dataset.features[name] for name in rows.column_names}
-    rows = rows.map(squash, with_indices=True, features=Features({**features, mask: Image()}))
-    return add_provenance(rows, mask_column=mask, image_column=image, label_column=label)
+    known = asdict(settings.mask_settings)
+    return squashed_rows(
+        add_provenance(rows, mask_column=mask, image_column=image, label_column=label, **known), size, image
+    )
 
 
 def _rows_to_measure(dataset: Dataset, settings: LocalizationSettings) -> list[int]:

@@ -135,7 +135,8 @@ def sample_grid(dataset: Dataset, count: int = 8, image_column: str = "image", l
         if row.get(PROVENANCE) is None:
             _bare(below, "no provenance").imshow(image.mean(2), cmap="gray", alpha=0.3)
         else:
-            _bare(below).imshow(overlay(image, [decode_mask(mask) / 255 for mask in row[PROVENANCE]]))
+            known = [decode_mask(mask) / 255 for mask in row[PROVENANCE] if mask is not None]
+            _bare(below).imshow(overlay(image, known))
     return figure
 
 

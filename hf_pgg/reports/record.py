@@ -4,7 +4,7 @@
     model         {name, base_model, repo}: the Hub's name of the pushed model, or None
     data          {name, repo, revision, fingerprint, train_rows, test_rows, classes, arguments}
     synthesis     {method, version, ...}: every setting of the synthesis method, see `synthesis_settings`
-    method        {name, alpha, form, mode, seed, steps, ...}
+    method        {name, alpha, any_guided, form, mode, seed, steps, ...}
     results       {metric: value} of the test split
     groups        {columns, rows: [{name, accuracy, count, low, high}]}
     localization  {map, threshold, selection, test}: how boxes are cut from maps, and what was tried
@@ -260,6 +260,7 @@ def _method_part(trainer: Any, name: str | None, synthesis: str | None, seconds:
     return {
         "name": name,
         "alpha": args.alpha,
+        "any_guided": trainer.telemetry.any_guided,
         "form": args.guidance_form,
         "mode": "exact" if trainer.guidance.exact else "finite_difference",
         "fraction": args.guidance_fraction,

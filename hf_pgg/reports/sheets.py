@@ -9,9 +9,9 @@ import numpy as np
 from datasets import Dataset
 from matplotlib.figure import Figure
 
-from hf_pgg.data.images import decode_mask, resize, to_rgb, undecoded
+from hf_pgg.data.images import resize, to_rgb, undecoded
 from hf_pgg.data.labels import class_label
-from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, naming_row
+from hf_pgg.data.provenance import IMAGE, LABEL_WEIGHTS, LABELS, PROVENANCE, naming_row, sources_of
 from hf_pgg.data.validation import validate_row
 from hf_pgg.localization.classifier import Classifier
 from hf_pgg.localization.score_maps import Explanation
@@ -80,10 +80,10 @@ def sheet_samples(rows: Dataset, image_column: str = IMAGE, label_column: str = 
         words = " + ".join(
             name if len(names) == 1 else f"{name} ({weight:.0%})" for name, weight in zip(names, weights, strict=True)
         )
-        known = row.get(PROVENANCE)
-        masks = None if known is None else [decode_mask(mask).astype(np.float32) / 255 for mask in known]
         with naming_row(number, image_column):
-            samples.append(SheetSample(to_rgb(row[image_column]), masks, words))
+            image = to_rgb(row[image_column])
+            masks = [mask for mask in sources_of(row, image.shape[:2], label_column).masks if mask is not None]
+            samples.append(SheetSample(image, None if row.get(PROVENANCE) is None else masks, words))
     return samples
 
 

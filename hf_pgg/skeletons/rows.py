@@ -86,13 +86,10 @@ def sample_row(
     """
     keypoints = read_keypoints(row.get(input_column))
     sources = sources_of(row, keypoints.shape, label_column)
-    for mask in sources.masks:
-        if mask.shape != keypoints.shape:
-            raise ValueError(f"column '{PROVENANCE}': a mask of {mask.shape} for keypoints of {keypoints.shape}")
     if sampler is None:
         return keypoints, sources
     indices = sampler.indices(keypoints.shape[1], rng)
-    return keypoints[:, indices], sources._replace(masks=[mask[:, indices] for mask in sources.masks])
+    return keypoints[:, indices], sources.with_masks(lambda mask: mask[:, indices])
 
 
 def normalize_tracks(keypoints: np.ndarray, num_channels: int = 2) -> np.ndarray:

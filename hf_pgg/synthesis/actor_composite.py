@@ -14,10 +14,10 @@ import numpy as np
 from datasets import Dataset
 from scipy.ndimage import gaussian_filter, maximum_filter
 
-from hf_pgg.data.annotations import read_clip_masks
 from hf_pgg.data.images import to_rgb
 from hf_pgg.data.loading import read_row
-from hf_pgg.data.provenance import IMAGE, PROVENANCE, naming_row
+from hf_pgg.data.masks import MaskSettings, read_clip_masks
+from hf_pgg.data.provenance import IMAGE, PROVENANCE, ColumnError, naming_row
 from hf_pgg.data.video import SampledClip
 from hf_pgg.data.video_file import Size
 from hf_pgg.synthesis.background_exchange import fill_target
@@ -36,7 +36,9 @@ class ActorComposite(ClipSynthesizer):
     Args:
         backgrounds (`Dataset`): Clips (the method's `video_column`), or still scenes (column `image`).
         mask_column (`str`, *optional*): The actor's masks, one a frame: `List(Image())`, or one image with the masks
-            stacked from top to bottom. By default the row's provenance. Backgrounds may have it too.
+            stacked from top to bottom; of any kind that [`hf_pgg.data.masks`] lists. By default the row's provenance.
+            Backgrounds may have it too.
+        target_value, ignore_value, channel (*optional*): See [`~hf_pgg.data.masks.MaskSettings`].
         background_column (`str`, *optional*): `ClassLabel` of `backgrounds`, kept in the output as `background`.
         flip (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip of the actor's clip.
         feather (`float`, *optional*, defaults to 0.7): Standard deviation, in pixels, of the edge's blur; the blurred
@@ -54,6 +56,9 @@ class ActorComposite(ClipSynthesizer):
 
     backgrounds: Dataset
     mask_column: str | None = None
+    target_value: float | None = None
+    ignore_value: float | None = None
+    channel: str | None = None
     background_column: str | None = None
     flip: float = 0.5
     feather: float = 0.7
@@ -99,10 +104,13 @@ class ActorComposite(ClipSynthesizer):
         """Masks (T, H, W) of the actor of each source, None where nothing is known."""
         if self.mask_column is not None and row.get(self.mask_column) is not None:
             try:
-                return [read_clip_masks(row[self.mask_column], clip)]
+                settings = MaskSettings(self.target_value, self.ignore_value, self.channel)
+                return [read_clip_masks(row[self.mask_column], clip, settings)]
             except (ValueError, OSError) as error:
-                raise ValueError(f"column '{self.mask_column}': {error}") from error
-        return None if row.get(PROVENANCE) is None else self.sources(row, clip).masks
+                raise ColumnError(self.mask_column, str(error), "Mend the masks, or remove the row.") from error
+        stored = [] if row.get(PROVENANCE) is None else self.sources(row, clip).masks
+        masks = [mask for mask in stored if mask is not None]
+        return masks if masks and len(masks) == len(stored) else None
 
     def _background(self, num_frames: int, size: Size, rng: np.random.Generator) -> tuple[Row, np.ndarray]:
         """A row of the pool, and its (T, H, W, 3) frames without the actor."""

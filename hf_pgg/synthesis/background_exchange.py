@@ -85,16 +85,16 @@ class BackgroundExchange(PairSynthesizer):
 
     def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         image, sources = self.read(row)
-        if row.get(PROVENANCE) is None:
-            return Sample(image, sources.labels, sources.weights, None)
+        if row.get(PROVENANCE) is None or sources.target is None:
+            return Sample(image, *sources) if row.get(PROVENANCE) else Sample(image, *sources[:2], None)
         if rng.random() >= self.probability:
             return Sample(image, *sources)
         index = int(rng.integers(len(self.source)))
         with naming_row(index, "source"):
             partner = read_row(self.source, index)
-            if partner.get(PROVENANCE) is None:
+            other, other_sources = self.read(partner)
+            if partner.get(PROVENANCE) is None or other_sources.target is None:
                 labels = partner.get(LABELS)
                 raise ValueError(f"a row of `source` (labels {labels}) has no provenance: filter such rows out")
-            other, other_sources = self.read(partner)
-        background = resize(fill_target(other, np.clip(sum(other_sources.masks), 0, 1)), image.shape[:2])
-        return Sample(blend(image, background, np.clip(sum(sources.masks), 0, 1)), *sources)
+        background = resize(fill_target(other, other_sources.target), image.shape[:2])
+        return Sample(blend(image, background, sources.target), *sources)

@@ -40,7 +40,7 @@ class Sample:
     Args:
         image (`np.ndarray`): (H, W, 3) uint8; of a clip (T, H, W, 3).
         labels, weights: Label of each source, and its share of the training target.
-        masks: K masks (H, W), of a clip (T, H, W), float in [0, 1]; None if nothing is known, hence no guidance.
+        masks: K masks (H, W), of a clip (T, H, W), float in [0, 1], None where one is not known; None if nothing is.
         extra: Values of the columns that the method adds beside the contract's.
 
     Example:
@@ -52,7 +52,7 @@ class Sample:
     image: np.ndarray
     labels: Sequence[int]
     weights: Sequence[float]
-    masks: Sequence[np.ndarray] | None
+    masks: Sequence[np.ndarray | None] | None
     extra: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -248,7 +248,7 @@ class RowSynthesizer(RowTransform, ABC):
             out[self.output_column].append(self.encode(sample.image))
             out[LABELS].append([int(label) for label in sample.labels])
             out[LABEL_WEIGHTS].append([float(np.float32(weight)) for weight in sample.weights])  # as stored
-            out[PROVENANCE].append(None if sample.masks is None else [encode_mask(mask) for mask in sample.masks])
+            out[PROVENANCE].append(stored_masks(sample.masks))
             for extra in extras:
                 out[extra].append(sample.extra[extra])
         return out
@@ -256,6 +256,20 @@ class RowSynthesizer(RowTransform, ABC):
     def features(self, features: Features) -> Features:
         label = class_label(features, self.label_column)
         return Features({**features, **self.contract_features(label), **self.extra_features()})
+
+
+def stored_masks(masks: Sequence[np.ndarray | None] | None) -> list[Any] | None:
+    """Returns a sample's masks as the contract stores them.
+
+    Of several sources of which none is known that is None; of one source, None in a list: None alone would say all.
+
+    Example:
+        >>> stored_masks([None, None]), stored_masks([None])
+        (None, [None])
+    """
+    if masks is None or (len(masks) > 1 and all(mask is None for mask in masks)):
+        return None
+    return [None if mask is None else encode_mask(mask) for mask in masks]
 
 
 class FreshDraws:

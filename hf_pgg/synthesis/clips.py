@@ -98,12 +98,8 @@ class ClipSynthesizer(RowSynthesizer, ABC):
         """The row's sources in its sampled clip, with masks (T, H, W)."""
         if row.get(PROVENANCE) is None:  # the target is every frame sampled, whatever the clip's length
             return sources_of(row, clip.frames.shape[:3], self.label_column)
-        sources = sources_of(row, (clip.length, *clip.size), self.label_column)
-        for mask in sources.masks:
-            if mask.shape[1:] != clip.stored_size:
-                found, wanted = (f"{size[1]}x{size[0]}" for size in (mask.shape[1:], clip.stored_size))
-                raise ValueError(f"column '{PROVENANCE}': {clip.length} masks of {found} for frames of {wanted}")
-        return sources._replace(masks=[mask[clip.indices] for mask in sources.masks]).resized(clip.size)
+        sources = sources_of(row, (clip.length, *clip.stored_size), self.label_column)
+        return sources.with_masks(lambda mask: mask[clip.indices]).resized(clip.size)
 
 
 def _encode_jpeg(frame: np.ndarray) -> dict[str, Any]:

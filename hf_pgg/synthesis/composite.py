@@ -10,9 +10,10 @@ from datasets import ClassLabel, Dataset
 from scipy.ndimage import gaussian_filter
 
 from hf_pgg.data.boxes import mask_to_box
-from hf_pgg.data.images import decode_mask, open_image, resize, to_rgb
+from hf_pgg.data.images import open_image, resize, to_rgb
 from hf_pgg.data.loading import read_row
-from hf_pgg.data.provenance import IMAGE, LABELS, PROVENANCE, naming_row
+from hf_pgg.data.masks import MaskSettings, read_mask
+from hf_pgg.data.provenance import IMAGE, PROVENANCE, ColumnError, naming_row, row_labels, sources_of
 from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import Synthesizer
 from hf_pgg.synthesis.pasting import blend, crop_to_aspect
@@ -89,8 +90,8 @@ class Composite(Synthesizer):
 
     Args:
         backgrounds (`Dataset`): Pool of background images (column `image`, and `background_column` if it is used).
-        mask_column (`str`, *optional*): Mask of the object (zero is background, the highest value the object).
-        target_value (`int`, *optional*): The object's value, where `mask_column` is a label map.
+        mask_column (`str`, *optional*): Masks of the object, of any kind that [`hf_pgg.data.masks`] lists.
+        target_value, ignore_value, channel (*optional*): See [`~hf_pgg.data.masks.MaskSettings`].
         size (`int`, *optional*, defaults to 224): Side of the square output, in pixels.
         scale (`tuple[float, float]`, *optional*, defaults to (0.5, 0.9)): Bounds of the uniform draw of the object's
             longer side, relative to `size`.
@@ -112,7 +113,9 @@ class Composite(Synthesizer):
 
     backgrounds: Dataset
     mask_column: str | None = None
-    target_value: int | None = None
+    target_value: float | None = None
+    ignore_value: float | None = None
+    channel: str | None = None
     size: int = 224
     scale: tuple[float, float] = (0.5, 0.9)
     placement: Literal["random", "center"] = "random"
@@ -144,7 +147,10 @@ class Composite(Synthesizer):
         return background_classes(self.backgrounds, self.background_column)
 
     def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
-        label = row[LABELS][0] if row.get(LABELS) else row[self.label_column]
+        column, labels, _ = row_labels(row, self.label_column)
+        if len(labels) > 1:
+            raise ColumnError(column, f"{len(labels)} labels for one object to cut out", "Composite rows of one label.")
+        label = labels[0]
         image, alpha = _crop_to_mask(*self._cutout(row))
         if rng.random() < self.flip:
             image, alpha = image[:, ::-1], alpha[:, ::-1]
@@ -176,10 +182,14 @@ class Composite(Synthesizer):
         """The row's image (H, W, 3) uint8 and its object's alpha (H, W) float32."""
         image = to_rgb(row[self.image_column])
         if self.mask_column is not None:
-            mask = np.array(open_image(row[self.mask_column]))
-            alpha = (mask == self.target_value) if self.target_value is not None else mask / max(int(mask.max()), 1)
-        elif row.get(PROVENANCE):
-            alpha = decode_mask(row[PROVENANCE][0]) / 255
+            settings = MaskSettings(self.target_value, self.ignore_value, self.channel)
+            try:
+                size, named = image.shape[1::-1], self.target_value is not None
+                alpha = read_mask(row[self.mask_column], size, settings, may_be_empty=not named).target
+            except (ValueError, OSError) as error:
+                raise ColumnError(self.mask_column, str(error), "Mend the mask, or remove the row.") from error
+        elif row.get(PROVENANCE) and row[PROVENANCE][0] is not None:
+            alpha = np.asarray(sources_of(row, image.shape[:2], self.label_column).masks[0])
         else:
             cutout = open_image(row[self.image_column])
             if cutout.mode not in ("RGBA", "LA", "PA"):
@@ -187,6 +197,4 @@ class Composite(Synthesizer):
             rgba = np.array(cutout.convert("RGBA"))
             # the colours under the alpha are wanted here, not the image laid on black
             image, alpha = rgba[..., :3], rgba[..., 3] / 255
-        if alpha.shape != image.shape[:2]:
-            raise ValueError(f"mask of shape {alpha.shape} for an image of shape {image.shape[:2]}")
         return image, alpha.astype(np.float32)

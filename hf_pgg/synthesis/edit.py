@@ -1,6 +1,8 @@
 """Edits: any image-to-image function; what it left unchanged is the target's.
 
-As in PGG (arXiv 2604.02946): Otsu's threshold on the difference between source and edit, cleaned by morphology.
+Otsu's threshold on the difference between source and edit, cleaned by morphology, as in PGG (arXiv 2604.02946). Where
+most pixels are left exactly alone, the edited areas that it finds are followed to their ends instead of cleaned, and
+areas are never filled for being enclosed: an edit in the midst of an image is an edit.
 """
 
 from __future__ import annotations
@@ -11,15 +13,17 @@ from typing import Any
 
 import numpy as np
 from PIL import Image as PILImage
-from scipy.ndimage import binary_dilation, binary_erosion, binary_fill_holes, gaussian_filter
+from scipy.ndimage import binary_closing, binary_propagation, gaussian_filter, label
 from skimage.filters import threshold_otsu
 from skimage.morphology import disk
 
 from hf_pgg.data.images import resize, to_rgb
+from hf_pgg.data.masks import read_mask
 from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import Synthesizer
 
 Editor = Callable[..., Any]
+_SPECKLE = 0.0005  # of the image's pixels: smaller areas, edited or not, are noise
 
 
 def unedited_mask(source: np.ndarray, edit: np.ndarray, *, radius: int = 2, min_difference: float = 4.0) -> np.ndarray:
@@ -27,7 +31,8 @@ def unedited_mask(source: np.ndarray, edit: np.ndarray, *, radius: int = 2, min_
 
     Args:
         source, edit (`np.ndarray`): (H, W, 3) uint8, aligned.
-        radius (`int`): Radius, in pixels, of the disk of the opening and closing that clean the mask; 0 does neither.
+        radius (`int`): Radius, in pixels, of the disk that closes gaps in edited areas where the rest of the image is
+            noisy, as after recompression; 0 closes none.
         min_difference (`float`): Mean absolute difference (of 255) under which an image counts as unedited: Otsu's
             method always finds two classes, in recompression noise too.
 
@@ -41,16 +46,27 @@ def unedited_mask(source: np.ndarray, edit: np.ndarray, *, radius: int = 2, min_
         array([32, 32,  0,  0])
     """
     difference = np.abs(source.astype(np.float32) - edit.astype(np.float32)).mean(2)
-    difference = gaussian_filter(difference, 1, mode="nearest")
-    if difference.max() < min_difference:
+    blurred = gaussian_filter(difference, 1, mode="nearest")
+    if blurred.max() < min_difference:
         return np.ones(difference.shape, bool)
-    unedited = difference <= max(threshold_otsu(difference), min_difference)
-    if radius > 0:
-        footprint = disk(radius)
-        # closing, then opening; what lies outside the image takes no part
-        closed = binary_erosion(binary_dilation(unedited, footprint), footprint, border_value=1)
-        unedited = binary_dilation(binary_erosion(closed, footprint, border_value=1), footprint)
-    return binary_fill_holes(unedited)
+    if np.ptp(blurred) < 1:  # no two classes for Otsu: all has changed alike
+        return np.zeros(difference.shape, bool)
+    seeds = blurred > max(threshold_otsu(blurred), min_difference)
+    noise = np.median(difference[~seeds])
+    # where the rest has not changed at all, a blurred edge does not count
+    reached = (seeds & (difference > 0)) | (difference > max(min_difference, 6 * noise))
+    edited = binary_propagation(seeds & reached, mask=reached, structure=np.ones((3, 3)))
+    if radius > 0 and noise > 0:
+        padded = binary_closing(np.pad(edited, 2 * radius, mode="edge"), disk(radius))
+        edited = padded[2 * radius : -2 * radius, 2 * radius : -2 * radius]
+    smallest = _SPECKLE * edited.size
+    return _without_specks(~_without_specks(edited, smallest), smallest)
+
+
+def _without_specks(mask: np.ndarray, smallest: float) -> np.ndarray:
+    """The mask without its connected areas of less than `smallest` pixels."""
+    areas = label(mask, structure=np.ones((3, 3)))[0]
+    return mask & (np.bincount(areas.ravel()) >= smallest)[areas]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +75,8 @@ class Edit(Synthesizer):
 
     Args:
         editor (`Callable`): `image -> image`, (H, W, 3) uint8 array in, array or PIL image out. One that knows what it
-            left alone returns `(image, unedited)`, with a mask (H, W) in [0, 1]. It must be picklable and
-            deterministic given its arguments.
+            left alone returns `(image, unedited)`, with a mask of any kind that [`hf_pgg.data.masks`] lists.
+            It must be picklable and deterministic given its arguments.
         random (`bool`, *optional*, defaults to `False`): Whether `editor` takes the row's random generator, too.
         takes_row (`bool`, *optional*, defaults to `False`): Whether its last argument is the row, with its masks.
         radius, min_difference (*optional*, default to 2 and 4.0): See [`unedited_mask`].
@@ -81,7 +97,7 @@ class Edit(Synthesizer):
     min_difference: float = 4.0
 
     def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
-        source, (labels, weights, masks) = self.read(row)
+        source, sources = self.read(row)
         edited = self.editor(source.copy(), *([rng] if self.random else []), *([row] if self.takes_row else []))
         edited, kept = edited if isinstance(edited, tuple) else (edited, None)
         if not isinstance(edited, np.ndarray | PILImage.Image):
@@ -89,6 +105,9 @@ class Edit(Synthesizer):
         edit = resize(to_rgb(edited), source.shape[:2])
         if kept is None:
             kept = unedited_mask(source, edit, radius=self.radius, min_difference=self.min_difference)
-        elif kept.shape != source.shape[:2]:
-            raise ValueError(f"`editor` returned a mask of {kept.shape} for an image of {source.shape[:2]}")
-        return Sample(edit, labels, weights, [mask * kept for mask in masks])
+        else:
+            try:
+                kept = read_mask(kept, source.shape[1::-1], may_be_empty=True).target
+            except ValueError as error:
+                raise ValueError(f"what `editor` says it left alone: {error}") from error
+        return Sample(edit, *sources.with_masks(lambda mask: mask * kept))

@@ -101,10 +101,10 @@ class MaskAblation(RowTransform):
                 if self.video_column is not None:
                     with open_clip(row[self.video_column]) as clip:
                         frames = len(clip)
-                masks = [decode_mask(mask, frames).astype(np.float32) / 255 for mask in masks]
+                masks = [None if mask is None else decode_mask(mask, frames).astype(np.float32) / 255 for mask in masks]
             except (ValueError, OSError) as error:
                 raise ProvenanceError(name, PROVENANCE, str(error), "Mend or drop the row.") from error
-            replaced.append([encode_mask(self._replace(mask, rng)) for mask in masks])
+            replaced.append([None if mask is None else encode_mask(self._replace(mask, rng)) for mask in masks])
         return {PROVENANCE: replaced}
 
     def features(self, features: Features) -> Features:

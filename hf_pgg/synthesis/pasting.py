@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -76,10 +77,13 @@ def place_sources(parts: Sequence[tuple[Sources, Any, float]], shape: tuple[int,
     """
     joined = Sources([], [], [])
     for sources, window, share in parts:
-        for label, weight, mask in zip(*sources, strict=True):
-            placed = np.zeros(shape, np.float32)
-            placed[window] = mask
-            joined.labels.append(label)
-            joined.weights.append(weight * share)
-            joined.masks.append(placed)
+        joined.labels.extend(sources.labels)
+        joined.weights.extend(weight * share for weight in sources.weights)
+        joined.masks.extend(sources.with_masks(partial(_placed, window=window, shape=shape)).masks)
     return joined
+
+
+def _placed(mask: np.ndarray, window: Any, shape: tuple[int, ...]) -> np.ndarray:
+    placed = np.zeros(shape, np.float32)
+    placed[window] = mask
+    return placed

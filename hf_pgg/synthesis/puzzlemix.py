@@ -22,6 +22,7 @@ import copy
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from functools import partial
 
 import numpy as np
 import torch
@@ -275,8 +276,7 @@ class PuzzleMix(PairSynthesizer):
         options = {name: getattr(self, name) for name in ("beta", "gamma", "eta", "transport_cost")}
         mixed, z, orders = _puzzlemix(images, saliencies, lam, n, **options)
         ours, theirs = (
-            part._replace(masks=[_permute_blocks(mask, order) for mask in part.masks])
-            for part, order in zip(parts, orders, strict=True)
+            part.with_masks(partial(_permute_blocks, order=order)) for part, order in zip(parts, orders, strict=True)
         )
         return Sample(mixed, *ours.mix(theirs, _expand_blocks(1 - z, (height, width))))
 

@@ -13,7 +13,7 @@ from transformers import EvalPrediction
 from transformers.utils import logging
 
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE
-from hf_pgg.guidance.engines import Guidance, input_gradient, over_channels
+from hf_pgg.guidance.engines import Guidance, input_gradient, known_targets, over_channels
 from hf_pgg.guidance.forms import share
 from hf_pgg.guidance.forward import input_name
 
@@ -46,7 +46,7 @@ class Telemetry:
         self._finite_in_a_row = 0
         self._windows_at_chance = 0
         self._window = np.zeros(2)
-        self._samples = 0.0
+        self._samples, self._trained, self._guided = 0.0, 0.0, 0.0
         self._sums: dict[str, torch.Tensor] = {}
 
     def add_batch(
@@ -80,16 +80,30 @@ class Telemetry:
             sums = accelerator.reduce(sums, "sum")
         total = dict(zip(_NAMES, sums.tolist(), strict=True))
         self._sums, self._samples = {}, total["samples"]
+        self._trained, self._guided = self._trained + total["samples"], self._guided + total["guided"]
         logs = {
             "classification_loss": total["classification_loss"] / total["samples"],
             "train_accuracy": total["right"] / total["samples"],
-            "guidance_loss": total["guidance_loss"] / total["samples"],
         }
         if total["guided"]:
+            logs["guidance_loss"] = total["guidance_loss"] / total["samples"]
             logs["target_gradient_share"] = total["share"] / total["guided"]
         if self.nonfinite_steps:
             logs["nonfinite_steps"] = self.nonfinite_steps
         return logs
+
+    @property
+    def any_guided(self) -> bool | None:
+        """Whether some row has been guided since training began, None before that."""
+        trained, guided = self._trained, self._guided
+        if self._sums:
+            trained, guided = trained + 1, guided + float(self._sums.get("guided", torch.zeros(())))
+        return guided > 0 if trained else None
+
+    def warn_if_unguided(self) -> None:
+        """Says once that guidance does nothing, where no row has had provenance."""
+        if self.any_guided is False:
+            logger.warning_once("no row so far had provenance, so that nothing was guided: see `add_provenance`")
 
     def is_finite(self, guidance: Guidance, step: int) -> bool:
         """Returns False if this batch must train without guidance; then the next steps are smaller (`backoff`).
@@ -165,13 +179,14 @@ class TargetShare:
         """Adds a batch of the collator; the gradient is taken here, so gradients must be enabled."""
         contract = {*CONTRACT_COLUMNS, "guided", *group_columns}
         own = {name: value for name, value in batch.items() if name not in contract}
-        name, labels = input_name(own, module), batch[LABELS]
+        name = input_name(own, module)
+        labels, provenance = known_targets(batch[LABELS], batch[PROVENANCE])
         pixels = own[name].detach().requires_grad_()
         logits = module(**{**own, name: pixels}).logits
         for k in range(labels.shape[1]):
             chosen = labels[:, k].masked_fill(~batch["guided"], PADDING_LABEL)
             gradient = input_gradient(logits, pixels, chosen)
-            outside = share(gradient, over_channels(batch[PROVENANCE][:, k], pixels), pixels.detach())
+            outside = share(gradient, over_channels(provenance[:, k], pixels), pixels.detach())
             self._sums += torch.stack([((1 - outside) * (chosen >= 0)).sum(), (chosen >= 0).sum()]).double()
 
     def mean(self, accelerator: Any | None = None) -> float | None:

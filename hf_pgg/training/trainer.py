@@ -258,6 +258,7 @@ class PGGTrainer(AtomicCheckpoints):
                 parts.pop("guidance_loss", None)
             elif parts:
                 parts["alpha"] = self.current_alpha()
+                self.telemetry.warn_if_unguided()
             logs.update(parts)
             if parts:
                 self.telemetry.watch_for_collapse(parts["train_accuracy"], self.state)

@@ -17,7 +17,7 @@ from transformers.utils import logging
 from hf_pgg.data.collator import Collator
 from hf_pgg.data.images import undecoded
 from hf_pgg.data.labels import is_scalar, own_label_column, with_classes
-from hf_pgg.data.provenance import LABELS
+from hf_pgg.data.provenance import LABELS, PROVENANCE, guided_rows
 from hf_pgg.guidance.forward import input_name
 from hf_pgg.synthesis.base import FreshDraws, check_row_ids
 from hf_pgg.training.config import PGGConfig
@@ -121,7 +121,7 @@ def check_dataset(dataset: Any, name: str, num_classes: int, args: PGGConfig, co
     do not exist yet. The collator checks every batch's labels, and names a bad row.
 
     Raises:
-        ValueError: If the dataset is empty or a column is missing.
+        ValueError: If the dataset is empty, a column is missing, or guidance is asked for and no row has provenance.
         ProvenanceError: If a row does not keep the contract.
 
     Example:
@@ -148,6 +148,17 @@ def check_dataset(dataset: Any, name: str, num_classes: int, args: PGGConfig, co
         logger.warning(f"{count} of the {len(rows)} rows of the {name} dataset are checked (`validate_rows`)")
     for i in np.linspace(0, len(rows) - 1, count).astype(int) if count else []:
         collator.validate_row(rows[int(i)], f"{i} of the {name} dataset", num_classes, args.allow_overlap)
+    if name == "training" and args.alpha > 0 and not _any_provenance(dataset):
+        raise ValueError(
+            f"alpha is {args.alpha:g}, but no row of the training dataset has '{PROVENANCE}', so none would be guided:"
+            " give the rows theirs with `add_provenance` or a synthesis method, or set alpha=0"
+        )
+
+
+def _any_provenance(dataset: Dataset) -> bool:
+    """Found in the first rows as a rule, before a large dataset is read."""
+    starts = range(0, len(dataset), 1000)
+    return any(guided_rows(dataset.select(range(start, min(start + 1000, len(dataset))))) for start in starts)
 
 
 def _is_transformed(dataset: Any) -> bool:

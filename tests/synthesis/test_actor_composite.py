@@ -6,8 +6,8 @@ from datasets import ClassLabel, Dataset, Features, Image
 from scipy.ndimage import binary_erosion
 
 from hf_pgg import ProvenanceError
-from hf_pgg.data.annotations import read_clip_masks
 from hf_pgg.data.images import encode_mask, encode_png
+from hf_pgg.data.masks import read_clip_masks
 from hf_pgg.data.video import SampledClip
 from hf_pgg.synthesis.actor_composite import ActorComposite
 from hf_pgg.synthesis.videomix import VideoMix

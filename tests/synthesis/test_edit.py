@@ -7,8 +7,9 @@ import pytest
 from PIL import Image as PILImage
 
 from hf_pgg import Edit, ProvenanceError
-from hf_pgg.data.images import to_rgb
+from hf_pgg.data.images import decode_mask, to_rgb
 from hf_pgg.synthesis.edit import unedited_mask
+from tests.conftest import SIZE
 
 
 def grey_band(image):
@@ -36,3 +37,57 @@ def test_an_edit_that_changes_nothing_keeps_everything():
 def test_an_editor_that_returns_nothing_is_named(photos):
     with pytest.raises(ProvenanceError, match="`editor` returned NoneType"):
         Edit(editor=lambda image: None).map(photos)
+
+
+@pytest.mark.parametrize("paint", ["noise", "grey", "inverted"])
+def test_an_edit_inside_the_image_is_found(paint):
+    rng = np.random.default_rng(0)
+    for trial in range(20):
+        height, width = rng.integers(64, 200, 2)
+        coarse = rng.integers(0, 256, (height // 16 + 1, width // 16 + 1, 3), dtype=np.uint8)
+        photo = np.asarray(PILImage.fromarray(coarse).resize((int(width), int(height)), PILImage.Resampling.BICUBIC))
+        side = int(rng.integers(12, 40))
+        top, left = int(rng.integers(4, height - side - 4)), int(rng.integers(4, width - side - 4))
+        window = np.s_[top : top + side, left : left + side]
+        edit = photo.copy()
+        edit[window] = {"noise": rng.integers(0, 256, (side, side, 3)), "grey": 128, "inverted": 255 - photo[window]}[
+            paint
+        ]
+        edited = np.abs(edit.astype(int) - photo).mean(2) >= 4
+        kept = unedited_mask(photo, edit)
+        assert (~kept)[edited].mean() >= 0.99, trial
+        outside = np.ones_like(kept)
+        outside[window] = False
+        assert kept[outside].mean() >= 0.99
+
+
+def test_an_object_in_an_edited_background_stays():
+    rng = np.random.default_rng(1)
+    photo = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    edit = rng.integers(0, 256, (96, 96, 3), dtype=np.uint8)
+    edit[30:60, 40:70] = photo[30:60, 40:70]
+    kept = unedited_mask(photo, edit)
+    assert kept[30:60, 40:70].mean() > 0.99 and kept[:28].mean() < 0.01
+
+
+def test_an_edit_of_everything_alike_leaves_nothing():
+    grey = np.full((20, 20, 3), 90, np.uint8)
+    assert not unedited_mask(grey, grey + 60).any()
+
+
+@pytest.mark.parametrize("scale", [1, 255])
+@pytest.mark.parametrize("dtype", [np.uint8, np.float64])
+def test_the_mask_of_an_editor_is_read_like_any_mask(photos, scale, dtype):
+    def paint(image):
+        kept = np.full(image.shape[:2], scale, dtype)
+        kept[:8] = 0
+        return image, kept
+
+    mask = decode_mask(Edit(editor=paint).map(photos)[0]["provenance"][0])
+    assert not mask[:8].any() and (mask[8:] == 255).all()
+
+
+def test_an_editors_mask_of_another_size_or_meaning_is_refused(photos):
+    for kept, words in ((np.ones((1, 1)), "a mask of 1x1"), (np.full((SIZE + 8, SIZE), 7), "the mask holds 7")):
+        with pytest.raises(ProvenanceError, match=f"row 0.*{words}"):
+            Edit(editor=lambda image, kept=kept: (image, kept)).map(photos)

@@ -14,7 +14,8 @@ from tests.conftest import tiny_model
 
 def trainer(model, rows, processor, folder, **options):
     args = PGGConfig(str(folder), max_steps=1, save_strategy="no", report_to=[], use_cpu=True, disable_tqdm=True,
-                     per_device_train_batch_size=4, remove_unused_columns=options.pop("remove", True))  # fmt: skip
+                     per_device_train_batch_size=4, alpha=0.0,
+                     remove_unused_columns=options.pop("remove", True))  # fmt: skip
     return PGGTrainer(model, args, train_dataset=rows, processing_class=processor, **options)
 
 
