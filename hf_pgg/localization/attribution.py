@@ -11,7 +11,7 @@ No layer is named by hand: [`~hf_pgg.localization.features.spatial_features`] fi
     smooth_gradient     SmoothGrad (Smilkov et al., 2017): the same, averaged over noisy copies of the input
     attention_rollout   attention multiplied through the layers (Abnar and Zuidema, ACL 2020), the same for every class
 
-Input gradient and SmoothGrad come from captum.
+The input gradient comes from captum.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 import torch
-from captum.attr import NoiseTunnel, Saliency
+from captum.attr import Saliency
 from timm.layers import create_act as timm_activations
 from torch import nn
 from torch.nn import functional as F
@@ -51,7 +51,7 @@ def input_gradient_map(
         >>> input_gradient_map(model, torch.rand(2, 3, 16, 16), torch.tensor([0, 1])).shape
         torch.Size([2, 16, 16])
     """
-    return _blurred(_gradient_norm(model, pixel_values, target), smoothing)
+    return _blurred(_gradient(model, pixel_values, target).norm(dim=-3), smoothing)
 
 
 def smooth_gradient(
@@ -68,7 +68,7 @@ def smooth_gradient(
 
     Args:
         samples (`int`): Number of noisy copies, one backward pass each.
-        noise (`float`): Standard deviation of the noise, as a share of the batch's range of values.
+        noise (`float`): Standard deviation of the noise, as a share of each row's range of values.
         smoothing (`float`): As in [`input_gradient_map`].
         seed (`int`): Seed of the noise; the global random state is left alone.
 
@@ -76,25 +76,22 @@ def smooth_gradient(
         >>> smooth_gradient(model, torch.rand(1, 3, 16, 16), torch.tensor([0]), samples=2).shape
         torch.Size([1, 16, 16])
     """
-    spread = float(pixel_values.max() - pixel_values.min())
-    devices = [pixel_values.device] if pixel_values.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=devices):
-        torch.manual_seed(seed)
-        noisy = {"nt_type": "smoothgrad", "nt_samples": samples, "nt_samples_batch_size": 1, "stdevs": noise * spread}
-        norm = _gradient_norm(model, pixel_values, target, NoiseTunnel, **noisy)
-    return _blurred(norm, smoothing)
+    spread = pixel_values.flatten(1).amax(1) - pixel_values.flatten(1).amin(1)
+    deviation = noise * spread.view(-1, *(1,) * (pixel_values.ndim - 1))
+    generator = torch.Generator().manual_seed(seed)
+    total = torch.zeros_like(pixel_values, dtype=torch.float32)
+    for _ in range(samples):  # all rows get the same noise, so that a map does not depend on its neighbours
+        drawn = torch.randn(pixel_values.shape[1:], generator=generator).to(pixel_values)
+        total += _gradient(model, pixel_values + deviation * drawn, target)
+    return _blurred((total / samples).norm(dim=-3), smoothing)
 
 
-def _gradient_norm(
-    model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor, around: Any = None, **options: Any
-) -> torch.Tensor:
-    """The norm over the channels of captum's gradient of the target's logit; `around` is a method upon that."""
+def _gradient(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+    """The gradient of the target's logit in the input, float32."""
     saliency: Any = Saliency(lambda pixels: model(pixel_values=pixels).logits.float())
-    attribution = saliency if around is None else around(saliency)
     with evaluation_mode(model), torch.enable_grad():
         pixels = pixel_values.detach().clone().requires_grad_()
-        gradient = attribution.attribute(pixels, target=target, abs=False, **options)
-    return gradient.detach().float().norm(dim=-3)
+        return saliency.attribute(pixels, target=target, abs=False).detach().float()
 
 
 def _blurred(maps: torch.Tensor, smoothing: float) -> torch.Tensor:
@@ -187,7 +184,7 @@ def guided_grad_cam(
     handles = [module.register_full_backward_hook(_positive) for module in activations]
     try:
         with _not_in_place(model):
-            guided = _gradient_norm(model, pixel_values, target)
+            guided = _gradient(model, pixel_values, target).norm(dim=-3)
     finally:
         for handle in handles:
             handle.remove()
@@ -237,8 +234,6 @@ def attention_rollout(model: nn.Module, pixel_values: torch.Tensor, target: torc
     """
     with evaluation_mode(model), torch.no_grad():
         weights = _attentions(model, pixel_values)
-    if len({weight.shape for weight in weights}) != 1 or len(weights[0]) != len(pixel_values):
-        raise AttributionError(f"no attention over the whole input in {type(model).__name__}: use `grad_cam`")
     tokens = weights[0].shape[-1]
     identity = torch.eye(tokens, device=pixel_values.device)
     total = identity.expand(len(pixel_values), -1, -1)
@@ -247,16 +242,18 @@ def attention_rollout(model: nn.Module, pixel_values: torch.Tensor, target: torc
     grid = token_grid(tokens, pixel_values, model)
     if grid is None:
         raise AttributionError(f"{tokens} tokens form no grid of the input's shape: use `grad_cam`")
-    count = torch.Size(grid).numel()
-    gathered = total[:, 0, -count:] if tokens > count else total.mean(1)
-    return _enlarged(gathered.unflatten(1, grid), pixel_values)
+    gathered = total[:, 0] if tokens > torch.Size(grid).numel() else total.mean(1)
+    if pixel_values.ndim == 4:
+        return _enlarged(gathered[:, -torch.Size(grid).numel() :].unflatten(1, grid), pixel_values)
+    layout = spatial_features(model, pixel_values, target).layout  # the order of a clip's tokens is the model's own
+    return _enlarged(layout(gathered[:, :, None])[:, 0], pixel_values)
 
 
 def _attentions(model: Any, pixel_values: torch.Tensor) -> list[torch.Tensor]:
-    """(B, heads, N, N) of each layer, first to last; square ones only."""
-    found: list[torch.Tensor] = []
+    """(B, heads, N, N) of each layer, first to last, all of the same N: attention over the whole input."""
+    found: list[Any] = []
     timm_blocks: list[Any] = [module for module in model.modules() if getattr(module, "fused_attn", None) is not None]
-    if timm_blocks:
+    if timm_blocks and all(hasattr(block, "attn_drop") for block in timm_blocks):
         fused = [block.fused_attn for block in timm_blocks]
         handles = [block.attn_drop.register_forward_hook(lambda _, __, out: found.append(out)) for block in timm_blocks]
         for block in timm_blocks:
@@ -267,14 +264,18 @@ def _attentions(model: Any, pixel_values: torch.Tensor) -> list[torch.Tensor]:
             for block, was, handle in zip(timm_blocks, fused, handles, strict=True):
                 block.fused_attn = was
                 handle.remove()
-    elif hasattr(model, "set_attn_implementation") and not hasattr(model, "timm_model"):
+    elif not timm_blocks and hasattr(model, "set_attn_implementation") and not hasattr(model, "timm_model"):
         before = model.config._attn_implementation
         model.set_attn_implementation("eager")  # the fused kernels never form the weights
         try:
             found = list(getattr(model(pixel_values=pixel_values, output_attentions=True), "attentions", None) or [])
         finally:
             model.set_attn_implementation(before)
-    return [weights for weights in found if weights.ndim == 4 and weights.shape[-1] == weights.shape[-2]]
+    shapes = {tuple(weights.shape) if isinstance(weights, torch.Tensor) else None for weights in found}
+    shape = next(iter(shapes), None)
+    if len(shapes) != 1 or shape is None or len(shape) != 4 or shape[0] != len(pixel_values) or shape[2] != shape[3]:
+        raise AttributionError(f"{type(model).__name__} gives no attention over the whole input: use `grad_cam`")
+    return found
 
 
 def _enlarged(maps: torch.Tensor, pixels: torch.Tensor) -> torch.Tensor:
