@@ -232,7 +232,7 @@ def load_classifier(name: str) -> Classifier:
 
 
 def ask(classifier: Classifier, images: Sequence[np.ndarray], mask: np.ndarray) -> list[Answer]:
-    """A classifier's answer on each image (H, W, 3) uint8, squashed to its input without a crop.
+    """A classifier's answer on each image (H, W, 3) uint8, as `pipeline` gives it, and its map of the whole image.
 
     Args:
         mask (`np.ndarray`): (H, W) bool, where the object is in every one of them.

@@ -104,7 +104,7 @@ def main() -> None:
             trainer,
             results,
             method=method,
-            base_model=model_args.model_name_or_path,
+            base_model=model_args.model_name_or_path or False,
             data_name=data_args.dataset_name or EMBEDDED,
             data_revision=revision,
             test_rows=len(data["test"]),

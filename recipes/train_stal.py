@@ -137,7 +137,7 @@ def main() -> None:
             trainer,
             results,
             method=name,
-            base_model=task.model_name_or_path,
+            base_model=task.model_name_or_path or False,
             data_name=task.dataset_name or EMBEDDED,
             data_revision=hub_source(data["train"])[1],
             test_rows=len(data["test"]),

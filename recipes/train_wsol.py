@@ -134,7 +134,7 @@ def main() -> None:
             trainer,
             results,
             method=name,
-            base_model=model_args.model_name_or_path,
+            base_model=model_args.model_name_or_path or False,
             data_name=task.dataset_name or EMBEDDED,
             data_revision=hub_source(data["train"])[1],
             test_rows=len(data["test"]),
@@ -204,7 +204,7 @@ def mix(train: Dataset, task: Task, args: LocalizationConfig, saliency_model: st
 def train(rows: Dataset, args: LocalizationConfig, model_args: ModelArguments, task: Task) -> tuple[PGGTrainer, float]:
     """Trains one classifier on labels alone; also the seconds it took."""
     set_seed(args.seed)
-    model, processor = image_classifier(class_label(rows.features), args.image_size, **asdict(model_args))
+    model, processor = image_classifier(class_label(rows.features), args.image_size, squash=True, **asdict(model_args))
     model = model.to(memory_format=torch.channels_last)  # convolutions are faster on a CPU
     flip = None if task.dataset_name is None else v2.RandomHorizontalFlip()
     trainer = PGGTrainer(

@@ -1,6 +1,7 @@
 """Rows to a batch: decode, one geometric augmentation for image and masks together, the model's own normalisation.
 
-The geometry (resize, centre crop) is that of the image processor, done here so that the masks take part in it.
+The geometry and the values are those of the image processor ([`~hf_pgg.data.preprocessing.InputSpec`] proves it when
+the collator is made); the masks take part in the geometry.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from hf_pgg.data.augmentation import Augment, augment_sample, checked_augment
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import to_rgb
 from hf_pgg.data.preprocessing import InputSpec
+from hf_pgg.data.processors import sized
 from hf_pgg.data.provenance import (
     CONTRACT_COLUMNS,
     IMAGE,
@@ -60,6 +62,7 @@ class Collator(ABC):
         extra_columns (`tuple[str, ...]`): Integer columns (groups) passed on as (B,) int64.
         num_classes (`int`, *optional*): The model's classes, where they are known: no label may lie above.
         spec ([`~hf_pgg.data.preprocessing.InputSpec`], *optional*): The preprocessing, where the inputs are images.
+        image_processor (*optional*): What the inputs were made with, which is saved with the model.
         synthesis (*optional*): A method applied to the rows of a batch, which draws afresh each epoch.
 
     Example:
@@ -82,6 +85,7 @@ class Collator(ABC):
     extra_columns: tuple[str, ...]
     num_classes: int | None = None
     spec: InputSpec | None = None
+    image_processor: Any = None
     synthesis: _Synthesis | None = None
 
     @property
@@ -167,7 +171,8 @@ class PGGCollator(Collator):
 
     Args:
         image_processor: The model's `transformers` image processor.
-        image_size (`int`, *optional*): An input size in pixels in place of the processor's.
+        image_size (`int`, *optional*): An input size in pixels in place of the processor's. The attribute
+            `image_processor` is then a copy of that size, which is to be saved with the model.
         augment (`Callable`, *optional*): A torchvision v2 transform of `{"image", "masks"}`, or an albumentations
             `Compose`; it draws from torch's generator, and leaves scaling to the collator. For training only.
         synthesis ([`~hf_pgg.synthesis.base.FreshDraws`], *optional*): A method applied to the rows before all else.
@@ -198,7 +203,8 @@ class PGGCollator(Collator):
         video_column: str | None = None,
         sampler: FrameSampler | None = None,
     ):
-        self.spec = InputSpec.from_processor(image_processor, image_size)
+        self.image_processor = image_processor if image_size is None else sized(image_processor, image_size)
+        self.spec = InputSpec.from_processor(self.image_processor)
         self.augment = checked_augment(augment)
         self.synthesis = synthesis
         self.image_column = image_column
@@ -235,11 +241,11 @@ class PGGCollator(Collator):
             with naming_row(f"{i} of the batch", column):
                 samples.append(self._sample(row, column))
         images, sources = zip(*samples, strict=True)
-        pixels = self.spec.normalize(torch.stack(images))
+        pixels = torch.stack(images)
         return self.batch(rows, {"pixel_values": pixels}, sources, (*images[0].shape[:-3], *self.spec.size))
 
     def _sample(self, row: Mapping[str, Any], column: str) -> tuple[torch.Tensor, Sources]:
-        """Image ([T,] C, H, W) uint8 of the model's size, and its sources; without masks where they are not known."""
+        """The model's input ([T,] C, H, W) of a row, and its sources; without masks where they are not known."""
         if row.get(column) is None:
             made = "; a transform that makes `pixel_values` leaves no image for the masks: give it as `augment`"
             raise ValueError(f"the row has {sorted(row)}, no {column}{made if 'pixel_values' in row else ''}")
@@ -259,6 +265,6 @@ class PGGCollator(Collator):
         masks = torch.from_numpy(np.stack(known)).flatten(0, -3) if known else torch.zeros(0, *image.shape[-2:])
         if self.augment is not None:
             image, masks = augment_sample(self.augment, image, masks)
-        image, masks = self.spec.fit(image, masks)
-        fitted = iter(masks.unflatten(0, (len(known), *image.shape[:-3])).numpy() if known else ())
-        return image, sources.with_masks(lambda mask: next(fitted))
+        image, masks = self.spec.prepare(image, masks, fitted=self.augment is not None)
+        prepared = iter(masks.unflatten(0, (len(known), *image.shape[:-3])).numpy() if known else ())
+        return image, sources.with_masks(lambda mask: next(prepared))

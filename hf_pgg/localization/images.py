@@ -1,6 +1,7 @@
 """Boxes on images: from attribution maps to boxes, and how well they fit annotated ones.
 
-Images are squashed to the model's input without a crop: a box may lie anywhere in the image.
+Maps are of the whole image, squashed to the model's input without a crop: a box may lie anywhere in it. The predicted
+class is the one after the checkpoint's own preprocessing, see [`~hf_pgg.localization.score_maps.score_maps`].
 """
 
 from __future__ import annotations

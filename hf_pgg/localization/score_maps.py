@@ -57,6 +57,9 @@ def score_maps(
 ) -> Iterator[ScoredImage]:
     """Yields one map an image, in order.
 
+    The prediction is the checkpoint's own, after its own preprocessing, which may crop. The map is of the whole image,
+    squashed to the model's input: what the prediction looks at may lie anywhere.
+
     Args:
         model (`nn.Module`): A classifier; its device is used.
         spec ([`~hf_pgg.data.preprocessing.InputSpec`]): The model's input.
@@ -71,11 +74,13 @@ def score_maps(
         [(16, 16), (16, 16)]
     """
     device = next(model.parameters()).device
-    stream, done = iter(images), 0
-    while batch := [spec.squash(torch.from_numpy(image).movedim(-1, -3)) for image in islice(stream, batch_size)]:
-        pixels = spec.normalize(torch.stack(batch)).to(device)
+    stream, done = (torch.from_numpy(image).movedim(-1, -3) for image in images), 0
+    while batch := list(islice(stream, batch_size)):
+        pixels = own = torch.stack([spec.prepare(image)[0] for image in batch]).to(device)
+        if not spec.squashes:
+            pixels = spec.normalize(torch.stack([spec.squash(image) for image in batch])).to(device)
         with evaluation_mode(model), torch.no_grad():
-            probabilities = model(pixel_values=pixels).logits.float().softmax(1)
+            probabilities = model(pixel_values=own).logits.float().softmax(1)
         predicted = probabilities.argmax(1).tolist()
         chosen = predicted if targets is None else [int(t) for t in targets[done : done + len(batch)]]
         maps = method(model, pixels, torch.tensor(chosen, device=device)).cpu().numpy()

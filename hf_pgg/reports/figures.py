@@ -170,8 +170,7 @@ def gradient_maps(
         ('untrained', True)
     """
     batch = collator(_evenly_spaced(dataset, count))
-    mean, std = (np.asarray(values)[:, None, None] for values in (collator.spec.mean, collator.spec.std))
-    images = [np.clip((p * std + mean).transpose(1, 2, 0), 0, 1) for p in batch["pixel_values"].numpy()]
+    images = list(collator.spec.display(batch["pixel_values"]).numpy())
     figure = Figure(figsize=(1.5 * len(images), 1.75 * (1 + len(models))), layout="constrained")
     grid = figure.subplots(1 + len(models), len(images), squeeze=False)
     for column, image in enumerate(images):

@@ -105,6 +105,7 @@ def _metadata(record: Mapping[str, Any]) -> ModelCardData:
         if shown
     ]
     return ModelCardData(
+        license=record["model"].get("license"),
         library_name="transformers",
         pipeline_tag=task,
         base_model=base_repo,

@@ -1,7 +1,7 @@
 """The record of a run: everything that its model card states, as a dictionary that `results.json` holds.
 
     task          "image-classification" or "video-classification"
-    model         {name, base_model, repo}: the Hub's name of the pushed model, or None
+    model         {name, base_model, from_scratch, license, repo}: the Hub's name of the pushed model, or None
     data          {name, repo, revision, fingerprint, train_rows, test_rows, classes, arguments}
     synthesis     {method, version, ...}: every setting of the synthesis method, see `synthesis_settings`
     method        {name, alpha, any_guided, form, mode, seed, steps, ...}
@@ -33,12 +33,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import ClassLabel, Dataset
+from datasets import Dataset
 from huggingface_hub import get_token
 from huggingface_hub.errors import HFValidationError
 from huggingface_hub.utils import validate_repo_id
-
-from hf_pgg.data.provenance import LABELS
 
 _PACKAGES = ("hf_pgg", "torch", "torchvision", "transformers", "datasets", "accelerate", "timm", "numpy")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
@@ -180,7 +178,7 @@ def run_record(
     results: Mapping[str, float],
     *,
     method: str | None = None,
-    base_model: str | None = None,
+    base_model: str | bool | None = None,
     data_name: str | None = None,
     data_revision: str | None = None,
     test_rows: int | None = None,
@@ -195,7 +193,8 @@ def run_record(
         trainer ([`~hf_pgg.PGGTrainer`]): The trainer, after training.
         results: Metric to value, on the test rows.
         method (`str`, *optional*): The name of the run's method in comparisons.
-        base_model (`str`, *optional*): Hub id or folder of the checkpoint that was fine-tuned; None from scratch.
+        base_model (`str`, *optional*): Hub id or folder of the checkpoint that was fine-tuned; by default where the
+            model says that it was loaded from; False where training started from random weights.
         data_name (`str`, *optional*): Hub id, folder, or words; by default where the training rows were loaded from.
         data_revision (`str`, *optional*): Commit of the data set on the Hub, see [`hub_source`].
         test_rows (`int`, *optional*): Number of rows that `results` are of.
@@ -218,12 +217,7 @@ def run_record(
     settings = parts.pop("synthesis_settings", None)
     record = {
         "task": "video-classification" if trainer.args.video_column else "image-classification",
-        "model": {
-            "name": Path(trainer.args.output_dir).name,
-            "base_model": base_model,
-            "base_repo": hub_id(base_model),
-            "repo": trainer.hub_model_id if trainer.args.push_to_hub else None,
-        },
+        "model": _model_part(trainer, base_model),
         "data": _data_part(trainer, data_name, data_revision, test_rows, arguments or {}),
         "method": _method_part(trainer, method, synthesis, train_seconds),
         "results": dict(results),
@@ -234,6 +228,20 @@ def run_record(
         "environment": environment(),
     }
     return {**record, **parts, **({"synthesis": settings} if settings else {})}
+
+
+def _model_part(trainer: Any, base_model: str | bool | None) -> dict[str, Any]:
+    """The record's `model`: what it is called, and what it was before."""
+    told = getattr(trainer.model.config, "_name_or_path", None) if base_model is None else base_model
+    base = str(told) if told else None
+    return {
+        "name": Path(trainer.args.output_dir).name,
+        "base_model": base,
+        "base_repo": hub_id(base),
+        "from_scratch": base_model is False,
+        "license": trainer.args.license,
+        "repo": trainer.hub_model_id if trainer.args.push_to_hub else None,
+    }
 
 
 def _data_part(
@@ -249,7 +257,7 @@ def _data_part(
         "fingerprint": getattr(train, "_fingerprint", None),
         "train_rows": len(train) if hasattr(train, "__len__") else None,
         "test_rows": test_rows,
-        "classes": _class_names(trainer),
+        "classes": list(trainer.model.config.id2label.values()),
         "arguments": dict(arguments),
     }
 
@@ -276,13 +284,6 @@ def _method_part(trainer: Any, name: str | None, synthesis: str | None, seconds:
         "train_seconds": seconds,
         "seconds_per_step": None if seconds is None else seconds / max(steps, 1),
     }
-
-
-def _class_names(trainer: Any) -> list[str]:
-    """From the training rows, else as the model has them."""
-    features = getattr(trainer.train_dataset, "features", None) or {}
-    feature = features[LABELS].feature if LABELS in features else features.get(trainer.args.label_column)
-    return feature.names if isinstance(feature, ClassLabel) else list(trainer.model.config.id2label.values())
 
 
 def comparison_rows(records: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,16 +1,24 @@
-"""Checkpoints that are complete or not there, and that load under the names they were saved with."""
+"""Checkpoints that are complete or not there, that load under the names they were saved with, and that say how to
+use them: preprocessing and class names are in them, in the precision that was trained."""
 
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import safe_open
+from torch import nn
 from transformers import PreTrainedModel, Trainer
 from transformers.trainer import TRAINER_STATE_NAME
 from transformers.trainer_utils import rotate_checkpoints
-from transformers.utils import SAFE_WEIGHTS_NAME
+from transformers.utils import SAFE_WEIGHTS_NAME, logging
+
+from hf_pgg.training.validation import model_config
+
+logger = logging.get_logger(__name__)
 
 _STAGING = "_unfinished"  # a push passes over what begins with an underscore
 
@@ -119,3 +127,44 @@ def _load_renamed_weights(model: Any, folder: str) -> None:
         if set(stored.keys()) <= set(model.state_dict()):
             return
     model.load_state_dict(type(model).from_pretrained(folder).state_dict())
+
+
+def complete_model(model: Any, processor: Any, names: Sequence[str] | None) -> None:
+    """Makes what is saved of a model say how it was trained: float32 weights, class names, the preprocessing of timm.
+
+    Args:
+        model (`nn.Module`): A model with a `transformers` configuration.
+        processor: The image processor. timm's wrapper saves no file of its own but reads the configuration; others are
+            saved beside the model.
+        names (`Sequence[str]`, *optional*): The data's class names, for a model that has none of its own (`LABEL_0`,
+            ...); those of another number of classes are not taken.
+
+    Example:
+        >>> import copy
+        >>> named = copy.deepcopy(model)
+        >>> complete_model(named, None, ["cat", "dog"])
+        >>> named.config.id2label
+        {0: 'cat', 1: 'dog'}
+    """
+    config = model_config(model)
+    _to_single_precision(model)
+    if hasattr(processor, "data_config"):
+        told = {key: list(value) if isinstance(value, tuple) else value for key, value in processor.data_config.items()}
+        config.pretrained_cfg = {**(getattr(config, "pretrained_cfg", None) or {}), **told}
+    own = list((getattr(config, "id2label", None) or {}).values())
+    if names is not None and len(names) == len(own) and own == [f"LABEL_{i}" for i in range(len(own))]:
+        config.id2label, config.label2id = dict(enumerate(names)), {name: i for i, name in enumerate(names)}
+    if getattr(config, "label_names", None):  # timm's, of the checkpoint before it got a new head
+        config.label_names = [config.id2label[i] for i in range(config.num_labels)]
+
+
+def _to_single_precision(model: nn.Module) -> None:
+    """Casts half-precision weights, which `from_pretrained` leaves as stored: trained so, small steps are lost."""
+    found = {parameter.dtype for parameter in model.parameters()} & {torch.float16, torch.bfloat16}
+    if found and not getattr(model, "is_quantized", False):
+        names = " and ".join(sorted(str(dtype).removeprefix("torch.") for dtype in found))
+        model.float()
+        logger.warning(
+            f"the model's weights were {names}: they are cast to float32 to train (load them with"
+            " `from_pretrained(..., dtype='float32')`; for mixed precision set `bf16=True`)"
+        )

@@ -62,6 +62,8 @@ class PGGConfig(TrainingArguments):
             evenly spaced when there are more; 0 checks none.
         eval_target_share (`bool`, *optional*, defaults to `True`): Measure the target gradient share in evaluation,
             on rows with provenance; costs a backward pass.
+        license (`str`, *optional*): Licence of the trained model, which its card states: an identifier of the Hub such
+            as `"apache-2.0"`.
         max_nonfinite_steps (`int`, *optional*, defaults to `10`): Guidance losses in a row that may be NaN or infinite
             (each is skipped and counted) before training stops.
 
@@ -100,6 +102,7 @@ class PGGConfig(TrainingArguments):
     allow_overlap: bool = _option(False, "Accept masks that sum over 1: dilated or random ones.")
     validate_rows: int = _option(10_000, "Rows of each dataset checked before the first step; 0 checks none.")
     eval_target_share: bool = _option(True, "Measure the target gradient share in evaluation.")
+    license: str | None = _option(None, "Licence that the model's card states, such as apache-2.0.")
     max_nonfinite_steps: int = _option(10, "Non-finite guidance losses in a row before training stops.")
 
     def __post_init__(self) -> None:

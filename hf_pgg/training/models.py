@@ -16,6 +16,8 @@ from transformers import (
     ViTImageProcessor,
 )
 
+from hf_pgg.data.processors import output_size, sized
+
 ARCHITECTURES = ("convnext", "vit")
 
 
@@ -41,6 +43,7 @@ def image_classifier(
     model_name_or_path: str | None = None,
     architecture: str = "convnext",
     model_revision: str = "main",
+    squash: bool = False,
 ) -> tuple[Any, Any]:
     """Returns an image classifier in float32 and its image processor.
 
@@ -51,6 +54,8 @@ def image_classifier(
             Hub id or folder of a checkpoint; by default a small network with random weights is made.
         architecture (`str`): Kind of the small network: `"convnext"` or `"vit"`.
         model_revision (`str`): Revision of the checkpoint on the Hub.
+        squash (`bool`): Have the image processor squash whole images to `image_size` (by default the checkpoint's
+            size), where the checkpoint's own would crop.
 
     Raises:
         ValueError: If there is no such architecture.
@@ -66,7 +71,10 @@ def image_classifier(
         model = AutoModelForImageClassification.from_pretrained(
             **source, dtype=torch.float32, ignore_mismatched_sizes=True, **head
         )
-        return model, AutoImageProcessor.from_pretrained(**source)
+        processor = AutoImageProcessor.from_pretrained(**source)
+        if squash:
+            processor = sized(processor, image_size or min(output_size(processor)), squash=True)
+        return model, processor
     if architecture not in ARCHITECTURES:
         raise ValueError(f"there is no architecture '{architecture}': choose {', '.join(ARCHITECTURES)}")
     size = image_size or 48

@@ -28,11 +28,11 @@ from hf_pgg.guidance.engines import Guidance
 from hf_pgg.guidance.forward import LoopState, guided_forward
 from hf_pgg.guidance.modes import freeze_batch_norm
 from hf_pgg.synthesis.base import FreshDraws
-from hf_pgg.training.checkpoints import AtomicCheckpoints
+from hf_pgg.training.checkpoints import AtomicCheckpoints, complete_model
 from hf_pgg.training.config import PGGConfig
 from hf_pgg.training.hub import draft_card, has_own_card, push_checkpoint
 from hf_pgg.training.monitor import GroupedEvalPrediction, TargetShare, Telemetry
-from hf_pgg.training.validation import is_exact, model_config, refuse_unsupported, tell_classes
+from hf_pgg.training.validation import class_order, is_exact, model_config, refuse_unsupported, tell_classes
 
 
 def soft_cross_entropy(
@@ -127,6 +127,8 @@ class PGGTrainer(AtomicCheckpoints):
         collator = args.collator(processing_class, augment) if data_collator is None else data_collator
         num_classes = model_config(model).num_labels
         collator, self._checked = tell_classes(collator, model, train_dataset, args)
+        processing_class = collator.image_processor or processing_class  # what is used is what is saved
+        complete_model(model, processing_class, class_order(model, train_dataset, collator.label_column))
         train_dataset = self._checked(train_dataset, "training", collator)
         eval_dataset = self._checked(eval_dataset, "evaluation", collator.for_evaluation())
         args.label_names = [LABELS, *self.group_columns]

@@ -428,3 +428,32 @@ def test_a_recipe_pushes_card_record_and_images_and_no_token(hub, alice, photos,
         assert alice.encode() not in content, name
     assert not [name for name in uploaded if name.endswith((".bin", ".pt", ".pkl"))]
     assert os.fspath(data) in record["environment"]["command"]
+
+
+# ---------------------------------------------------------------------------------------------- what it was before
+
+
+@pytest.mark.parametrize(
+    ("loaded_from", "base_model", "words"),
+    [
+        ("some/model", None, "Base model: `some/model`"),
+        ("some/model", "other/model", "Base model: `other/model`"),
+        ("", None, "Base model: not told"),
+        ("", False, "Base model: none, trained from scratch"),
+    ],
+)
+def test_the_base_model_is_what_the_model_was_loaded_from(
+    loaded_from, base_model, words, guided_photos, processor, tmp_path
+):
+    model = tiny_model("vit")
+    model.config._name_or_path = loaded_from
+    args = PGGConfig(output_dir=str(tmp_path), use_cpu=True, report_to=[], license="apache-2.0")
+    trainer = PGGTrainer(model, args, train_dataset=guided_photos, processing_class=processor)
+    card = model_card(run_record(trainer, {}, base_model=base_model))
+    assert words in card.text and "License: apache-2.0" in card.text
+    assert card.data.license == "apache-2.0" and card.data.base_model == (base_model or loaded_from or None)
+
+
+def test_a_card_without_a_license_says_so(record):
+    card = model_card(record)
+    assert "License: not told" in card.text and card.data.license is None
