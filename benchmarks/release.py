@@ -22,6 +22,7 @@ from transformers import AutoModelForImageClassification, AutoModelForVideoClass
 from hf_pgg.cli.options import parse_options, run_recipe
 
 RECIPES = Path(__file__).resolve().parents[1] / "recipes"
+OPTIONS = ("--disable_tqdm", "True", "--license", "apache-2.0")  # the project's own
 LIMIT = 20_000_000  # bytes of a folder
 PICKLED = {".bin", ".pt", ".pth", ".pkl", ".pickle", ".ckpt"}
 
@@ -91,8 +92,8 @@ def main() -> None:
     for release in RELEASES:
         folder = work / Path(release.script).stem
         if not (folder / "results.json").exists():  # written last
-            command = [sys.executable, RECIPES / release.script, "--compare", "--output_dir", folder, "--disable_tqdm"]
-            subprocess.run([*map(str, command), "True", *release.options], check=True)
+            command = [sys.executable, RECIPES / release.script, "--compare", "--output_dir", folder, *OPTIONS]
+            subprocess.run([*map(str, command), *release.options], check=True)
         for method, name in release.kept.items():
             size = package(folder / method, Path(arguments.output_dir) / name, release.model_class)
             print(f"{arguments.output_dir}/{name}: {size / 1e6:.1f} MB")

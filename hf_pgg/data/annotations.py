@@ -76,7 +76,8 @@ def squashed_rows(dataset: Dataset, size: tuple[int, int], image_column: str = I
             out[PROVENANCE] = [None if mask is None else encode_mask(mask) for mask in masks]
         return out
 
-    return undecoded(dataset).map(squash, with_indices=True, features=dataset.features)
+    features = Features({**dataset.features, image_column: Image()})
+    return undecoded(dataset).map(squash, with_indices=True, features=features)
 
 
 # ---------------------------------------------------------------------------------------------- a whole dataset

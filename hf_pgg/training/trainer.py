@@ -81,8 +81,7 @@ class PGGTrainer(AtomicCheckpoints):
             `logits`.
         args ([`~hf_pgg.PGGConfig`]): Training arguments.
         augment (`Callable`, *optional*): torchvision v2 transform for training, see [`~hf_pgg.PGGCollator`].
-        data_collator ([`~hf_pgg.data.collator.Collator`], *optional*): In place of the one made from
-            `processing_class`.
+        data_collator ([`~hf_pgg.data.collator.Collator`], *optional*): Replaces that made from `processing_class`.
         kwargs: Those of `transformers.Trainer`. `compute_metrics` receives a
             [`~hf_pgg.training.monitor.GroupedEvalPrediction`].
 
