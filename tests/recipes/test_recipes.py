@@ -14,6 +14,7 @@ from huggingface_hub import ModelCard
 from transformers import AutoModelForImageClassification, AutoModelForVideoClassification
 
 from hf_pgg import add_provenance
+from hf_pgg.cli.options import run_recipe
 from hf_pgg.data.boxes import mask_to_box
 from hf_pgg.demo_data import digits_in_motion
 from recipes import train_cls
@@ -87,25 +88,36 @@ def test_own_images_masks_and_checkpoint_from_a_config_file(synthesis, parquet, 
     assert 0 <= record["results"]["worst_group_accuracy"] <= 1
 
 
-def test_wrong_options_are_told_in_a_sentence(parquet, tmp_path):
-    done = run(
-        "recipes/train_cls.py", "--dataset_name", parquet / "train.parquet", "--output_dir", tmp_path / "o", check=False
-    )
-    assert done.returncode != 0 and "needs --backgrounds" in done.stderr
-    done = run("recipes/train_cls.py", "--synthesis", "mixup", "--output_dir", tmp_path / "o", check=False)
-    assert "choose composite, none, exchange, cutmix, resizemix" in done.stderr
-    done = run("recipes/train_cls.py", "--alpha", -1, check=False)
-    assert "alpha is -1.0: it must be a finite number >= 0" in done.stderr
-    done = run("recipes/train_cls.py", "--train_on", "synthetic", check=False)
-    assert "choose real, generated, both" in done.stderr
+@pytest.fixture
+def told(monkeypatch, capsys):
+    """What `train_cls.py` says to wrong options before it ends with exit code 2, in this process."""
+
+    def run_wrong(*arguments):
+        monkeypatch.setattr(sys, "argv", ["train_cls.py", *map(str, arguments)])
+        with pytest.raises(SystemExit) as ended:
+            run_recipe(train_cls.main)
+        assert ended.value.code == 2
+        return capsys.readouterr().err
+
+    return run_wrong
+
+
+def test_wrong_options_are_told_in_a_sentence(told, parquet, tmp_path):
+    output = ("--output_dir", tmp_path / "o")
+    assert "needs --backgrounds" in told("--dataset_name", parquet / "train.parquet", *output)
+    assert "choose composite, none, exchange, cutmix, resizemix" in told("--synthesis", "mixup", *output)
+    assert "alpha is -1.0: it must be a finite number >= 0" in told("--alpha", -1, *output)
+    assert "choose real, generated, both" in told("--train_on", "synthetic", *output)
     assert not (tmp_path / "o").exists()
 
 
-def test_a_wrong_option_is_one_line_with_exit_code_2(tmp_path):
-    for arguments in (["--dataset_name", tmp_path / "none"], ["--alhpa", 3], ["--config", tmp_path / "none.yaml"]):
-        done = run("recipes/train_cls.py", *arguments, "--output_dir", tmp_path / "o", check=False)
-        assert done.returncode == 2 and "Traceback" not in done.stderr
-        assert done.stderr.strip().splitlines()[-1].startswith("train_cls.py: ")
+def test_a_wrong_option_is_one_line_with_exit_code_2(told, tmp_path):
+    for arguments in (["--alhpa", 3], ["--config", tmp_path / "none.yaml"]):
+        said = told(*arguments, "--output_dir", tmp_path / "o")
+        assert said.strip().splitlines()[-1].startswith("train_cls.py: ")
+    done = run("recipes/train_cls.py", "--dataset_name", tmp_path / "none", "--output_dir", tmp_path / "o", check=False)
+    assert done.returncode == 2 and "Traceback" not in done.stderr
+    assert done.stderr.strip().splitlines()[-1].startswith("train_cls.py: ")
 
 
 def test_the_plain_loop_runs():
