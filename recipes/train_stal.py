@@ -26,6 +26,7 @@ from hf_pgg import ActorComposite, MaskAblation, PGGTrainer, TileMix, VideoMix, 
 from hf_pgg.cli.arguments import CompareArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.annotations import sampled_clips
+from hf_pgg.data.boxes import BOX_FORMATS
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.groups import hold_out
 from hf_pgg.data.labels import class_label
@@ -64,7 +65,8 @@ class DataArguments:
     validation_share: float = field(default=0.2, metadata={"help": "Of the training clips: they choose the map."})
     source_column: str | None = field(default=None, metadata={"help": "Video that a clip was cut from, never split."})
     mask_column: str = field(default="masks", metadata={"help": "The actor's masks, for synthesis."})
-    box_column: str = field(default="bboxes", metadata={"help": "Boxes [x, y, width, height] on every frame."})
+    box_column: str = field(default="bboxes", metadata={"help": "Boxes of the actor, one on every frame."})
+    box_format: str | None = field(default=None, metadata={"help": "What a box's numbers are.", "choices": BOX_FORMATS})
     bias: float = field(default=0.9, metadata={"help": "Embedded clips: how often a motion is on its photograph."})
 
 
@@ -132,7 +134,8 @@ def main() -> None:
         if trainer.is_world_process_zero():
             drawn = (trainer.model, trainer.data_collator.spec, data["test"], localization)
             sampler = FrameSampler(args.num_frames)
-            save_clip_animation(Path(args.output_dir) / CLIPS, *drawn, sampler, box_column=task.box_column)
+            boxes = {"box_column": task.box_column, "box_format": task.box_format}
+            save_clip_animation(Path(args.output_dir) / CLIPS, *drawn, sampler, **boxes)
         return run_record(
             trainer,
             results,
@@ -231,7 +234,8 @@ def train(rows: Dataset, args: ClipConfig, task: ClipArguments) -> tuple[PGGTrai
 def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments) -> tuple[dict[str, float], dict[str, Any]]:
     """The test clips' results, with the map and the threshold that validation clips choose; and what was chosen."""
     args, model, spec = trainer.args, trainer.model, trainer.data_collator.spec
-    sampler, boxes = FrameSampler(args.num_frames), {"box_column": task.box_column}
+    sampler = FrameSampler(args.num_frames)
+    boxes = {"box_column": task.box_column, "box_format": task.box_format}
     maps = clip_maps(task.attributions, task.smoothing, task.over_time)
     results, localization = measure_maps(model, spec, data, maps, sampler, **boxes)
     known = add_provenance(sampled(data["test"], task, args), mask_column=task.mask_column, video_column=VIDEO)

@@ -44,7 +44,8 @@ class JoinedArguments:
     test_split: str = field(default="test", metadata={"help": "Split to report on, or a part: test[:50]."})
     video_column: str = field(default="video", metadata={"help": "The clips."})
     label_column: str = field(default="label", metadata={"help": "ClassLabel of the clips."})
-    box_column: str = field(default="bboxes", metadata={"help": "Boxes [x, y, width, height] on every frame."})
+    box_column: str = field(default="bboxes", metadata={"help": "Boxes of the actor, one on every frame."})
+    box_format: str | None = field(default=None, metadata={"help": "What a box's numbers are."})
     validation_share: float = field(default=0.2, metadata={"help": "Of the training clips, as in `train_stal.py`."})
     source_column: str | None = field(default=None, metadata={"help": "As in `train_stal.py`."})
     window: int | None = field(
@@ -94,7 +95,7 @@ def load_data(task: JoinedArguments) -> DatasetDict:
 def measure(model: nn.Module, spec: InputSpec, data: DatasetDict, task: JoinedArguments) -> dict[str, float]:
     """The figures of `test`, with what `validation` chose."""
     method = with_smoothing(task.attribution, task.smoothing, task.over_time)
-    names = ("window", "stride", "seed", "video_column", "label_column", "box_column")
+    names = ("window", "stride", "seed", "video_column", "label_column", "box_column", "box_format")
     options: dict[str, Any] = {name: getattr(task, name) for name in names}
     return measure_joined(model, spec, data, method, FrameSampler(model.config.num_frames), **options)
 

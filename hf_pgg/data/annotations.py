@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from datasets import Dataset, Features, Image, List
 
-from hf_pgg.data.boxes import boxes_to_mask, check_box_column, read_boxes
+from hf_pgg.data.boxes import boxes_to_mask, check_box_column, read_boxes, read_clip_boxes
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import encode_mask, encode_png, resize, to_rgb, undecoded
 from hf_pgg.data.labels import class_label, own_label_column
@@ -156,18 +156,20 @@ def _row_to_provenance(
     image_column, video_column, label_column = columns
     known = row[column]
     out: dict[str, Any] = {LABELS: [row[label_column]], LABEL_WEIGHTS: [1.0], PROVENANCE: None}
-    if known is None or (is_box and (len(known) == 0 or (video_column is None and np.size(known) == 0))):
+    if known is None:
         return out
     with naming_row(index, video_column or image_column):
         num_frames, height, width = sample_shape(row, image_column, video_column)
     if is_box:
-        boxes = [known] if video_column is None else known
-        if len(boxes) != num_frames:
-            problem = f"{len(boxes)} boxes for a clip of {num_frames} frames"
-            raise ProvenanceError(index, column, problem, "Give every frame its box, or its list of boxes.")
-        mask = np.concatenate(
-            [_frame_mask(value, (height, width), box_format, index, column, t) for t, value in enumerate(boxes)]
-        )
+        with naming_row(index, column, "Give every box in the image as it is shown, and its format in `box_format`."):
+            if video_column is None:
+                boxes = read_boxes(known, (width, height), box_format)
+                frames = None if boxes is None else [boxes]
+            else:
+                frames = read_clip_boxes(known, num_frames, (width, height), box_format)
+        if frames is None:
+            return out
+        mask = np.concatenate([boxes_to_mask(found, (height, width)) for found in frames])
     else:
         with naming_row(index, column, "Mend the mask, or give None."):
             if video_column is None:
@@ -176,18 +178,3 @@ def _row_to_provenance(
                 mask = read_masks(known, (num_frames, height, width), settings)
     out[PROVENANCE] = [encode_mask(mask)]
     return out
-
-
-def _frame_mask(
-    value: Any, shape: tuple[int, int], box_format: str | None, index: int, column: str, frame: int
-) -> np.ndarray:
-    """The mask of an image's boxes, or of one frame's."""
-    remedy = "Give every box in pixels of the image as it is shown, and its format in `box_format`."
-    try:
-        boxes = read_boxes(value, shape[::-1], box_format)
-    except ValueError as error:
-        raise ProvenanceError(index, column, f"frame {frame}: {error}" if frame else str(error), remedy) from error
-    if boxes is None:
-        remedy = "Give every frame its box, or None for the whole clip, which is then not guided."
-        raise ProvenanceError(index, column, f"frame {frame} has no box", remedy)
-    return boxes_to_mask(boxes, shape)

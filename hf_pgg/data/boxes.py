@@ -17,7 +17,6 @@ from hf_pgg.data.images import FORMATS, undecoded
 
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "xywh_normalized", "xyxy_normalized", "yolo")
 _TOLERANCE = 0.5  # pixels: rounding in a file moves an edge by less, and no pixel's centre lies beyond
-_AMBIGUOUS = 4  # so many distinct boxes that all could be corners are taken for corners
 _ORIENTATION = 274  # the EXIF tag
 
 
@@ -123,9 +122,9 @@ def check_box_column(
 ) -> list[int]:
     """Checks a column of boxes as a whole, and returns the indices of the rows that have boxes: neither None nor [].
 
-    `[x, y, width, height]` and corners look alike. Where no format is stated, and each of four or more distinct boxes
-    could be corners, they are refused; of fewer ones a warning says how they are read. Another warning names the rows
-    whose image is turned by its EXIF tag: boxes are taken in the image as it is shown.
+    `[x, y, width, height]`, corners and centres look alike. Where no format is stated, the boxes must prove the first:
+    one that ends before it begins as corners, and one that begins outside as a centre and a size. A warning names the
+    rows whose image is turned by its EXIF tag: boxes are taken in the image as it is shown.
 
     Args:
         image_column (`str`, *optional*): Column of the images; without it, a row holds the boxes of a clip's frames.
@@ -143,18 +142,18 @@ def check_box_column(
     for i, value in enumerate(dataset.with_format(None)[box_column]):
         if value is None or value == []:
             continue
-        try:
-            found = [_numbers(entry) for entry in ([value] if image_column else value)]
-        except (TypeError, ValueError) as error:
-            raise ValueError(f"row {i}, column '{box_column}': {error}") from error
-        boxes = [box for entry in found if entry is not None for box in entry.tolist()]
+        boxes: list[list[float]] = []
+        for t, entry in enumerate([value] if image_column else value):
+            try:
+                found = _numbers(entry)
+            except ValueError as error:
+                frame = "" if image_column else f"frame {t}: "
+                raise ValueError(f"row {i}, column '{box_column}': {frame}{error}") from error
+            boxes += [] if found is None else found.tolist()
         known += [i] if boxes else []
         distinct.update(map(tuple, boxes))
-    if box_format is None and distinct and all(box[2] > box[0] and box[3] > box[1] for box in distinct):
-        problem = f"column '{box_column}': each of {len(distinct)} distinct boxes could be 'xywh' or corners"
-        if len(distinct) >= _AMBIGUOUS:
-            raise ValueError(f"{problem}, such as {list(min(distinct))}: set box_format to 'xywh' or 'xyxy'")
-        warnings.warn(f"{problem}; they are read as box_format='xywh', which you may state", stacklevel=3)
+    if box_format is None and distinct:
+        _refuse_ambiguous(np.array(sorted(distinct)), box_column)
     turned = turned_rows(dataset, image_column, known) if image_column else []
     if turned:
         warnings.warn(
@@ -163,6 +162,23 @@ def check_box_column(
             stacklevel=3,
         )
     return known
+
+
+def _refuse_ambiguous(boxes: np.ndarray, box_column: str) -> None:
+    """Refuses boxes in pixels, of which none proves that they are no corners, or no centres and sizes."""
+    if boxes.max() <= 1:
+        return  # shares of the image, which the reader refuses with its row
+    starts = {name: _to_corners(boxes, name) for name in ("xyxy", "cxcywh")}
+    possible = [
+        name
+        for name, found in starts.items()
+        if (found[:, :2] > -_TOLERANCE).all() and (found[:, 2:] > found[:, :2]).all()
+    ]
+    if possible:
+        raise ValueError(
+            f"column '{box_column}': each of {len(boxes)} distinct boxes could be 'xywh' or"
+            f" {' or '.join(map(repr, possible))}, such as {boxes[0].tolist()}: set box_format to the one that they are"
+        )
 
 
 def indices_with_boxes(dataset: Dataset, box_column: str) -> list[int]:
@@ -245,27 +261,37 @@ def corners(boxes: ArrayLike) -> np.ndarray:
     return np.concatenate([boxes[:, :2], np.maximum(boxes[:, :2] + boxes[:, 2:] - 1, boxes[:, :2])], axis=1)
 
 
-def read_clip_boxes(value: Sequence[Sequence[float] | None] | None, length: int) -> np.ndarray:
-    """Reads the boxes of a clip, `[x, y, width, height]` in pixels on every frame, as (T, 4) float64.
+def read_clip_boxes(
+    value: Sequence[Any] | None, length: int, size: Sequence[int], box_format: str | None = None
+) -> list[np.ndarray] | None:
+    """Reads the boxes of a clip's frames as [`read_boxes`] does those of an image: corners (N, 4) of each frame.
+
+    Args:
+        value (`Sequence`): One box, or a list of boxes, for each of the `length` frames. None, an empty list, and
+            frames that all have no box give None: the object is unknown.
+        size (`Sequence[int]`): Width and height of the frames in pixels.
 
     Raises:
-        ValueError: If there is not one box for each of the `length` frames, or one is empty; the message names it.
+        ValueError: If there is not one entry a frame, some frames alone have a box, or a box is none of its frame.
 
     Example:
-        >>> read_clip_boxes([[0, 0, 4, 4], None], length=2)
+        >>> read_clip_boxes([[0, 0, 4, 4], []], 2, (16, 16))
         Traceback (most recent call last):
-        ValueError: frame 1 has no box of four numbers
+        ValueError: frame 1 has no box, frame 0 has one: give every frame its box, or None for the whole clip
     """
-    if value is None:
-        raise ValueError("there are no boxes")
-    missing = [t for t, box in enumerate(value) if box is None or len(box) != 4]
-    if missing:
-        raise ValueError(f"frame {missing[0]} has no box of four numbers")
+    if value is None or len(value) == 0:
+        return None
     if len(value) != length:
-        raise ValueError(f"{len(value)} boxes for {length} frames")
-    boxes = np.asarray(value, np.float64)
-    bad = np.flatnonzero(~(np.isfinite(boxes).all(1) & (boxes[:, 2:] > 0).all(1)))
-    if bad.size:
-        found = ", ".join(f"{number:g}" for number in boxes[bad[0]])
-        raise ValueError(f"frame {bad[0]} has the box [{found}], which is empty or inverted")
-    return boxes
+        raise ValueError(f"{len(value)} boxes for a clip of {length} frames: give every frame its box, or its list")
+    found: list[np.ndarray | None] = []
+    for t, entry in enumerate(value):
+        try:
+            found.append(read_boxes(entry, size, box_format))
+        except ValueError as error:
+            raise ValueError(f"frame {t}: {error}") from error
+    known = [boxes for boxes in found if boxes is not None]
+    if known and len(known) < length:
+        without, with_box = (next(t for t, own in enumerate(found) if (own is None) == none) for none in (True, False))
+        remedy = "give every frame its box, or None for the whole clip"
+        raise ValueError(f"frame {without} has no box, frame {with_box} has one: {remedy}")
+    return known or None

@@ -14,7 +14,7 @@ import numpy as np
 from datasets import Dataset, DatasetDict
 from torch import nn
 
-from hf_pgg.data.boxes import corners, read_clip_boxes
+from hf_pgg.data.boxes import check_box_column, corners, read_clip_boxes
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.video import open_clip
@@ -100,20 +100,33 @@ def tubes_of_maps(
     return tubes
 
 
-def clip_boxes(value: Any, length: int, clip: str, column: str) -> np.ndarray:
-    """Checks the annotated boxes of a clip and returns them as (T, 4) float64 `[x, y, width, height]`.
+def clip_boxes(
+    value: Any, length: int, size: Size, clip: str, column: str, box_format: str | None = None
+) -> np.ndarray | None:
+    """Reads the boxes of a clip's one actor as (T, 4) float64 `[x, y, width, height]`; None where he is unknown.
+
+    Args:
+        size (`tuple[int, int]`): Height and width of the frames in pixels.
+        box_format (`str`, *optional*): What the numbers of a box are, see [`~hf_pgg.data.boxes.read_boxes`].
 
     Raises:
-        ClipError: Naming clip and column, if there is not one box for each of the `length` frames, or one is empty.
+        ClipError: Naming clip and column, if there is not one box of the image for each of the `length` frames.
 
     Example:
-        >>> clip_boxes([[0, 0, 4, 4], [1, 0, 4, 4]], length=2, clip="run/3", column="bboxes").shape
+        >>> clip_boxes([[0, 0, 4, 4], [1, 0, 4, 4]], length=2, size=(16, 16), clip="run/3", column="bboxes").shape
         (2, 4)
     """
     try:
-        return read_clip_boxes(value, length)
+        found = read_clip_boxes(value, length, size[::-1], box_format)
+        if found is None:
+            return None
+        several = next((t for t, boxes in enumerate(found) if len(boxes) > 1), None)
+        if several is not None:
+            raise ValueError(f"frame {several} has {len(found[several])} boxes, and one actor is measured")
     except ValueError as error:
-        raise ClipError(clip, column, str(error), "Give a box [x, y, width, height] on every frame.") from error
+        raise ClipError(clip, column, str(error), "Give one box on every frame, and state `box_format`.") from error
+    boxes = np.concatenate(found)
+    return np.concatenate([boxes[:, :2], boxes[:, 2:] - boxes[:, :2]], axis=1)
 
 
 def detect_actions(
@@ -160,34 +173,42 @@ def evaluate_actions(
     *,
     label_column: str = "label",
     box_column: str = "bboxes",
+    box_format: str | None = None,
 ) -> dict[float, dict[str, float]]:
     """Measures clip accuracy, frame-mAP at 0.5 and video-mAP, of one actor a clip, for each threshold of the maps.
 
-    The boxes are those of the predicted class's map, and stand for every class with that class's probability.
+    The boxes are those of the predicted class's map, and stand for every class with that class's probability. Clips
+    whose boxes are None or [] count for the accuracy alone.
 
     Args:
         actions: What [`detect_actions`] yields on `dataset`, whose clips have a label, and a box on every frame.
+        box_format (`str`, *optional*): What the numbers of a box are, see [`~hf_pgg.data.boxes.read_boxes`].
 
     Returns:
         For each threshold, `accuracy` in [0, 1], and in percent what [`FrameMAP`] and [`VideoMAP`] return.
 
     Raises:
-        ClipError: If a clip has no box, an empty or an inverted one on some frame.
+        ClipError: If a clip has no box, or none of the image, on some frame.
+        ValueError: If no clip has boxes, or their format cannot be told.
 
     Example:
         >>> actions = detect_actions(video_model, spec, boxed_clips, center_gaussian, sampler=FrameSampler(4))
         >>> list(evaluate_actions(actions, boxed_clips, [0.5])[0.5])[:3]
         ['accuracy', 'frame_mAP@0.5', 'video_mAP@0.2']
     """
+    if not check_box_column(dataset, box_column, box_format):
+        raise ValueError(f"no clip has boxes in column '{box_column}': give a split that is annotated")
     num_classes, right = dataset.features[label_column].num_classes, 0
     frame_maps = {threshold: FrameMAP(num_classes, thresholds=(0.5,)) for threshold in thresholds}
     video_maps = {threshold: VideoMAP(num_classes) for threshold in thresholds}
     annotations = dataset.select_columns([label_column, box_column])
     for number, (row, action) in enumerate(zip(annotations, actions, strict=True)):
         clip, frames = f"row {number}", np.arange(action.length)
-        boxes = clip_boxes(row[box_column], action.length, clip, box_column)
-        truth = Tube(frames, corners(boxes), 1.0, row[label_column], clip)
+        boxes = clip_boxes(row[box_column], action.length, action.size, clip, box_column, box_format)
         right += int(action.label == row[label_column])
+        if boxes is None:
+            continue
+        truth = Tube(frames, corners(boxes), 1.0, row[label_column], clip)
         scores = action.probabilities.astype(np.float64)
         for threshold, tube in zip(thresholds, action.tubes(thresholds), strict=True):
             tubes = [Tube(frames, tube.boxes, float(score), label) for label, score in enumerate(scores)]
@@ -249,6 +270,7 @@ def measure_maps(
     sampler: FrameSampler,
     *,
     box_column: str = "bboxes",
+    box_format: str | None = None,
 ) -> tuple[dict[str, float], dict[str, Any]]:
     """Measures `test` with the map and threshold that have the best frame-mAP at IoU 0.5 on `validation`.
 
@@ -268,7 +290,7 @@ def measure_maps(
 
     def measure(split: str, method: Method, thresholds: Sequence[float]) -> dict[float, dict[str, float]]:
         found = detect_actions(model, spec, data[split], method, sampler=sampler)
-        return evaluate_actions(found, data[split], thresholds, box_column=box_column)
+        return evaluate_actions(found, data[split], thresholds, box_column=box_column, box_format=box_format)
 
     def compare(method: Method) -> dict[float, float]:
         return {at: figures[_JUDGE] for at, figures in measure("validation", method, _THRESHOLDS).items()}

@@ -126,7 +126,8 @@ def evaluate_localization(
 
     Example:
         >>> from hf_pgg.localization.attribution import center_gaussian
-        >>> evaluate_localization(model, spec, boxed_rows, center_gaussian)["max_box_acc_v2_50"]
+        >>> settings = LocalizationSettings(box_format="xywh")
+        >>> evaluate_localization(model, spec, boxed_rows, center_gaussian, settings)["max_box_acc_v2_50"]
         1.0
     """
     settings = settings or LocalizationSettings()

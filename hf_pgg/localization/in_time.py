@@ -15,7 +15,7 @@ from datasets import Dataset, DatasetDict
 from numpy.typing import ArrayLike
 from torch import nn
 
-from hf_pgg.data.boxes import corners
+from hf_pgg.data.boxes import check_box_column, corners
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.video import open_clip, probe_clips
@@ -24,7 +24,7 @@ from hf_pgg.localization.attribution import Method
 from hf_pgg.localization.clips import clip_boxes, tubes_of_maps
 from hf_pgg.localization.score_maps import score_maps
 from hf_pgg.metrics.actions import VideoMAP
-from hf_pgg.metrics.tubes import Tube, label_by_viterbi, temporal_iou, trim
+from hf_pgg.metrics.tubes import ClipError, Tube, label_by_viterbi, temporal_iou, trim
 
 _THRESHOLDS = (0.1, 0.2, 0.3, 0.4, 0.5)
 _SWITCH_COSTS = (0.0, 1.0, 2.0, 4.0)
@@ -80,16 +80,16 @@ def join_clips(
     video_column: str = "video",
     label_column: str = "label",
     box_column: str = "bboxes",
+    box_format: str | None = None,
 ) -> Iterator[JoinedClip]:
     """Yields the joined clips of a plan; those around the acting one are brought to its size, with their boxes.
 
     Args:
-        dataset (`Dataset`): Clips with a label, and a box `[x, y, width, height]` on every frame.
+        dataset, box_format: Clips with a label and a box a frame, see [`~hf_pgg.localization.clips.clip_boxes`].
         plan: Which rows are joined, see [`join_plan`].
 
     Raises:
-        ClipError: If a clip has no box, an empty or an inverted one on some frame.
-        VideoError: If a clip cannot be read.
+        ClipError, VideoError: If a clip has no box, or none of the image, on some frame, or cannot be read.
 
     Example:
         >>> next(join_clips(boxed_clips, [(1, 0, 3)])).frames.shape
@@ -104,11 +104,13 @@ def join_clips(
                 parts[position] = clip.read(np.arange(len(clip)), size)
                 stored = clip.stored_size
             size = size or stored
-            boxes = clip_boxes(row[box_column], len(parts[position]), f"row {rows[position]}", box_column)
+            where = (f"row {rows[position]}", box_column)
+            boxes = clip_boxes(row[box_column], len(parts[position]), stored, *where, box_format)
+            if boxes is None:
+                raise ClipError(*where, "there are no boxes", "Leave out clips without boxes.")
             truth[position] = (boxes * np.tile(np.divide(size, stored)[::-1], 2), row[label_column])
         tubes = []
-        for position in range(3):
-            boxes, label = truth[position]
+        for boxes, label in (truth[position] for position in range(3)):
             tubes.append(Tube(start + np.arange(len(boxes)), corners(boxes), 1.0, label))
             start += len(boxes)
         yield JoinedClip(np.concatenate([parts[0], parts[1], parts[2]]), tubes, 1, f"row {rows[1]}")
@@ -117,16 +119,15 @@ def join_clips(
 def _window_starts(length: int, window: int, stride: int) -> np.ndarray:
     """First frames of windows `stride` apart, (W,) int64 ascending; the last window ends with the clip."""
     if not 1 <= stride <= window <= length:
-        raise ValueError(
-            f"windows of {window} frames, {stride} apart, in a clip of {length}: take 1 <= stride <= window <= length"
-        )
+        given = f"windows of {window} frames, {stride} apart, in a clip of {length}"
+        raise ValueError(f"{given}: take 1 <= stride <= window <= length")
     return np.unique(np.append(np.arange(0, length - window + 1, stride), length - window))
 
 
 def _frame_scores(scores: ArrayLike, starts: ArrayLike, window: int, length: int) -> np.ndarray:
     """Scores of windows (W, classes) to those of frames (N, classes): the mean over the windows around a frame."""
-    frames, firsts = np.arange(length), np.asarray(starts)
-    covers = (frames[:, None] >= firsts) & (frames[:, None] < firsts + window)  # (N, W)
+    after = np.arange(length)[:, None] - np.asarray(starts)  # (N, W)
+    covers = (after >= 0) & (after < window)
     return covers @ np.asarray(scores, np.float64) / covers.sum(1, keepdims=True)
 
 
@@ -136,8 +137,8 @@ def _contrast(curve: ArrayLike) -> np.ndarray:
     A softmax over many classes seldom exceeds one half: what counts is when a class scores more than at other times.
     """
     values = np.asarray(curve, np.float64)
-    low, high = values.min(), values.max()
-    return (values - low) / (high - low) if high > low else np.ones_like(values)
+    span = np.ptp(values)
+    return (values - values.min()) / span if span > 0 else np.ones_like(values)
 
 
 @dataclass(frozen=True, eq=False)
@@ -216,15 +217,14 @@ def scan_clips(
         length = len(clip.frames)
         starts = _window_starts(length, window, stride)
         sampled = [start + sampler.indices(window, np.random.default_rng(0)) for start in starts]
-        windows = (clip.frames[indices] for indices in sampled)
-        scored = list(score_maps(model, spec, windows, method, batch_size=batch_size))
+        scored = list(score_maps(model, spec, (clip.frames[i] for i in sampled), method, batch_size=batch_size))
         indices, place = np.unique(np.concatenate(sampled), return_inverse=True)
         maps = np.zeros((len(indices), *scored[0].score_map.shape[1:]))
         np.add.at(maps, place, np.concatenate([result.score_map for result in scored]))
         scores = _frame_scores([result.probabilities for result in scored], starts, window, length)
-        size = (clip.frames.shape[1], clip.frames.shape[2])
+        height, width = clip.frames.shape[1:3]
         maps /= np.bincount(place)[:, None, None]
-        yield ScannedClip(scores, maps, indices, size, clip.truth, clip.acting, clip.name)
+        yield ScannedClip(scores, maps, indices, (height, width), clip.truth, clip.acting, clip.name)
 
 
 def evaluate_scans(
@@ -254,8 +254,7 @@ def evaluate_scans(
         boxes = scan.frame_boxes(list(dict.fromkeys(threshold for threshold, _ in settings)))
         when = {cost: scan.when(cost) for cost in {cost for _, cost in settings}}
         for setting in settings:
-            whole = scan.untrimmed(boxes[setting[0]])
-            trimmed = scan.tubes(boxes[setting[0]], when[setting[1]])
+            whole, trimmed = scan.untrimmed(boxes[setting[0]]), scan.tubes(boxes[setting[0]], when[setting[1]])
             for metric, tubes in zip(metrics[setting], (trimmed, whole), strict=True):
                 metric.update(scan.name, scan.truth, tubes)
             own = [tube for tube in trimmed if tube.label == acting.label]
@@ -265,8 +264,9 @@ def evaluate_scans(
         raise ValueError("there is no joined clip to evaluate: give one or more scans")
     results = {}
     for setting, pairs in ious.items():
-        trimmed_iou, whole_iou = np.mean(pairs, axis=0).tolist()
-        results[setting] = {"temporal_iou": trimmed_iou, "temporal_iou_untrimmed": whole_iou}
+        results[setting] = dict(
+            zip(("temporal_iou", "temporal_iou_untrimmed"), np.mean(pairs, 0).tolist(), strict=True)
+        )
         for metric, suffix in zip(metrics[setting], ("", "_untrimmed"), strict=True):
             figures = metric.compute()
             results[setting] |= {f"video_mAP@{at}{suffix}": figures[f"video_mAP@{at}"] for at in thresholds}
@@ -286,12 +286,12 @@ def measure_joined(
     video_column: str = "video",
     label_column: str = "label",
     box_column: str = "bboxes",
+    box_format: str | None = None,
 ) -> dict[str, float]:
     """Measures joined `test` clips with the threshold and the switch cost that joined `validation` clips choose.
 
     Args:
-        window, stride (`int`, *optional*): As in [`scan_clips`]; by default the median length of the validation clips,
-            and an eighth of a window.
+        window, stride (`int`, *optional*): By default the median length of the validation clips, and an eighth of it.
         seed (`int`): Seed of the plan, see [`join_plan`].
 
     Returns:
@@ -307,13 +307,14 @@ def measure_joined(
     window = window or int(np.median(probe_clips(data["validation"], video_column)["num_frames"]))
     stride = stride or max(window // 8, 1)
     columns = {"video_column": video_column, "label_column": label_column, "box_column": box_column}
+    boxed = {part: data[part].select(check_box_column(data[part], box_column, box_format)) for part in data}
 
     def measure(rows: Dataset, settings: Sequence[tuple[float, float]]) -> dict[tuple[float, float], dict[str, float]]:
-        clips = join_clips(rows, join_plan(rows[label_column], seed), **columns)
+        clips = join_clips(rows, join_plan(rows[label_column], seed), **columns, box_format=box_format)
         scans = scan_clips(model, spec, clips, method, window=window, stride=stride, sampler=sampler)
         return evaluate_scans(scans, rows.features[label_column].num_classes, settings)
 
-    selection = measure(data["validation"], [(at, cost) for at in _THRESHOLDS for cost in _SWITCH_COSTS])
+    selection = measure(boxed["validation"], [(at, cost) for at in _THRESHOLDS for cost in _SWITCH_COSTS])
     chosen = max(selection, key=lambda key: (selection[key]["video_mAP@0.5"], selection[key]["temporal_iou"]))
-    figures = measure(data["test"], [chosen])[chosen]
+    figures = measure(boxed["test"], [chosen])[chosen]
     return {**figures, "threshold": chosen[0], "switch_cost": chosen[1], "window": window, "stride": stride}

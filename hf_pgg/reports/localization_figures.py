@@ -20,7 +20,7 @@ from hf_pgg.data.labels import class_label
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.data.provenance import IMAGE, VIDEO
 from hf_pgg.data.video import open_clip
-from hf_pgg.localization.clips import ClipMap, DetectedAction, detect_actions
+from hf_pgg.localization.clips import ClipMap, DetectedAction, clip_boxes, detect_actions
 from hf_pgg.localization.images import box_of_map
 from hf_pgg.localization.score_maps import score_maps, with_smoothing
 from hf_pgg.reports.figures import draw
@@ -78,6 +78,7 @@ def save_clip_animation(
     sampler: FrameSampler,
     *,
     box_column: str = "bboxes",
+    box_format: str | None = None,
     count: int = 6,
     side: int = 144,
 ) -> None:
@@ -107,7 +108,8 @@ def save_clip_animation(
     for t in range(len(found[0].indices)):
         strip = PILImage.new("RGB", (side * len(rows), side))
         for column, (row, action) in enumerate(zip(rows, found, strict=True)):
-            canvas = _clip_frame(row, action, t, localization["threshold"], box_column)
+            boxes = clip_boxes(row[box_column], action.length, action.size, f"row {column}", box_column, box_format)
+            canvas = _clip_frame(row, action, t, localization["threshold"], boxes)
             strip.paste(canvas.resize((side, side), PILImage.Resampling.NEAREST), (side * column, 0))
             if action.label != row["label"]:
                 wrong = f"{names[action.label]}, not {names[row['label']]}"
@@ -118,14 +120,19 @@ def save_clip_animation(
 
 
 def _clip_frame(
-    row: Mapping[str, Any], action: DetectedAction, t: int, threshold: float, box_column: str
+    row: Mapping[str, Any], action: DetectedAction, t: int, threshold: float, boxes: np.ndarray | None
 ) -> PILImage.Image:
     """The t-th frame that the model sees of a clip, with its map, the tube's box and the true box."""
     index = int(action.indices[t])
     with open_clip(row[VIDEO]) as clip:
         frame = clip.read([index])[0]
     x1, y1, x2, y2 = action.tube(threshold).boxes[index]
-    return draw(frame, action.maps[t], (x1, y1, x2 - x1 + 1, y2 - y1 + 1), truth=[row[box_column][index]])
+    return draw(
+        frame,
+        action.maps[t],
+        (x1, y1, x2 - x1 + 1, y2 - y1 + 1),
+        truth=[] if boxes is None else [boxes[index].tolist()],
+    )
 
 
 def _caption(text: str, width: int) -> PILImage.Image:

@@ -11,6 +11,7 @@ from scipy.ndimage import gaussian_filter
 
 from hf_pgg.data.boxes import mask_to_box
 from hf_pgg.data.images import open_image, resize, to_rgb
+from hf_pgg.data.labels import class_feature
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.masks import MaskSettings, read_mask
 from hf_pgg.data.provenance import IMAGE, PROVENANCE, ColumnError, naming_row, row_labels, sources_of
@@ -65,10 +66,10 @@ def background_classes(backgrounds: Dataset, column: str | None) -> dict[str, Cl
     """
     if column is None:
         return {}
-    feature = backgrounds.features.get(column)
-    if not isinstance(feature, ClassLabel):
-        raise ValueError(f"column '{column}' of `backgrounds` is not a ClassLabel but {feature}: cast it")
-    return {"background": feature}
+    try:
+        return {"background": class_feature(backgrounds.features, column)}
+    except ValueError as error:
+        raise ValueError(f"`backgrounds`: {error}") from error
 
 
 def _crop_to_mask(image: np.ndarray, alpha: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -195,9 +195,6 @@ class GroupDROTrainer(PGGTrainer):
         if group_column not in (args.group_columns or []):
             raise ValueError(f"`group_columns` is {args.group_columns}: add '{group_column}', or no batch has groups")
         super().__init__(model, args, **kwargs)
-        collator: Any = self.data_collator
-        if group_column not in collator.extra_columns:
-            raise ValueError(f"no batch has groups: give the collator `extra_columns=['{group_column}']`")
         rows: Any = self.train_dataset
         groups, classes = _train_groups(rows, group_column), class_feature(rows.features, group_column).num_classes
         self.group_column = group_column

@@ -175,6 +175,10 @@ def _check_first_rows(dataset: Any, name: str, num_classes: int, args: PGGConfig
                     + (made if "pixel_values" in row else " Name it in the arguments.")
                 )
             if collator.synthesis is None:
+                absent = [group for group in args.group_columns or [] if group not in row]
+                if absent:
+                    known = f"has {sorted(row)}, no group column '{absent[0]}'"
+                    raise ValueError(f"row {i} of the {name} dataset {known}: set `group_columns`")
                 collator.validate_row(row, f"{i} of the {name} dataset", num_classes, args.allow_overlap)
 
 
@@ -204,7 +208,7 @@ def tell_classes(collator: Any, model: Any, train_dataset: Any, args: PGGConfig)
 
     Raises:
         TypeError: If the collator is not a [`~hf_pgg.data.collator.Collator`].
-        ValueError: If ids are not unique, or a pool has other classes.
+        ValueError: If ids are not unique, a pool has other classes, or the collator hands on no such group column.
 
     Example:
         >>> from hf_pgg.skeletons.rows import SkeletonCollator
@@ -215,6 +219,11 @@ def tell_classes(collator: Any, model: Any, train_dataset: Any, args: PGGConfig)
         raise TypeError(
             f"data_collator is a {type(collator).__name__}: PGGTrainer asks its collator which columns it reads and how"
             " rows are checked, so give a `PGGCollator`, or a subclass of `hf_pgg.data.collator.Collator`"
+        )
+    absent = [group for group in args.group_columns or [] if group not in collator.extra_columns]
+    if absent:
+        raise ValueError(
+            f"no batch has the groups that `group_columns` names: give the collator extra_columns={absent}"
         )
     collator = copy.copy(collator)
     num_classes, names = model_config(model).num_labels, class_order(model, train_dataset, collator.label_column)

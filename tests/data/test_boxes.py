@@ -76,7 +76,7 @@ def test_what_is_no_box_of_the_image_is_refused_by_row_and_column(box, name, pro
     with pytest.raises(ValueError, match=problem):
         read_boxes(box, SIZE, name)
     with pytest.raises((ProvenanceError, ValueError), match=f"row 1, column 'box': .*(?:{problem})"):
-        add_provenance(table([None, box, [50.0, 30.0, 10.0, 10.0]]), box_column="box", box_format=name)
+        add_provenance(table([None, box, [50.0, 3.0, 10.0, 10.0]]), box_column="box", box_format=name)
 
 
 @pytest.mark.parametrize(
@@ -88,14 +88,16 @@ def test_what_is_not_four_numbers_is_refused(value):
 
 
 def test_none_and_no_box_are_unknown_everywhere():
-    known = add_provenance(table([None, [], [50.0, 30.0, 10.0, 10.0]]), box_column="box")
+    known = add_provenance(table([None, [], [50.0, 30.0, 10.0, 10.0]]), box_column="box", box_format="xywh")
     assert [masks is None for masks in known["provenance"]] == [True, True, False]
     assert read_boxes(np.zeros((0, 4)), SIZE) is None and read_boxes([[]], SIZE) is None
 
 
 def test_several_boxes_of_an_image_are_one_object():
     known = add_provenance(
-        table([[[50.0, 30.0, 10.0, 10.0], [0.0, 0.0, 1.0, 1.0]], [[9.0, 9.0, 2.0, 2.0]]]), box_column="box"
+        table([[[50.0, 30.0, 10.0, 10.0], [0.0, 0.0, 1.0, 1.0]], [[9.0, 9.0, 2.0, 2.0]]]),
+        box_column="box",
+        box_format="xywh",
     )
     assert (np.asarray(known[0]["provenance"][0]) > 0).sum() == 101, "beside another box, one pixel is one pixel"
 
@@ -108,9 +110,13 @@ def test_corners_that_nobody_declared_are_seen_in_the_column():
     for name, area in (("xywh", boxes[0][2] * boxes[0][3]), ("xyxy", np.prod(np.subtract(boxes[0][2:], boxes[0][:2])))):
         masks = add_provenance(table(boxes), box_column="box", box_format=name)[0]["provenance"]
         assert (np.asarray(masks[0]) > 0).sum() == area
-    with pytest.warns(UserWarning, match="read as box_format='xywh'"):
-        add_provenance(table(boxes[:2]), box_column="box")
-    assert check_box_column(table([*boxes, [50.0, 30.0, 10.0, 9.0]]), "box", image_column="image") == list(range(10))
+    for count in (1, 2, 3):
+        with pytest.raises(ValueError, match=f"each of {count} distinct boxes could be 'xywh' or 'xyxy'"):
+            add_provenance(table(boxes[:count]), box_column="box")
+    proof = [[1.0, 3.0, 10.0, 9.0], [50.0, 3.0, 9.0, 9.0]]  # no centre and size, and no corners
+    assert check_box_column(table([*boxes, *proof]), "box", image_column="image") == list(range(11))
+    with pytest.raises(ValueError, match="each of 1 distinct boxes could be 'xywh' or 'cxcywh', such as"):
+        add_provenance(table([[50.0, 30.0, 10.0, 9.0]]), box_column="box")
 
 
 def test_an_image_turned_by_its_tag_is_seen_or_warned_of():

@@ -139,7 +139,7 @@ def test_a_mask_column_becomes_provenance_in_one_call(photos):
 
 def test_boxes_become_provenance(photos):
     boxes = [[2.0, 3.0, 10.0, 5.0] if i else None for i in range(len(photos))]
-    rows = add_provenance(photos.add_column("box", boxes), box_column="box")
+    rows = add_provenance(photos.add_column("box", boxes), box_column="box", box_format="xywh")
     mask = np.asarray(rows[1]["provenance"][0])
     assert mask.sum() == 255 * 50 and mask[3:8, 2:12].all()
     assert rows[0]["provenance"] is None

@@ -104,7 +104,7 @@ def test_what_a_space_refuses(rows):
         PixelSpace(conditions={}, size=8)
     with pytest.raises(ValueError, match="patch 3 does not divide size 8"):
         PixelSpace.of(rows, ["label"], size=8, patch=3)
-    with pytest.raises(ValueError, match="condition 'image' is not a ClassLabel"):
+    with pytest.raises(ValueError, match=r"column 'image' is Image.*, not a ClassLabel"):
         PixelSpace.of(rows, ["image"], size=8)
     with pytest.raises(ValueError, match="a first width of 8 cannot carry the noise of 16 channels"):
         PixelSpace.of(rows, ["label"], size=8, patch=2, mask_column="mask").unet(widths=(8, 16))

@@ -242,32 +242,41 @@ def test_perfect_maps_of_a_perfect_classifier_score_100_and_of_a_wrong_one_nothi
 
     def measure(wrong: bool) -> dict[str, float]:
         found = detect_actions(Oracle(wrong), spec, dataset, find_the_digit, sampler=FrameSampler(6))
-        return evaluate_actions(found, dataset, [0.5])[0.5]
+        return evaluate_actions(found, dataset, [0.5], box_format="xywh")[0.5]
 
     right = measure(False)
     assert right["accuracy"] == 1 and right["frame_mAP@0.5"] == right["video_mAP@0.5"] == 100
     assert measure(True)["accuracy"] == 0 and measure(True)["frame_mAP@0.5"] < 60
+    found = list(detect_actions(Oracle(False), spec, dataset, find_the_digit, sampler=FrameSampler(6)))
     missing = dataset.map(lambda row: {"bboxes": row["bboxes"][:4]})
-    with pytest.raises(ClipError, match=r"row 0.*4 boxes for 6 frames"):
-        evaluate_actions(
-            detect_actions(Oracle(False), spec, missing, find_the_digit, sampler=FrameSampler(6)), missing, [0.5]
-        )
+    with pytest.raises(ClipError, match=r"row 0.*4 boxes for a clip of 6 frames"):
+        evaluate_actions(found, missing, [0.5], box_format="xywh")
+    some = dataset.map(lambda row, i: {"bboxes": row["bboxes"] if i else []}, with_indices=True)
+    assert evaluate_actions(found, some, [0.5], box_format="xywh")[0.5] == right, (
+        "a clip without boxes counts for the accuracy alone"
+    )
+    with pytest.raises(ValueError, match="no clip has boxes in column 'bboxes'"):
+        evaluate_actions(found, dataset.map(lambda row: {"bboxes": None}, features=dataset.features), [0.5])
 
 
 @pytest.mark.parametrize(
     ("boxes", "problem"),
     [
-        (None, "there are no boxes"),
-        ([[0, 0, 4, 4], None], "frame 1 has no box of four numbers"),
-        ([[0, 0, 4, 4], [0, 0, 4]], "frame 1 has no box of four numbers"),
-        ([[0, 0, 4, 4]] * 3, "3 boxes for 2 frames"),
-        ([[0, 0, 4, 4], [9, 9, -4, 4]], r"frame 1 has the box \[9, 9, -4, 4\], which is empty or inverted"),
-        ([[0, 0, 4, float("nan")]] * 2, r"frame 0 has the box \[0, 0, 4, nan\]"),
+        ([[0, 0, 4, 4], None], "frame 1 has no box, frame 0 has one"),
+        ([[0, 0, 4, 4], [0, 0, 4]], "frame 1: boxes .* are not four numbers each"),
+        ([[0, 0, 4, 4]] * 3, "3 boxes for a clip of 2 frames"),
+        ([[0, 0, 4, 4], [9, 9, -4, 4]], r"frame 1: box \[9.0, 9.0, -4.0, 4.0\] as 'xywh' is empty or inverted"),
+        ([[0, 0, 4, float("nan")]] * 2, r"frame 0: box \[0.0, 0.0, 4.0, nan\] holds NaN"),
+        ([[0, 0, 4, 4], [9, 9, 14, 14]], r"frame 1: box .* leaves the image of 20x16.*set box_format='xyxy'"),
+        ([[0, 0, 4, 4], [[0, 0, 4, 4], [2, 2, 4, 4]]], "frame 1 has 2 boxes, and one actor is measured"),
     ],
 )
 def test_bad_boxes_name_clip_column_and_frame(boxes: object, problem: str) -> None:
     with pytest.raises(ClipError, match=f"clip 'jump/7', field 'bboxes': {problem}.*on every frame"):
-        clip_boxes(boxes, 2, "jump/7", "bboxes")
+        clip_boxes(boxes, 2, (16, 20), "jump/7", "bboxes")
+    assert clip_boxes(None, 2, (16, 20), "jump/7", "bboxes") is None
+    assert clip_boxes([], 2, (16, 20), "jump/7", "bboxes") is None
+    assert clip_boxes([[8, 8, 12, 10]], 1, (16, 20), "jump/7", "bboxes", "xyxy").tolist() == [[8, 8, 4, 2]]  # type: ignore[union-attr]
 
 
 def test_corners_include_the_last_pixel() -> None:

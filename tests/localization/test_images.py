@@ -107,8 +107,10 @@ def test_bad_columns_and_boxes_name_the_row_and_the_remedy(boxed: Dataset) -> No
     with pytest.raises(ValueError, match="no row has a box in column 'bbox'"):
         evaluate_localization(model, SPEC, boxed.select([4]), bright_map)
     corners = boxed.select([3]).map(lambda row: {"bbox": [30.0, 4.0, 62.0, 20.0]})
-    with pytest.raises(ValueError, match=r"row 0, column 'bbox'.*box_format='xyxy'"):
+    with pytest.raises(ValueError, match="column 'bbox': each of 1 distinct boxes could be 'xywh' or 'xyxy'"):
         evaluate_localization(model, SPEC, corners, bright_map)
+    with pytest.raises(ValueError, match=r"row 0, column 'bbox'.*box_format='xyxy'"):
+        evaluate_localization(model, SPEC, corners, bright_map, LocalizationSettings(box_format="xywh"))
     assert (
         evaluate_localization(model, SPEC, corners, bright_map, LocalizationSettings(box_format="xyxy"))["num_maps"]
         == 1

@@ -126,7 +126,9 @@ def test_neighbours_of_another_size_are_brought_to_the_acting_clips():
 def test_missing_boxes_are_named():
     frames = np.zeros((3, 16, 16, 3), np.uint8)
     rows = rows_of([(0, frames, [[0, 0, 4, 4]] * 3), (1, frames, [[0, 0, 4, 4]] * 2)])
-    with pytest.raises(ClipError, match=r"'row 1', field 'bboxes': 2 boxes for 3 frames. Give a box .* on every frame"):
+    with pytest.raises(
+        ClipError, match=r"'row 1', field 'bboxes': 2 boxes for a clip of 3 frames.*Give one box on every frame"
+    ):
         list(join_clips(rows, [(1, 0, 1)]))
 
 

@@ -54,7 +54,7 @@ def test_mixed_clips_can_be_mixed_again(clips):
 
 
 def test_masks_and_boxes_of_clips_become_provenance(clips, guided_clips):
-    boxed = add_provenance(clips, box_column="boxes", video_column="video")
+    boxed = add_provenance(clips, box_column="boxes", box_format="xywh", video_column="video")
     for i in range(COUNT):
         masks = actor_masks(i, 8 + i % 5)
         for rows in (guided_clips, boxed):
@@ -63,10 +63,46 @@ def test_masks_and_boxes_of_clips_become_provenance(clips, guided_clips):
     assert guided_clips.features["video"] == clips.features["video"]
 
 
+def test_boxes_of_clips_are_read_frame_by_frame(clips):
+    """Each in its format; what is no box of its frame, or of some frames only, is named; none at all is unknown."""
+    (width, height), boxes = (32, 24), clips[0]["boxes"]
+    scale = [width, height, width, height]
+    shares = [[float(value) / side for value, side in zip(box, scale, strict=True)] for box in boxes]
+    ends = [[x, y, x + w, y + h] for x, y, w, h in boxes]
+    expected = add_provenance(clips.select([0]), box_column="boxes", box_format="xywh", video_column="video")
+    for name, values in (("xywh_normalized", shares), ("xyxy", ends)):
+        own = clips.select([0]).remove_columns("boxes").add_column("boxes", [values])
+        known = add_provenance(own, box_column="boxes", box_format=name, video_column="video")
+        assert known["provenance"][0][0].tobytes() == expected["provenance"][0][0].tobytes()
+    last = len(boxes) - 1
+    for change, problem in (
+        ([*boxes[:-1], [30.0, 0.0, 9.0, 9.0]], f"frame {last}: box .* leaves the image of 32x24"),
+        ([*boxes[:-1], [3.0, 0.0, float("nan"), 9.0]], f"frame {last}: box .* holds NaN"),
+        ([*boxes[:-1], []], f"frame {last} has no box, frame 0 has one"),
+        ([*boxes, boxes[-1]], f"{last + 2} boxes for a clip of {last + 1} frames"),
+    ):
+        bad = clips.select([0]).remove_columns("boxes").add_column("boxes", [change])
+        with pytest.raises((ValueError, ProvenanceError), match=f"row 0, column 'boxes': .*{problem}"):
+            add_provenance(bad, box_column="boxes", box_format="xywh", video_column="video")
+    for unknown in (None, [], [[]] * len(boxes)):
+        rows = clips.select([0]).map(lambda _, own=unknown: {"boxes": own}, features=clips.features)
+        assert add_provenance(rows, box_column="boxes", video_column="video")["provenance"][:] == [None]
+
+
+def test_actors_are_cut_out_by_boxes(clips, photos):
+    """A box is a mask of its pixels: what it encloses comes from the clip, what lies around from the scene."""
+    boxed = add_provenance(clips, box_column="boxes", box_format="xywh", video_column="video")
+    method = ActorComposite(backgrounds=photos, flip=0, feather=0)
+    row = method.map(boxed)[0]
+    boxes = clips[0]["boxes"]
+    for mask, (x, y, w, h) in zip(masks_of(row, len(boxes))[0], boxes, strict=True):
+        assert mask.sum() == 255 * w * h and (mask[int(y) : int(y + h), int(x) : int(x + w)] == 255).all()
+
+
 def test_boxes_and_masks_of_another_length_are_refused(clips):
     short = clips.map(lambda row: {"boxes": row["boxes"][:4]})
     with pytest.raises(ProvenanceError, match="row 0, column 'boxes': 4 boxes for a clip of 8 frames"):
-        add_provenance(short, box_column="boxes", video_column="video")
+        add_provenance(short, box_column="boxes", box_format="xywh", video_column="video")
     row = dict(add_provenance(clips, mask_column="masks", video_column="video")[0])
     row["provenance"] = [encode_mask(actor_masks(0, 7))]
     with pytest.raises(ProvenanceError, match="row 3, column 'provenance': mask of 32x168 for an image of 32x192"):
@@ -126,7 +162,7 @@ def test_settings_are_checked(clips):
         "needs clips in 'video' or images in 'image'": lambda: ActorComposite(
             backgrounds=clips.remove_columns("video")
         ),
-        "column 'name' of `backgrounds` is not a ClassLabel": lambda: ActorComposite(
+        "`backgrounds`: column 'name' is Value.*, not a ClassLabel": lambda: ActorComposite(
             backgrounds=clips, background_column="name"
         ),
         "row_id_column": lambda: VideoMix(source=clips).map(clips.to_iterable_dataset()),

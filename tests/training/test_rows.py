@@ -124,6 +124,19 @@ def test_a_transform_to_pixel_values_is_told_the_way(photos, processor, tmp_path
         trainer(tiny_model("vit"), photos.with_transform(transform), processor, tmp_path, remove=False)
 
 
+def test_a_group_column_that_reaches_no_batch_is_refused(photos, processor, tmp_path):
+    args = PGGConfig(str(tmp_path), group_columns=["scene"], report_to=[], use_cpu=True, alpha=0.0)
+    rows = photos.remove_columns("scene")
+    with pytest.raises(ValueError, match=r"groups that `group_columns` names: .* extra_columns=\['scene'\]"):
+        PGGTrainer(constant(), args, train_dataset=photos, data_collator=PGGCollator(processor))
+    for own in (rows, rows.to_iterable_dataset()):
+        with pytest.raises(ValueError, match="no group column 'scene'"):
+            PGGTrainer(constant(), args, train_dataset=own, processing_class=processor)
+    run = PGGTrainer(constant(), args, train_dataset=photos, processing_class=processor, compute_metrics=accuracy)
+    with pytest.raises(ValueError, match="evaluation dataset has no group column 'scene'"):
+        run.evaluate(rows)
+
+
 def test_a_float_group_is_refused_with_the_remedy(photos, processor, tmp_path):
     rows = photos.add_column("place", [0.2, 0.7] * 12)
     args = PGGConfig(str(tmp_path), group_columns=["place"], report_to=[], use_cpu=True)
