@@ -230,7 +230,9 @@ def resize_frames(frames: np.ndarray, shape: tuple[int, int]) -> np.ndarray:
     """
     if frames.shape[1:3] == tuple(shape):
         return frames
-    channels_last = np.array(frames if frames.ndim == 4 else frames[..., None], order="C")  # torch has no flipped views
+    # a single plane comes out wrong at width 1 (torch 2.15): give it a twin; torch has no flipped views: copy
+    planes = frames if frames.ndim == 4 else np.stack([frames] * (2 if shape[1] == 1 else 1), -1)
+    channels_last = np.array(planes, order="C")
     channels_first = torch.from_numpy(channels_last).permute(0, 3, 1, 2)
     resized = F.resize(channels_first, list(shape), antialias=True).permute(0, 2, 3, 1).numpy()
     return resized if frames.ndim == 4 else resized[..., 0]

@@ -28,7 +28,7 @@ from hf_pgg.data.video import SampledClip
 
 _CHANNELS = ("red", "green", "blue", "alpha")
 # what stands for the object beside 0: in numbers, in an alpha channel, in a palette whose 0 is black, in another one
-_OBJECT = {"grey": (1, 255, 65535), "opacity": (1, 255), "indices": (1,), "colours": ()}
+_OBJECT = {"grey": (1, 255, 65535), "jpeg": (1, 255), "opacity": (1, 255), "indices": (1,), "colours": ()}
 
 
 @dataclass(frozen=True)
@@ -175,10 +175,15 @@ def _numbers(value: Any, settings: MaskSettings) -> tuple[np.ndarray, str]:
     if image.mode == "P" and (settings.target_value is not None or "transparency" not in image.info):
         return _of_palette(image, settings)
     if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
-        return _of_channel(np.asarray(image), settings)
+        return _of_channel(np.asarray(image), settings, _grey_kind(image))
     if image.mode in ("LA", "La", "PA", "P", "RGBA", "RGBa"):
         return _of_alpha(np.asarray(image.convert("RGBA")), settings)
-    return _of_colours(np.asarray(image.convert("RGB")), settings), "grey"
+    return _of_colours(np.asarray(image.convert("RGB")), settings), _grey_kind(image)
+
+
+def _grey_kind(image: PILImage.Image) -> str:
+    """Whether small numbers may be a JPEG's noise."""
+    return "jpeg" if "jfif" in image.info else "grey"
 
 
 def _of_channel(values: np.ndarray, settings: MaskSettings, kind: str = "grey") -> tuple[np.ndarray, str]:
@@ -260,12 +265,12 @@ def _full_value(values: np.ndarray, kind: str) -> int | None:
             return full
     if kind == "opacity":
         return 255
-    if kind != "grey" or values.min() < 0:
+    if kind not in ("grey", "jpeg") or values.min() < 0:
         return None
     if values.dtype.kind == "f" and highest <= 1:
         return None if highest < 0.5 or _is_class_ids(values * 255) else 1
     bits = 65535 if values.dtype.kind in "ui" and highest > 255 else 255
-    return bits if _is_soft(values.astype(np.float32) * np.float32(255 / bits)) else None
+    return bits if _is_soft(values.astype(np.float32) * np.float32(255 / bits), kind == "jpeg") else None
 
 
 def _is_class_ids(values: np.ndarray) -> bool:
@@ -274,12 +279,12 @@ def _is_class_ids(values: np.ndarray) -> bool:
     return bool(small.any() and not between.any())
 
 
-def _is_soft(values: np.ndarray) -> bool:
+def _is_soft(values: np.ndarray, is_noisy: bool = False) -> bool:
     """Whether a mask, brought to 8 bits, is soft as the module says."""
     ends = (values <= 8).mean() + (values >= 247).mean()
     if values.min() > 8 or not 247 <= values.max() <= 255 or ends < 0.5:
         return False
-    if _is_class_ids(values) or len(np.unique(values)) <= 3:
+    if not is_noisy and (_is_class_ids(values) or len(np.unique(values)) <= 3):
         return False
     between = (values > 0) & (values < 255)
     flat = between & (minimum_filter(values, 3) == maximum_filter(values, 3))

@@ -8,7 +8,7 @@ areas are never filled for being enclosed: an edit in the midst of an image is a
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -24,6 +24,7 @@ from hf_pgg.synthesis.images import Synthesizer
 
 Editor = Callable[..., Any]
 _SPECKLE = 0.0005  # of the image's pixels: smaller areas, edited or not, are noise
+_NOISE = 16.0  # of 255: differences that an editor's or a file's noise can have
 
 
 def unedited_mask(source: np.ndarray, edit: np.ndarray, *, radius: int = 2, min_difference: float = 4.0) -> np.ndarray:
@@ -52,7 +53,8 @@ def unedited_mask(source: np.ndarray, edit: np.ndarray, *, radius: int = 2, min_
     if np.ptp(blurred) < 1:  # no two classes for Otsu: all has changed alike
         return np.zeros(difference.shape, bool)
     seeds = blurred > max(threshold_otsu(blurred), min_difference)
-    noise = np.median(difference[~seeds])
+    low = difference[~seeds & (difference < _NOISE)]  # what differs more is an edit of another strength
+    noise = np.median(low) if low.size else 0.0
     # where the rest has not changed at all, a blurred edge does not count
     reached = (seeds & (difference > 0)) | (difference > max(min_difference, 6 * noise))
     edited = binary_propagation(seeds & reached, mask=reached, structure=np.ones((3, 3)))
@@ -95,6 +97,7 @@ class Edit(Synthesizer):
     takes_row: bool = False
     radius: int = 2
     min_difference: float = 4.0
+    version: int = field(default=2, init=False, repr=False)  # 2: edits inside an image, and of several strengths
 
     def synthesize(self, row: Row, rng: np.random.Generator) -> Sample:
         source, sources = self.read(row)

@@ -250,3 +250,17 @@ def test_tensors_of_a_torch_format_are_images(guided_photos):
     plain = PGGCollator(processor)([guided_photos[i] for i in range(2)])
     formatted = guided_photos.with_format("torch")
     assert torch.equal(PGGCollator(processor)([formatted[i] for i in range(2)])["pixel_values"], plain["pixel_values"])
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.float32])
+@pytest.mark.parametrize("channels", [None, 3, 4])
+@pytest.mark.parametrize("shape", [(1, 1), (7, 1), (1, 7), (29, 1), (1, 29), (5, 8)])
+def test_resizing_to_one_pixel_is_right_for_images_and_masks(dtype, channels, shape):
+    rng = np.random.default_rng(0)
+    for size in ((27, 35), (5, 31), (31, 5), (1, 9), (9, 1)):
+        array = rng.integers(0, 256, (*size, *([] if channels is None else [channels]))).astype(dtype)
+        planes = np.moveaxis(array[..., None] if channels is None else array, -1, 0).astype(np.float32)
+        wanted = [np.asarray(PILImage.fromarray(plane).resize(shape[::-1], 2)) for plane in planes]
+        found = resize(array, shape)
+        assert found.dtype == dtype and found.shape == (*shape, *array.shape[2:])
+        assert np.abs(found.reshape(*shape, -1) - np.stack(wanted, -1)).max() <= 1.01

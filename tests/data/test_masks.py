@@ -184,3 +184,18 @@ def test_the_masks_of_a_clip_are_judged_together():
         read_masks(np.zeros((72, 30)), (3, 24, 30))
     with pytest.raises(ValueError, match="2 masks for a clip of 3 frames"):
         read_masks(list(frames[:2]), (3, 24, 30))
+
+
+def test_the_noise_of_a_jpeg_is_no_class_id():
+    """Beside 0 and 255 a good JPEG holds single 1s and 254s; a label map holds areas."""
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        target = np.zeros(rng.integers(8, 40, 2), bool)
+        top, left = rng.integers(0, 5, 2)
+        target[top : top + rng.integers(2, 20), left : left + rng.integers(2, 20)] = True
+        stored = file(PILImage.fromarray(target), "JPEG", quality=int(rng.integers(88, 101)))
+        assert np.abs(read_mask(stored).target - target).max() < 0.35
+    for ids in ((1, 0, 255), (15, 0, 255)):
+        labels = np.select([OBJECT, VOC == 255], [ids[0], ids[2]], ids[1]).astype(np.uint8)
+        with pytest.raises(ValueError, match="does not say what the object is"):
+            read_mask(file(PILImage.fromarray(labels).resize((150, 120), 0), "JPEG", quality=100))

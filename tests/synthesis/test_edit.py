@@ -91,3 +91,14 @@ def test_an_editors_mask_of_another_size_or_meaning_is_refused(photos):
     for kept, words in ((np.ones((1, 1)), "a mask of 1x1"), (np.full((SIZE + 8, SIZE), 7), "the mask holds 7")):
         with pytest.raises(ProvenanceError, match=f"row 0.*{words}"):
             Edit(editor=lambda image, kept=kept: (image, kept)).map(photos)
+
+
+@pytest.mark.parametrize("shape", [(1, 3), (2, 2), (20, 30), (96, 96)])
+def test_an_edit_of_several_strengths_is_found_whole(shape):
+    """White over dark and over light: the weaker half of the edit is no noise."""
+    photo = np.full((*shape, 3), 60, np.uint8)
+    photo[:, shape[1] // 2 :] = 200
+    edit = photo.copy()
+    edit[: (shape[0] + 1) // 2] = 255
+    edited = (edit != photo).any(2)
+    assert (unedited_mask(photo, edit) == ~edited).all()
