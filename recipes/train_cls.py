@@ -191,10 +191,10 @@ def evaluate(trainer: PGGTrainer, test: Dataset, group_column: str | None) -> tu
     results = {key.removeprefix("test_"): value for key, value in found.metrics.items()}
     if group_column is None:
         return results, {}
-    labels, values = found.label_ids
+    labels, values = found.label_ids, found.groups[group_column]
     classes, feature = class_label(trainer.train_dataset.features), test.features[group_column]
     value_names = feature.names if isinstance(feature, ClassLabel) else None
-    rows = by_group(found.predictions, labels[:, 0], values, classes.names, value_names)
+    rows = by_group(found.predictions, labels, values, classes.names, value_names)
     return results, {"groups": {"columns": ["label", group_column], "rows": rows}}
 
 

@@ -64,6 +64,7 @@ class Collator(ABC):
         spec ([`~hf_pgg.data.preprocessing.InputSpec`], *optional*): The preprocessing, where the inputs are images.
         image_processor (*optional*): What the inputs were made with, which is saved with the model.
         synthesis (*optional*): A method applied to the rows of a batch, which draws afresh each epoch.
+        labelled (`bool`): Whether rows must have labels; without, a batch holds the model's inputs alone.
 
     Example:
         >>> class Numbers(Collator):
@@ -87,6 +88,7 @@ class Collator(ABC):
     spec: InputSpec | None = None
     image_processor: Any = None
     synthesis: _Synthesis | None = None
+    labelled: bool = True
 
     @property
     def columns(self) -> tuple[str, ...]:

@@ -84,7 +84,17 @@ def input_name(inputs: Collection[str], module: nn.Module) -> str:
         >>> input_name({"pixel_values", "labels"}, torch.nn.Identity())
         'pixel_values'
     """
-    return "pixel_values" if "pixel_values" in inputs else str(module.main_input_name)
+    return "pixel_values" if "pixel_values" in inputs else str(getattr(module, "main_input_name", "input_ids"))
+
+
+def read_logits(outputs: Any) -> torch.Tensor:
+    """Returns the logits of what a model returned: an output of `transformers`, or a dictionary.
+
+    Example:
+        >>> read_logits({"logits": torch.zeros(1, 2)})
+        tensor([[0., 0.]])
+    """
+    return outputs["logits"] if isinstance(outputs, Mapping) else outputs.logits
 
 
 def _compute_dtype(module: nn.Module, device: torch.device) -> torch.dtype:
@@ -175,7 +185,7 @@ def guided_forward(
     loop = loop or LoopState()
     rows, factor = _choose_rows(guided, settings.fraction, loop)
     if len(rows) == 0:
-        logits = model(**inputs).logits
+        logits = read_logits(model(**inputs))
         zeros = torch.zeros(len(logits), device=logits.device)
         return logits, Guidance(zeros, zeros, zeros, zeros.bool())
     passes = _make_passes(model, module, inputs, rows, settings.exact, loop)
@@ -229,12 +239,12 @@ def _make_passes(
     mine = inputs if everything else _take(inputs, rows, len(pixels))
 
     def forward(moved: torch.Tensor, call: Callable[..., Any] = module) -> torch.Tensor:
-        return call(**{**mine, name: moved}).logits
+        return read_logits(call(**{**mine, name: moved}))
 
     random_state = RandomState(pixels.device)
     moving = pixels[rows].requires_grad_()
     if apart:
-        logits = model(**inputs).logits
+        logits = read_logits(model(**inputs))
         with running_statistics(module), kernels(), random_state.replayed():
             own = forward(moving)
     elif everything:
@@ -242,7 +252,7 @@ def _make_passes(
             logits = own = forward(moving, model)
     else:
         rest = torch.ones(len(pixels), dtype=torch.bool, device=rows.device).index_fill(0, rows, False).nonzero()[:, 0]
-        others = model(**_take(inputs, rest, len(pixels))).logits
+        others = read_logits(model(**_take(inputs, rest, len(pixels))))
         random_state = RandomState(pixels.device)
         with kernels():
             own = forward(moving)

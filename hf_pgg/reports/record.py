@@ -232,7 +232,8 @@ def run_record(
 
 def _model_part(trainer: Any, base_model: str | bool | None) -> dict[str, Any]:
     """The record's `model`: what it is called, and what it was before."""
-    told = getattr(trainer.model.config, "_name_or_path", None) if base_model is None else base_model
+    config = getattr(trainer.model, "config", None)
+    told = getattr(config, "_name_or_path", None) if base_model is None else base_model
     base = str(told) if told else None
     return {
         "name": Path(trainer.args.output_dir).name,
@@ -257,7 +258,7 @@ def _data_part(
         "fingerprint": getattr(train, "_fingerprint", None),
         "train_rows": len(train) if hasattr(train, "__len__") else None,
         "test_rows": test_rows,
-        "classes": list(trainer.model.config.id2label.values()),
+        "classes": list(getattr(getattr(trainer.model, "config", None), "id2label", {}).values()),
         "arguments": dict(arguments),
     }
 

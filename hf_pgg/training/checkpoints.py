@@ -148,6 +148,8 @@ def complete_model(model: Any, processor: Any, names: Sequence[str] | None) -> N
     """
     config = model_config(model)
     _to_single_precision(model)
+    if config is None:  # a plain module
+        return
     if hasattr(processor, "data_config"):
         told = {key: list(value) if isinstance(value, tuple) else value for key, value in processor.data_config.items()}
         config.pretrained_cfg = {**(getattr(config, "pretrained_cfg", None) or {}), **told}

@@ -106,7 +106,13 @@ class PGGConfig(TrainingArguments):
     max_nonfinite_steps: int = _option(10, "Non-finite guidance losses in a row before training stops.")
 
     def __post_init__(self) -> None:
+        new = "activation_checkpointing_kwargs"  # the name that the user gave: they are the same afterwards
+        self.checkpointing_argument = new if getattr(self, new, None) is not None else "gradient_checkpointing_kwargs"
         super().__post_init__()
+        self.check_guidance()
+
+    def check_guidance(self) -> None:
+        """Checks the values of this class; the trainer does so again when they change (`ValueError`)."""
         if not (math.isfinite(self.alpha) and self.alpha >= 0):
             raise ValueError(f"alpha is {self.alpha}: it must be a finite number >= 0 (0 trains without guidance)")
         for name, choices in CHOICES.items():
@@ -129,6 +135,12 @@ class PGGConfig(TrainingArguments):
             )
         if not 0 <= self.alpha_warmup_ratio <= 1:
             raise ValueError(f"alpha_warmup_ratio is {self.alpha_warmup_ratio}: it must be in [0, 1]")
+
+    @property
+    def guidance_values(self) -> tuple[Any, ...]:
+        """The values that decide how batches are guided: where they change, the trainer follows."""
+        names = ("form", "mode", "fraction", "labels", "step", "difference", "logit")
+        return (self.alpha, *(getattr(self, f"guidance_{name}") for name in names))
 
     def guidance_settings(self, exact: bool) -> GuidanceSettings:
         """Returns what [`~hf_pgg.guidance.forward.guided_forward`] is told of these arguments."""

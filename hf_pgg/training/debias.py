@@ -83,8 +83,9 @@ class ResamplingTrainer(PGGTrainer):
         4
     """
 
-    def __init__(self, model: Any, args: PGGConfig, *, group_column: str = GROUP, **kwargs: Any):
-        super().__init__(model, args, **kwargs)
+    def __init__(self, *arguments: Any, group_column: str = GROUP, **kwargs: Any):
+        super().__init__(*arguments, **kwargs)
+        args = self.args
         groups = _train_groups(self.train_dataset, group_column)
         self._sampler = GroupBalancedSampler(groups, args.seed if args.data_seed is None else args.data_seed)
 
@@ -190,11 +191,17 @@ class GroupDROTrainer(PGGTrainer):
     """
 
     def __init__(
-        self, model: Any, args: PGGConfig, *, group_column: str = GROUP, step_size: float = 0.01, **kwargs: Any
+        self,
+        model: Any,
+        args: PGGConfig,
+        *arguments: Any,
+        group_column: str = GROUP,
+        step_size: float = 0.01,
+        **kwargs: Any,
     ):
         if group_column not in (args.group_columns or []):
             raise ValueError(f"`group_columns` is {args.group_columns}: add '{group_column}', or no batch has groups")
-        super().__init__(model, args, **kwargs)
+        super().__init__(model, args, *arguments, **kwargs)
         rows: Any = self.train_dataset
         groups, classes = _train_groups(rows, group_column), class_feature(rows.features, group_column).num_classes
         self.group_column = group_column

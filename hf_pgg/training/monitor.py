@@ -1,21 +1,15 @@
-"""What a guided run reports of itself: averages of its losses, overflows, features that died, and in evaluation the
-target gradient share and the groups."""
+"""What a guided run reports of itself: averages of its losses, overflows, and features that died."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
 import torch
-from torch import nn
-from transformers import EvalPrediction
 from transformers.utils import logging
 
-from hf_pgg.data.provenance import CONTRACT_COLUMNS, LABELS, PADDING_LABEL, PROVENANCE
-from hf_pgg.guidance.engines import Guidance, input_gradient, known_targets, over_channels
-from hf_pgg.guidance.forms import share
-from hf_pgg.guidance.forward import input_name
+from hf_pgg.guidance.engines import Guidance
 
 logger = logging.get_logger(__name__)
 
@@ -105,13 +99,16 @@ class Telemetry:
         if self.any_guided is False:
             logger.warning_once("no row so far had provenance, so that nothing was guided: see `add_provenance`")
 
-    def is_finite(self, guidance: Guidance, step: int) -> bool:
+    def is_finite(self, guidance: Guidance, step: int, agree: Callable[[bool], bool] = bool) -> bool:
         """Returns False if this batch must train without guidance; then the next steps are smaller (`backoff`).
+
+        Args:
+            agree (`Callable`): Returns what the processes together say, where they must skip a batch together.
 
         Raises:
             RuntimeError: After `max_nonfinite_steps` in a row.
         """
-        if bool(torch.isfinite(guidance.loss).all() and torch.isfinite(guidance.surrogate).all()):
+        if agree(bool(torch.isfinite(guidance.loss).all() and torch.isfinite(guidance.surrogate).all())):
             self._nonfinite_in_a_row = 0
             self._finite_in_a_row += 1
             if self.backoff < 1 and self._finite_in_a_row % 100 == 0:
@@ -155,74 +152,3 @@ class Telemetry:
                 f"step {state.global_step}: accuracy on the training batches is {right / samples:.2f}, chance is"
                 f" {chance:.2f}: the features are destroyed. Lower alpha or the learning rate."
             )
-
-
-class TargetShare:
-    """Averages the target gradient share over the labels of the guided rows of an evaluation.
-
-    Args:
-        device (`torch.device`): Where the sums are kept.
-
-    Example:
-        >>> found = TargetShare(torch.device("cpu"))
-        >>> guided, masks = torch.tensor([True]), torch.ones(1, 1, 16, 16)
-        >>> batch = {"labels": torch.tensor([[0]]), "provenance": masks, "guided": guided}
-        >>> found.add_batch(model, {"pixel_values": torch.ones(1, 3, 16, 16), **batch})
-        >>> found.mean()
-        1.0
-    """
-
-    def __init__(self, device: torch.device):
-        self._sums = torch.zeros(2, dtype=torch.float64, device=device)
-
-    def add_batch(self, module: nn.Module, batch: Mapping[str, Any], group_columns: Sequence[str] = ()) -> None:
-        """Adds a batch of the collator; the gradient is taken here, so gradients must be enabled."""
-        contract = {*CONTRACT_COLUMNS, "guided", *group_columns}
-        own = {name: value for name, value in batch.items() if name not in contract}
-        name = input_name(own, module)
-        labels, provenance = known_targets(batch[LABELS], batch[PROVENANCE])
-        pixels = own[name].detach().requires_grad_()
-        logits = module(**{**own, name: pixels}).logits
-        for k in range(labels.shape[1]):
-            chosen = labels[:, k].masked_fill(~batch["guided"], PADDING_LABEL)
-            gradient = input_gradient(logits, pixels, chosen)
-            outside = share(gradient, over_channels(provenance[:, k], pixels), pixels.detach())
-            self._sums += torch.stack([((1 - outside) * (chosen >= 0)).sum(), (chosen >= 0).sum()]).double()
-
-    def mean(self, accelerator: Any | None = None) -> float | None:
-        """Returns the share, over all processes where `accelerator` is given; None if no row was guided."""
-        sums = self._sums if accelerator is None else accelerator.reduce(self._sums, "sum")
-        return (sums[0] / sums[1]).item() if sums[1] > 0 else None
-
-
-class GroupedEvalPrediction(EvalPrediction):
-    """What the `compute_metrics` of a [`~hf_pgg.PGGTrainer`] receives.
-
-    Args:
-        groups (`Mapping[str, np.ndarray]`): Group column to (N,) int64.
-        kwargs: Those of `transformers.EvalPrediction`; `label_ids` is (N,) int64, the first label of each row.
-
-    Example:
-        >>> stock = EvalPrediction(np.ones((1, 2)), (np.array([[1, -100]]), np.array([7])))
-        >>> found = GroupedEvalPrediction.split(stock, ["scene"])
-        >>> found.label_ids, found.groups
-        (array([1]), {'scene': array([7])})
-    """
-
-    def __init__(self, groups: Mapping[str, np.ndarray], **kwargs: Any):
-        super().__init__(**kwargs)
-        self.groups = groups
-
-    @classmethod
-    def split(cls, prediction: EvalPrediction, group_columns: Sequence[str]) -> GroupedEvalPrediction:
-        """Makes it from the stock Trainer's, whose `label_ids` are the contract's labels (N, K), then the groups."""
-        found: Any = prediction.label_ids
-        labels, *groups = found if isinstance(found, tuple) else (found,)
-        # sources are listed with the row's own first; evaluation rows have one label as a rule
-        return cls(
-            groups=dict(zip(group_columns, groups, strict=True)),
-            predictions=prediction.predictions,
-            label_ids=labels[:, 0],
-            inputs=prediction.inputs,
-            losses=prediction.losses,
-        )

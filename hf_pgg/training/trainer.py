@@ -7,7 +7,7 @@ accumulated, global batch, so that accumulation x k equals batch x k whatever th
 from __future__ import annotations
 
 from collections.abc import Mapping
-from pathlib import Path
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -16,23 +16,31 @@ from datasets import Dataset
 from torch import nn
 from torch._dynamo import OptimizedModule
 from torch.nn import functional as F
-from transformers import EvalPrediction, TrainerCallback
+from transformers import TrainerCallback, enable_full_determinism, set_seed
 from transformers.modeling_outputs import ImageClassifierOutput
-from transformers.trainer import TRAINING_ARGS_NAME
-from transformers.trainer_utils import EvalLoopOutput
 
 from hf_pgg.data.collator import Collator
 from hf_pgg.data.images import undecoded
 from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PADDING_LABEL, PROVENANCE
 from hf_pgg.guidance.engines import Guidance
-from hf_pgg.guidance.forward import LoopState, guided_forward
+from hf_pgg.guidance.forward import GuidanceSettings, LoopState, guided_forward, input_name, read_logits
 from hf_pgg.guidance.modes import freeze_batch_norm
 from hf_pgg.synthesis.base import FreshDraws
-from hf_pgg.training.checkpoints import AtomicCheckpoints, complete_model
+from hf_pgg.training.checkpoints import complete_model
 from hf_pgg.training.config import PGGConfig
-from hf_pgg.training.hub import draft_card, has_own_card, push_checkpoint
-from hf_pgg.training.monitor import GroupedEvalPrediction, TargetShare, Telemetry
-from hf_pgg.training.validation import class_order, is_exact, model_config, refuse_unsupported, tell_classes
+from hf_pgg.training.evaluation import RowEvaluation, inputs_of
+from hf_pgg.training.hub import PublishedCheckpoints
+from hf_pgg.training.monitor import Telemetry
+from hf_pgg.training.probing import can_run_alone, dry_forward, first_batch
+from hf_pgg.training.processes import agree_on_provenance, finite_everywhere, is_sharded
+from hf_pgg.training.validation import (
+    class_order,
+    is_exact,
+    model_config,
+    refuse_arguments,
+    refuse_unsupported,
+    tell_classes,
+)
 
 
 def soft_cross_entropy(
@@ -69,7 +77,7 @@ class _Epochs(TrainerCallback):
             transform.set_epoch(epoch)
 
 
-class PGGTrainer(AtomicCheckpoints):
+class PGGTrainer(RowEvaluation, PublishedCheckpoints):
     """A `Trainer` that suppresses the input gradient outside each label's target.
 
     Datasets keep the contract of `hf_pgg.data.provenance`, or have a column of single labels; rows without provenance
@@ -77,16 +85,17 @@ class PGGTrainer(AtomicCheckpoints):
     `train_accuracy`; evaluation adds `target_gradient_share` where the rows have provenance.
 
     Args:
-        model (`PreTrainedModel`): Takes `pixel_values` (or floats under the name of its `main_input_name`), returns
-            `logits`.
+        model (`nn.Module`): Takes `pixel_values` (or floats under the name of its `main_input_name`), returns
+            `logits`, which a dry forward of one row proves. `model_init` may be given in its place.
         args ([`~hf_pgg.PGGConfig`]): Training arguments.
+        data_collator ([`~hf_pgg.data.collator.Collator`], *optional*): In place of the one made from
+            `processing_class`.
+        compute_metrics (`Callable`, *optional*): Receives a [`~hf_pgg.training.evaluation.GroupedEvalPrediction`].
         augment (`Callable`, *optional*): torchvision v2 transform for training, see [`~hf_pgg.PGGCollator`].
-        data_collator ([`~hf_pgg.data.collator.Collator`], *optional*): Replaces that made from `processing_class`.
-        kwargs: Those of `transformers.Trainer`. `compute_metrics` receives a
-            [`~hf_pgg.training.monitor.GroupedEvalPrediction`].
+        others: Those of `transformers.Trainer`, in its order.
 
     Raises:
-        TypeError: If the collator is not a `Collator`.
+        TypeError: If the arguments are no `PGGConfig`, or the collator is not a `Collator`.
         ValueError: If the configuration, the model or the datasets cannot be trained, before anything is written.
         ProvenanceError: If a row does not keep the contract.
 
@@ -108,46 +117,86 @@ class PGGTrainer(AtomicCheckpoints):
 
     def __init__(
         self,
-        model: Any,
-        args: PGGConfig,
-        *,
-        augment: Any = None,
+        model: Any = None,
+        args: PGGConfig | None = None,
         data_collator: Collator | None = None,
         train_dataset: Any = None,
         eval_dataset: Any = None,
         processing_class: Any = None,
+        model_init: Any = None,
+        compute_loss_func: Any = None,
         compute_metrics: Any = None,
+        *others: Any,
+        augment: Any = None,
         **kwargs: Any,
     ):
-        if kwargs.get("compute_loss_func") is not None:
-            raise ValueError("PGGTrainer computes its own loss: `compute_loss_func` would be ignored, remove it")
-        refuse_unsupported(model, args)
+        args = PGGConfig("tmp_trainer") if args is None else args
+        refuse_arguments(args, data_collator, compute_loss_func)
+        self.args, self.model_init, self._made = args, model_init, None
+        if model is None and model_init is not None:
+            enable_full_determinism(args.seed) if args.full_determinism else set_seed(args.seed)
+            self._made = super().call_model_init()
+        first = self._made if model is None else model
+        if first is None:
+            raise RuntimeError("`Trainer` requires either a `model` or `model_init` argument")
         self.group_columns = list(args.group_columns or [])
+        refuse_unsupported(first, args)
         collator = args.collator(processing_class, augment) if data_collator is None else data_collator
-        num_classes = model_config(model).num_labels
-        collator, self._checked = tell_classes(collator, model, train_dataset, args)
+        names = class_order(first, train_dataset, collator.label_column)
         processing_class = collator.image_processor or processing_class  # what is used is what is saved
-        complete_model(model, processing_class, class_order(model, train_dataset, collator.label_column))
+        self._complete = partial(complete_model, processor=processing_class, names=names)
+        self._complete(first)
+        classes = self._dry_forward(first, collator, (train_dataset, eval_dataset))
+        collator, self._checked = tell_classes(collator, first, classes, train_dataset, args)
         train_dataset = self._checked(train_dataset, "training", collator)
         eval_dataset = self._checked(eval_dataset, "evaluation", collator.for_evaluation())
-        args.label_names = [LABELS, *self.group_columns]
-        self._user_metrics = compute_metrics
+        args.label_names = [LABELS]
         super().__init__(
             model,
-            args=args,
-            data_collator=collator,
-            train_dataset=train_dataset,
-            eval_dataset=eval_dataset,
-            processing_class=processing_class,
-            compute_metrics=None if compute_metrics is None else self._metrics_with_groups,
+            args,
+            collator,
+            train_dataset,
+            eval_dataset,
+            processing_class,
+            model_init,
+            None,
+            self._with_groups(compute_metrics),
+            *others,
             **kwargs,
         )
-        self.guidance = args.guidance_settings(exact=args.alpha > 0 and is_exact(model, args))
         # what the collator reads, not the model's signature: the stock Trainer would drop the masks
         self._signature_columns: Any = [*collator.columns]
-        self._last_step, self._microstep = -1, 0
-        self.telemetry = Telemetry(args.max_nonfinite_steps, num_classes)
+        self._last_step, self._microstep, self._alpha = -1, 0, 0.0
+        self._guided_by: tuple[Any, ...] = ()
+        self.telemetry = Telemetry(args.max_nonfinite_steps, classes)
         self.add_callback(_Epochs(self))
+
+    def _dry_forward(self, model: Any, collator: Collator, datasets: tuple[Any, ...]) -> int:
+        """The number of the model's classes, which a row proves where there is one."""
+        classes = getattr(model_config(model), "num_labels", None)
+        batch = first_batch(datasets, collator) if can_run_alone(model) else None
+        if batch is None:
+            return classes or 0
+        return dry_forward(model, inputs_of(batch, self.group_columns), classes, guided=self.args.alpha > 0)
+
+    def call_model_init(self, trial: Any = None) -> nn.Module:
+        if self._made is not None:  # by the constructor
+            model, self._made = self._made, None
+            return model
+        model = super().call_model_init(trial)
+        refuse_unsupported(model, self.args)
+        self._complete(model)
+        return model
+
+    @property
+    def guidance(self) -> GuidanceSettings:
+        """How batches are guided, by the arguments as they are now: a callback or a search may change them."""
+        if self._guided_by != self.args.guidance_values:
+            self.args.check_guidance()
+            refuse_unsupported(self.model, self.args)
+            exact = self.args.alpha > 0 and is_exact(self.model, self.args)
+            self._guidance, self._guided_by = self.args.guidance_settings(exact), self.args.guidance_values
+        return self._guidance
 
     def _remove_unused_columns(self, dataset: Any, description: str | None = None) -> Any:
         if isinstance(dataset, Dataset):
@@ -155,22 +204,6 @@ class PGGTrainer(AtomicCheckpoints):
                 return dataset  # a transform set by the user may read any column
             dataset = undecoded(dataset.with_format(None))  # the collator reads images, not what torch makes of them
         return super()._remove_unused_columns(dataset, description)
-
-    def get_eval_dataloader(self, eval_dataset: Any = None) -> Any:
-        return self._for_evaluation(super().get_eval_dataloader, eval_dataset)
-
-    def get_test_dataloader(self, test_dataset: Any) -> Any:
-        return self._for_evaluation(super().get_test_dataloader, test_dataset)
-
-    def _for_evaluation(self, make: Any, dataset: Any) -> Any:
-        collator = self.data_collator
-        self.data_collator = collator.for_evaluation()
-        if dataset is not None and not isinstance(dataset, str):  # one that the constructor has not seen
-            dataset = self._checked(dataset, "evaluation", self.data_collator)
-        try:
-            return make(dataset)
-        finally:
-            self.data_collator = collator
 
     def _get_num_items_in_batch(self, batch_samples: list[Any], device: torch.device) -> torch.Tensor | None:
         if not batch_samples:
@@ -181,26 +214,31 @@ class PGGTrainer(AtomicCheckpoints):
     def compute_loss(
         self, model: nn.Module, inputs: dict[str, Any], return_outputs: bool = False, num_items_in_batch: Any = None
     ) -> Any:
-        inputs = dict(inputs)
-        labels, weights, guided = (inputs.pop(name) for name in (LABELS, LABEL_WEIGHTS, "guided"))
-        provenance = inputs.pop(PROVENANCE, None)
-        groups = {name: inputs.pop(name, None) for name in self.group_columns}
         module = self.accelerator.unwrap_model(model, keep_torch_compile=True)
+        own = inputs_of(inputs, self.group_columns)
+        settings, alpha = self.guidance, self.current_alpha() if model.training else 0.0
+        sharded = alpha > 0 and is_sharded(self, module)
+        if sharded:
+            inputs = agree_on_provenance(self.accelerator, inputs, input_name(own, module))
+        labels, weights = inputs[LABELS], inputs[LABEL_WEIGHTS]
         if model.training and self.args.freeze_batch_norm:
             freeze_batch_norm(module)  # every step: the stock training step has just called `model.train()`
-        alpha = self.current_alpha() if model.training and provenance is not None else 0.0
-        if alpha > 0:
-            logits, guidance = self._guide(model, module, inputs, labels, provenance, guided)
-            outputs = ImageClassifierOutput(logits=logits)
+        if alpha > 0 and PROVENANCE in inputs:
+            loop = LoopState(self._generator(), sharded, isinstance(module, OptimizedModule), self.telemetry.backoff)
+            logits, guidance = self._guide(
+                model, module, own, labels, inputs[PROVENANCE], inputs["guided"], settings, loop
+            )
+            outputs: Any = ImageClassifierOutput(logits=logits)
         else:
-            outputs, guidance = model(**inputs), None
-            logits = outputs.logits
+            outputs, guidance = model(**own), None
+            logits = read_logits(outputs)
         entropy = soft_cross_entropy(logits, labels, weights, self.args.label_smoothing_factor)
         count = num_items_in_batch if num_items_in_batch is not None else len(labels)
-        loss = self.classification_loss(entropy, groups, count)
-        if guidance is not None and self.telemetry.is_finite(guidance, self.state.global_step):
+        loss = self.classification_loss(entropy, {name: inputs.get(name) for name in self.group_columns}, count)
+        if guidance is not None and self._is_finite(guidance, sharded):
             loss = loss + alpha * guidance.value.sum() / count
         if model.training:
+            self._alpha = alpha
             self.telemetry.add_batch(logits, labels, weights, entropy, guidance)
         if self.args.world_size > 1 and num_items_in_batch is not None:
             loss = loss * self.args.world_size  # DDP averages over processes, the count is global
@@ -228,15 +266,14 @@ class PGGTrainer(AtomicCheckpoints):
         labels: torch.Tensor,
         provenance: torch.Tensor,
         guided: torch.Tensor,
+        settings: GuidanceSettings,
+        loop: LoopState,
     ) -> tuple[torch.Tensor, Guidance]:
-        sharded, compiled = self.is_fsdp_enabled or self.is_deepspeed_enabled, isinstance(module, OptimizedModule)
-        if sharded and not self.guidance.one_label:  # as many labels, hence passes, in every process
-            places = int(self.accelerator.reduce(torch.tensor(labels.shape[1], device=labels.device), "max"))
-            extra = places - labels.shape[1]
-            labels = F.pad(labels, (0, extra), value=PADDING_LABEL)
-            provenance = torch.cat([provenance, provenance[:, :1].expand(-1, extra, *provenance.shape[2:])], dim=1)
-        loop = LoopState(self._generator(), sharded, compiled, self.telemetry.backoff)
-        return guided_forward(model, module, inputs, labels, provenance, guided, self.guidance, loop)
+        return guided_forward(model, module, inputs, labels, provenance, guided, settings, loop)
+
+    def _is_finite(self, guidance: Guidance, sharded: bool) -> bool:
+        agree = partial(finite_everywhere, self.accelerator, device=self.args.device) if sharded else bool
+        return self.telemetry.is_finite(guidance, self.state.global_step, agree)
 
     def _generator(self) -> torch.Generator:
         """A generator keyed by (seed, step, process, micro-step), so that a resumed run draws the same."""
@@ -255,10 +292,10 @@ class PGGTrainer(AtomicCheckpoints):
     def log(self, logs: dict[str, float], start_time: float | None = None) -> None:
         if "loss" in logs:
             parts = self.telemetry.flush(self.args.device, self.accelerator if self.args.world_size > 1 else None)
-            if self.current_alpha() == 0:
+            if self._alpha == 0:
                 parts.pop("guidance_loss", None)
             elif parts:
-                parts["alpha"] = self.current_alpha()
+                parts["alpha"] = self._alpha
                 self.telemetry.warn_if_unguided()
             logs.update(parts)
             if parts:
@@ -274,47 +311,3 @@ class PGGTrainer(AtomicCheckpoints):
     def nonfinite_steps(self) -> int:
         """Batches whose guidance loss was NaN or infinite, and which trained without it."""
         return self.telemetry.nonfinite_steps
-
-    def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
-        super()._save(output_dir, state_dict)
-        if self.args.should_save:
-            folder = output_dir or str(self.args.output_dir)
-            (Path(folder) / TRAINING_ARGS_NAME).unlink(missing_ok=True)  # it pickles the Hub token
-            if self.data_collator.spec is not None:
-                draft_card(self, folder)
-
-    def _push_from_checkpoint(self, checkpoint_folder: str) -> None:
-        if not self.staging and self.is_world_process_zero():
-            push_checkpoint(self, checkpoint_folder)
-
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The stock draft for models of other inputs than images and clips, whose saves write the run's own card."""
-        if self.data_collator.spec is None and not has_own_card(str(self.args.output_dir)):
-            super().create_model_card(*args, **kwargs)
-
-    def prediction_step(
-        self, model: nn.Module, inputs: dict[str, Any], prediction_loss_only: bool, ignore_keys: Any = None
-    ) -> Any:
-        if self.args.eval_target_share and PROVENANCE in inputs:
-            module = self.accelerator.unwrap_model(self.model_wrapped)
-            with torch.enable_grad(), self.compute_loss_context_manager():
-                self._target_share.add_batch(module, self._prepare_inputs(inputs), self.group_columns)
-        return super().prediction_step(model, inputs, prediction_loss_only, ignore_keys)
-
-    def evaluation_loop(
-        self,
-        dataloader: Any,
-        description: str,
-        prediction_loss_only: bool | None = None,
-        ignore_keys: list[str] | None = None,
-        metric_key_prefix: str = "eval",
-    ) -> EvalLoopOutput:
-        self._target_share = TargetShare(self.args.device)
-        output = super().evaluation_loop(dataloader, description, prediction_loss_only, ignore_keys, metric_key_prefix)
-        share = self._target_share.mean(self.accelerator if self.args.world_size > 1 else None)
-        if share is not None and output.metrics is not None:
-            output.metrics[f"{metric_key_prefix}_target_gradient_share"] = share
-        return output
-
-    def _metrics_with_groups(self, prediction: EvalPrediction) -> dict[str, float]:
-        return self._user_metrics(GroupedEvalPrediction.split(prediction, self.group_columns))

@@ -32,13 +32,13 @@ def _base(model: Any) -> Any:
 
 
 def model_config(model: Any) -> Any:
-    """Returns the model's `transformers` config, through a peft wrapper where there is one.
+    """Returns the model's `transformers` config, through a peft wrapper where there is one; None for a plain module.
 
     Example:
         >>> model_config(model).num_labels
         2
     """
-    return _base(model).config
+    return getattr(_base(model), "config", None)
 
 
 def refuse_unsupported(model: Any, args: PGGConfig) -> None:
@@ -61,6 +61,12 @@ def refuse_unsupported(model: Any, args: PGGConfig) -> None:
             f"{type(base).__name__}.forward takes {', '.join(parameters)}, not `pixel_values`: guidance needs a model"
             " that reads images, clips or another array of floats (named by its `main_input_name`)"
         )
+    problem = getattr(model_config(model), "problem_type", None)
+    if problem not in (None, "single_label_classification"):
+        raise ValueError(
+            f"the model's `config.problem_type` is '{problem}', and PGGTrainer trains a softmax over classes: set it to"
+            " 'single_label_classification', or train with `Trainer`"
+        )
     if args.alpha == 0:
         return
     if args.n_gpu > 1:
@@ -69,7 +75,7 @@ def refuse_unsupported(model: Any, args: PGGConfig) -> None:
     if args.gradient_checkpointing and isinstance(checkpointing, dict) and checkpointing.get("use_reentrant"):
         raise ValueError(
             "reentrant checkpointing forbids input gradients: set"
-            " gradient_checkpointing_kwargs={'use_reentrant': False}"
+            f" {args.checkpointing_argument}={{'use_reentrant': False}}"
         )
     obstacle = _no_second_derivatives(args)
     if args.guidance_mode == "exact" and obstacle:
@@ -175,7 +181,7 @@ def _check_first_rows(dataset: Any, name: str, num_classes: int, args: PGGConfig
                     + (made if "pixel_values" in row else " Name it in the arguments.")
                 )
             if collator.synthesis is None:
-                absent = [group for group in args.group_columns or [] if group not in row]
+                absent = [group for group in args.group_columns or [] if group not in row and collator.labelled]
                 if absent:
                     known = f"has {sorted(row)}, no group column '{absent[0]}'"
                     raise ValueError(f"row {i} of the {name} dataset {known}: set `group_columns`")
@@ -189,7 +195,7 @@ def class_order(model: Any, train_dataset: Any, label_column: str) -> list[str] 
         >>> class_order(model, rows, "label")  # the model's are LABEL_0 and LABEL_1
         ['cat', 'dog']
     """
-    config = model_config(model)
+    config: Any = model_config(model)
     own = [config.id2label[i] for i in range(config.num_labels)] if getattr(config, "id2label", None) else []
     if own and own != [f"LABEL_{i}" for i in range(len(own))]:
         return own
@@ -199,7 +205,36 @@ def class_order(model: Any, train_dataset: Any, label_column: str) -> list[str] 
     return feature.names if isinstance(feature, ClassLabel) else None
 
 
-def tell_classes(collator: Any, model: Any, train_dataset: Any, args: PGGConfig) -> tuple[Any, Callable[..., Any]]:
+def refuse_arguments(args: Any, collator: Any, compute_loss_func: Any) -> None:
+    """Refuses arguments of `Trainer` that `PGGTrainer` cannot serve, and says what does.
+
+    Raises:
+        TypeError: If the training arguments are not [`~hf_pgg.PGGConfig`], or the collator is not a
+            [`~hf_pgg.data.collator.Collator`].
+        ValueError: If there is a loss function.
+
+    Example:
+        >>> refuse_arguments(PGGConfig("out", use_cpu=True), None, compute_loss_func=len)
+        Traceback (most recent call last):
+        ValueError: PGGTrainer computes its own loss: `compute_loss_func` would be ignored, remove it
+    """
+    if not isinstance(args, PGGConfig):
+        raise TypeError(
+            f"args is a {type(args).__name__}: PGGTrainer needs `PGGConfig`, which takes the same arguments and those"
+            " of guidance (alpha=0 trains without)"
+        )
+    if collator is not None and not isinstance(collator, Collator):
+        raise TypeError(
+            f"data_collator is a {type(collator).__name__}: PGGTrainer asks its collator which columns it reads and how"
+            " rows are checked, so give a `PGGCollator`, or a subclass of `hf_pgg.data.collator.Collator`"
+        )
+    if compute_loss_func is not None:
+        raise ValueError("PGGTrainer computes its own loss: `compute_loss_func` would be ignored, remove it")
+
+
+def tell_classes(
+    collator: Any, model: Any, num_classes: int, train_dataset: Any, args: PGGConfig
+) -> tuple[Any, Callable[..., Any]]:
     """Returns the collator, knowing the number of classes, and [`checked_dataset`], knowing the classes' order.
 
     The pools of fresh draws take that order, too.
@@ -207,26 +242,20 @@ def tell_classes(collator: Any, model: Any, train_dataset: Any, args: PGGConfig)
     Draws stand in the collator's `synthesis` or in the dataset's transform. Their rows' ids are checked, too.
 
     Raises:
-        TypeError: If the collator is not a [`~hf_pgg.data.collator.Collator`].
         ValueError: If ids are not unique, a pool has other classes, or the collator hands on no such group column.
 
     Example:
         >>> from hf_pgg.skeletons.rows import SkeletonCollator
-        >>> tell_classes(SkeletonCollator(), model, skeletons, PGGConfig("out", use_cpu=True))[0].num_classes
+        >>> tell_classes(SkeletonCollator(), model, 2, skeletons, PGGConfig("out", use_cpu=True))[0].num_classes
         2
     """
-    if not isinstance(collator, Collator):
-        raise TypeError(
-            f"data_collator is a {type(collator).__name__}: PGGTrainer asks its collator which columns it reads and how"
-            " rows are checked, so give a `PGGCollator`, or a subclass of `hf_pgg.data.collator.Collator`"
-        )
     absent = [group for group in args.group_columns or [] if group not in collator.extra_columns]
     if absent:
         raise ValueError(
             f"no batch has the groups that `group_columns` names: give the collator extra_columns={absent}"
         )
     collator = copy.copy(collator)
-    num_classes, names = model_config(model).num_labels, class_order(model, train_dataset, collator.label_column)
+    names = class_order(model, train_dataset, collator.label_column)
     object.__setattr__(collator, "num_classes", num_classes)  # a dataclass of skeletons is frozen
     transform = train_dataset.format["format_kwargs"].get("transform") if _is_transformed(train_dataset) else None
     for draws in (collator.synthesis, transform):
@@ -265,11 +294,11 @@ def _check_columns(dataset: Dataset, name: str, args: PGGConfig, collator: Colla
     if sample not in columns:
         option = {args.video_column: "video_column", args.image_column: "image_column"}.get(sample, "input_column")
         raise ValueError(f"the {name} dataset has no column '{sample}' but {columns}: set `{option}`")
-    if LABELS not in columns and collator.label_column not in columns:
+    if collator.labelled and LABELS not in columns and collator.label_column not in columns:
         raise ValueError(
             f"the {name} dataset has neither '{LABELS}' nor '{collator.label_column}' but {columns}: set `label_column`"
         )
-    for group in args.group_columns or []:
+    for group in (args.group_columns or []) if collator.labelled else []:
         if group not in columns:
             raise ValueError(f"the {name} dataset has no group column '{group}' but {columns}: set `group_columns`")
         feature = dataset.features[group]
