@@ -92,7 +92,7 @@ def read_mask(
         ValueError: the mask holds 0, 1, 2, which does not say what the object is: give `target_value`, ...
     """
     settings = settings or MaskSettings()
-    values, kind = _numbers(value, settings)
+    values, kind = _numbers(_image(value), settings)
     if size is not None and values.shape != size[::-1]:
         found, wanted = (f"{width}x{height}" for width, height in (values.shape[::-1], size))
         raise ValueError(f"a mask of {found} for an image of {wanted}: resize the mask with its image")
@@ -127,10 +127,15 @@ def read_masks(
     if isinstance(value, list | tuple):
         if len(value) != length:
             raise ValueError(f"{len(value)} masks for a clip of {length} frames")
-        read = [_numbers(value[index], settings) for index in wanted.tolist()]
+        images = [_image(value[index]) for index in wanted.tolist()]
+        together = _joined(images)
+        read = [_numbers(image, settings) for image in ([together] if together is not None else images)]
         masks, kind = [values for values, _ in read], read[0][1]
+        if any(other != kind for _, other in read):
+            raise ValueError("the masks of the frames are stored in different ways: store all in one way")
+        masks = np.split(masks[0], len(images)) if together is not None else masks
     else:
-        stacked, kind = _numbers(value, settings)
+        stacked, kind = _numbers(_image(value), settings)
         if stacked.shape[0] % length:
             raise ValueError(f"a mask of height {stacked.shape[0]} does not hold {length} frames")
         masks = list(stacked.reshape(length, -1, stacked.shape[1]))
@@ -160,30 +165,47 @@ def read_clip_masks(value: Any, clip: SampledClip, settings: MaskSettings | None
 # ---------------------------------------------------------------------------------------------- which numbers
 
 
-def _numbers(value: Any, settings: MaskSettings) -> tuple[np.ndarray, str]:
-    """The numbers (H, W) that hold the mask, and their kind: one of `_OBJECT`."""
+def _image(value: Any) -> PILImage.Image | np.ndarray:
+    """A mask as an image, or as an array (H, W) of numbers."""
     if not isinstance(value, PILImage.Image | Mapping | str | None):
         array = np.asarray(value)
         if array.ndim == 3 and array.shape[2] == 1:
             array = array[..., 0]
         if array.ndim == 2 and array.dtype.kind in "buif" and array.size:
-            return _of_channel(array, settings)
+            return array
         if array.ndim != 3 or array.dtype != np.uint8:
             raise ValueError(f"a mask of shape {array.shape} and {array.dtype}: give numbers (H, W), or an image")
         value = PILImage.fromarray(array)
     image = open_image(value)
+    return image.convert("RGB") if image.mode in ("CMYK", "YCbCr", "LAB", "HSV") else image
+
+
+def _joined(images: list[Any]) -> PILImage.Image | None:
+    """The masks of frames in one image: only together they say what an empty one means. None if they differ in kind."""
+    first = images[0]
+    if any(isinstance(image, np.ndarray) or (image.mode, image.size) != (first.mode, first.size) for image in images):
+        return None
+    joined = PILImage.fromarray(np.concatenate([np.asarray(image) for image in images]))
+    if first.mode == "P":
+        if any(image.getpalette("RGB") != first.getpalette("RGB") for image in images):
+            return None
+        joined.putpalette(first.getpalette("RGB"))
+    joined.info.update(first.info)
+    return joined
+
+
+def _numbers(image: PILImage.Image | np.ndarray, settings: MaskSettings) -> tuple[np.ndarray, str]:
+    """The numbers (H, W) that hold the mask, and their kind: one of `_OBJECT`."""
+    if isinstance(image, np.ndarray):
+        return _of_channel(image, settings)
     if image.mode == "P" and (settings.target_value is not None or "transparency" not in image.info):
         return _of_palette(image, settings)
+    grey = "jpeg" if "jfif" in image.info else "grey"  # of a JPEG, small numbers may be noise
     if image.mode in ("1", "L", "F") or image.mode.startswith("I"):
-        return _of_channel(np.asarray(image), settings, _grey_kind(image))
+        return _of_channel(np.asarray(image), settings, grey)
     if image.mode in ("LA", "La", "PA", "P", "RGBA", "RGBa"):
         return _of_alpha(np.asarray(image.convert("RGBA")), settings)
-    return _of_colours(np.asarray(image.convert("RGB")), settings), _grey_kind(image)
-
-
-def _grey_kind(image: PILImage.Image) -> str:
-    """Whether small numbers may be a JPEG's noise."""
-    return "jpeg" if "jfif" in image.info else "grey"
+    return _of_colours(np.asarray(image.convert("RGB")), settings), grey
 
 
 def _of_channel(values: np.ndarray, settings: MaskSettings, kind: str = "grey") -> tuple[np.ndarray, str]:
@@ -219,14 +241,14 @@ def _of_alpha(rgba: np.ndarray, settings: MaskSettings) -> tuple[np.ndarray, str
     colours, alpha = rgba[..., :3], rgba[..., 3]
     if settings.channel == "alpha":
         return alpha, "opacity"
-    if settings.channel is not None or (alpha == alpha[0, 0]).all():
+    if settings.channel is not None or (alpha == 255).all():
         return _of_colours(colours, settings), "grey"
-    if (colours == colours[0, 0]).all():
-        return alpha, "opacity"
-    if ((colours > 127) == (alpha[..., None] > 127)).all():  # white and opaque on black and transparent
+    # white and opaque on black and transparent is both
+    agrees = (colours == colours[0, 0]).all() or ((colours > 127) == (alpha[..., None] > 127)).all()
+    if agrees and ((alpha == 0).all() or np.ptp(alpha)):
         return alpha, "opacity"
     raise ValueError(
-        'both the colours and the alpha channel of the mask vary: give `channel` ("alpha" for the mask of a cut-out)'
+        'the mask may be in its colours or in its alpha channel: give `channel` ("alpha" for the mask of a cut-out)'
     )
 
 

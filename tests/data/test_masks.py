@@ -199,3 +199,22 @@ def test_the_noise_of_a_jpeg_is_no_class_id():
         labels = np.select([OBJECT, VOC == 255], [ids[0], ids[2]], ids[1]).astype(np.uint8)
         with pytest.raises(ValueError, match="does not say what the object is"):
             read_mask(file(PILImage.fromarray(labels).resize((150, 120), 0), "JPEG", quality=100))
+
+
+@pytest.mark.parametrize("colour", [0, 76, 255])
+def test_a_frame_without_the_object_means_what_its_clip_means(colour):
+    """In an alpha channel, and in a palette, a frame that is all alike says nothing alone."""
+    targets = np.stack([OBJECT, np.zeros_like(OBJECT), np.ones_like(OBJECT)])
+    seen = [rgba(colour, 255 * target.astype(np.uint8)) for target in targets]
+    coloured = [palette(target, [(colour, colour, 255 - colour), (200, 10, 10)]) for target in targets]
+    for frames, settings in ((seen, None), (coloured, MaskSettings(target_value=1))):
+        assert (read_masks(frames, targets.shape, settings) == targets).all()
+    with pytest.raises(ValueError, match="no pixel of the object"):
+        read_mask(seen[1])
+    with pytest.raises(ValueError, match="stored in different ways"):
+        read_masks([seen[0], PILImage.fromarray(OBJECT)], (2, *OBJECT.shape))
+
+
+def test_an_alpha_channel_that_is_all_half_transparent_says_nothing():
+    with pytest.raises(ValueError, match="in its colours or in its alpha channel"):
+        read_mask(rgba(255, np.full(OBJECT.shape, 128)))

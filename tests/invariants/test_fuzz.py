@@ -9,10 +9,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from tests.invariants.fuzz.clips import check_clip_case
 from tests.invariants.fuzz.images import check_image_case
 from tests.invariants.fuzz.verdicts import Finding
 
-CHECKS = {"images": check_image_case}
+CHECKS = {"images": check_image_case, "more images": check_image_case, "clips": check_clip_case}
 
 
 def run(count: int, seed: int, folder: Path) -> None:

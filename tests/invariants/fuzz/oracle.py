@@ -51,36 +51,43 @@ def check_row(row: Mapping[str, Any], truth: Truth, length: int | None = None) -
         compare(*pair, truth.tolerance, f"provenance {k}")
 
 
-def check_mix(row: Mapping[str, Any], image: np.ndarray, sources: Sequence[tuple[Truth, float]], method: str) -> None:
+def check_mix(row: Mapping[str, Any], image: np.ndarray, sources: Sequence[Truth], method: str) -> None:
     """A mix ([T,] H, W, 3) of rows: each source's mask, by the colours; labels and weights.
 
-    `sources` are the rows in the order of the labels, each with the share of the label that its pixels give it, or nan
-    where that share is the number of its pixels. A row of one label without provenance is its target as a whole.
+    `sources` are the rows in the order of the labels. A row of one label without provenance is its target as a whole.
     """
-    labels = [label for truth, _ in sources for label in truth.labels]
+    labels = [label for truth in sources for label in truth.labels]
     if list(row["labels"]) != labels:
         raise wrong(f"labels {row['labels']}: {labels} are right")
     if abs(sum(row["label_weights"]) - 1) > 1e-4:
         raise wrong(f"label_weights {row['label_weights']} do not sum to 1")
     length = len(image) if image.ndim == 4 else None
     found = decoded(row, length) or [None] * len(labels)
-    seen = np.stack([any_colour(image, truth.colours) for truth, _ in sources])
-    pure, k = seen.any(0), 0
-    for j, (truth, share) in enumerate(sources):
-        weight = sum(row["label_weights"][k : k + len(truth.labels)])
-        low = seen[j].mean() if np.isnan(share) else share - 1e-4
-        high = 1 - seen[[i for i in range(len(sources)) if i != j]].any(0).mean() if np.isnan(share) else share + 1e-4
-        if method in ("CutMix", "VideoMix", "TileMix") and not low - 1e-4 <= weight <= high + 1e-4:
-            raise wrong(f"weight {weight:.4f} of source {j}, whose pixels are {low:.4f} to {high:.4f} of the mix")
+    distinct: dict[int, tuple[Truth, list[int]]] = {}  # one row may fill two tiles, and be seen in both
+    first = 0
+    for truth in sources:
+        distinct.setdefault(id(truth), (truth, []))[1].append(first)
+        first += len(truth.labels)
+    seen = {key: any_colour(image, truth.colours) for key, (truth, _) in distinct.items()}
+    pure = np.any([*seen.values()], axis=0)
+    for key, (truth, places) in distinct.items():
+        share = sum(sum(row["label_weights"][k : k + len(truth.labels)]) for k in places)
+        others = [own for other, own in seen.items() if other != key]
+        low, high = seen[key].mean(), 1 - np.any(others, axis=0).mean() if others else 1.0
+        if method in ("CutMix", "VideoMix", "TileMix") and not low - 2e-4 <= share <= high + 2e-4:
+            raise wrong(f"weight {share:.4f} of source {places}, whose pixels are {low:.4f} to {high:.4f} of the mix")
         everything = truth.targets is None and len(truth.labels) == 1
         for own in range(len(truth.labels)):
             unknown = not everything and (truth.targets is None or truth.targets[own] is None)
-            if unknown != (found[k] is None):
-                raise wrong(f"source {k} is {'not ' if found[k] is None else ''}known, its row's is{' not' * unknown}")
-            if found[k] is not None:
+            masks = [found[k + own] for k in places]
+            if any(unknown != (mask is None) for mask in masks):
+                raise wrong(
+                    f"source {places} + {own} is {'' if unknown else 'not '}known, its row's is{' not' * unknown}"
+                )
+            if not unknown:
                 inside = any_colour(image, truth.colours if everything else truth.inside[own])
-                _check_source(found[k], inside, pure, truth, k, 0.6 if method == "PuzzleMix" else 0.3)
-            k += 1
+                limit = 0.6 if method == "PuzzleMix" else 0.3
+                _check_source(np.max(masks, axis=0), inside, pure, truth, places[0] + own, limit)
 
 
 def _check_source(mask: np.ndarray, inside: np.ndarray, pure: np.ndarray, truth: Truth, k: int, limit: float) -> None:

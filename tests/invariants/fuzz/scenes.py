@@ -151,7 +151,7 @@ def _one_bit(rng: np.random.Generator, target: np.ndarray) -> Drawn:
 def _in_folder(folder: Path) -> Callable[..., Drawn]:
     def draw(rng: np.random.Generator, target: np.ndarray) -> Drawn:
         stored, shown = _rgb()(rng, target)
-        path = folder / f"{rng.integers(2**40)}.png"
+        path = folder / f"{len(list(folder.iterdir()))}.png"
         path.write_bytes(stored["bytes"])
         return {"bytes": None, "path": str(path)}, shown
 
