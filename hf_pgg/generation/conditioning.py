@@ -22,12 +22,7 @@ class Conditioner:
     """Turns prompts and images into the states (B, tokens, width) that a latent diffusion model attends to.
 
     Stable Diffusion 1.x has 77 states of width 768, the width of the feature of CLIP ViT-L/14. The feature is the
-    projected one, before any normalisation.
-
-    Args:
-        tokenizer, text_encoder: `CLIPTokenizer` and `CLIPTextModel` of the pipeline.
-        image_encoder (*optional*): `CLIPVisionModelWithProjection`; without it the text alone conditions.
-        image_processor (*optional*): The encoder's `CLIPImageProcessor`.
+    projected one of a `CLIPVisionModelWithProjection`, before any normalisation; without it the text alone conditions.
 
     Raises:
         ValueError: If the feature and the states differ in width, or one of encoder and processor is missing.
@@ -76,13 +71,9 @@ class Conditioner:
 
     @torch.no_grad()
     def __call__(self, prompts: Sequence[str], images: Sequence[np.ndarray] | None = None) -> torch.Tensor:
-        """Returns the states of B prompts; the last state is the image's feature where images are given.
-
-        Args:
-            images: B arrays (H, W, 3) uint8. The negative branch gives none: its last state is the text's.
-        """
+        """The states of B prompts, the last replaced by the feature of the images, B arrays (H, W, 3) uint8, if any."""
         states = self._text_states(prompts)
-        if self.image_encoder is None or images is None:
+        if self.image_encoder is None or images is None:  # the negative branch has none
             return states
         if len(images) != len(prompts):
             raise ValueError(f"{len(images)} images for {len(prompts)} prompts: give one image for each prompt")

@@ -21,15 +21,11 @@ def write_contact_sheets(
     folder: str | Path,
     per_class: int = 32,
 ) -> list[Path]:
-    """Writes a contact sheet of each class to `contact_sheets` of a folder: images evenly spaced over its rows.
+    """Writes a contact sheet (PNG) of each class to `contact_sheets` of a folder: images evenly spaced over its rows.
 
     Args:
         read: Row numbers to rows with a column `image`.
         labels: (N,) integers, the class of each row; a class without rows has no sheet.
-        names: The names of the classes.
-
-    Returns:
-        The paths of the PNG files.
 
     Example:
         >>> from tempfile import TemporaryDirectory

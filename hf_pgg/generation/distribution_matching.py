@@ -1,21 +1,16 @@
 """The loss of Real-Fake: denoising with Min-SNR weights, and the distance between two means over the batch.
 
 After Yuan et al., "Real-Fake: Effective Training Data Synthesis Through Distribution Matching" (ICLR 2024), and Hang
-et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy" (ICCV 2023). With w_b the weight of sample b, e_b
-what is to be predicted, e'_b the prediction, and d_b = w_b (e'_b - e_b):
-
-    L = mean_b w_b MSE(e'_b, e_b) + lambda * MMD
-
-The MMD with a linear kernel is the squared distance between the means of two sets; averaged over the elements it is
+et al., "Efficient Diffusion Training via Min-SNR Weighting Strategy" (ICCV 2023): L = mean_b w_b MSE_b + lambda * MMD.
+With w_b the weight of sample b and d_b = w_b (prediction - target), the squared distance between the means (MMD) is
 
     "sum"       mean_chw (sum_b d_b)^2             as published, with lambda = 0.003 at a batch of 8
     "mean"      mean_chw (mean_b d_b)^2            the same at lambda * B^2 (0.192 at a batch of 8)
     "unbiased"  mean_chw of d_b d_c, averaged over the pairs b != c
 
 The first two hold, beside the distance, the scatter of the samples, which grows with the batch size B in the first and
-shrinks in the second. The third has none: its expectation is the same at every batch size, whatever the accumulation
-and the number of processes. (An estimate may be negative; its gradient is unbiased.) All three see one micro-batch of
-one process. Latents and pixels, conditioned by text or by class, are all the same here.
+shrinks in the second. The expectation of the third is the same at every batch size, whatever the accumulation and the
+number of processes; an estimate may be negative. All three see one micro-batch of one process.
 """
 
 from __future__ import annotations
@@ -44,15 +39,12 @@ class GeneratorLoss(NamedTuple):
 def add_noise(scheduler: Any, clean: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
     """Noises clean latents or pixels (B, C, H, W), each at a random step drawn from torch's global generator.
 
-    Args:
-        scheduler: Noise scheduler of diffusers, whose model predicts the noise or the velocity.
-
     Returns:
         The noised samples, their timesteps (B,) int64, what is to be predicted of them (B, C, H, W), and their
         signal-to-noise ratios alpha_bar / (1 - alpha_bar), (B,) float32.
 
     Raises:
-        ValueError: If the scheduler's model predicts something else.
+        ValueError: If the scheduler's model predicts neither the noise nor the velocity.
 
     Example:
         >>> from diffusers import DDPMScheduler

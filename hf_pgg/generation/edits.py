@@ -31,10 +31,8 @@ class DiffusionEditor(PipelineSampler, ABC):
     """A pipeline as a [`~hf_pgg.generation.sampling.Sampler`] of edits; the children say what their pipelines take.
 
     Args:
-        image_column (`str`): The images to edit.
         size (`int`): Shorter side at which the pipeline works, in pixels; both sides are rounded to what it takes.
         radius, min_difference: Settings of the mask, see [`~hf_pgg.synthesis.edit.unedited_mask`].
-        kwargs: Those of [`~hf_pgg.generation.sampling.PipelineSampler`].
 
     Example:
         >>> from types import SimpleNamespace as Fake
@@ -97,7 +95,6 @@ class ImageEditor(DiffusionEditor):
 
     Args:
         strength (`float`): How much of the way to noise an image goes; ALIA takes 0.6 for birds, 0.5 for camera traps.
-        kwargs: Those of [`DiffusionEditor`].
 
     Raises:
         ValueError: If `strength` is not in (0, 1] or leaves no step.
@@ -123,7 +120,6 @@ class InstructionEditor(DiffusionEditor):
 
     Args:
         image_guidance_scale (`float`): How close to stay to the source; ALIA takes 1.2, with a guidance scale of 5.
-        kwargs: Those of [`DiffusionEditor`].
 
     Example:
         >>> InstructionEditor(pipeline=None).guidance_scale
@@ -141,11 +137,8 @@ class InstructionEditor(DiffusionEditor):
 class InpaintingEditor(DiffusionEditor):
     """Inpainting of everything but the row's targets; these are put back, so that the mask is exact.
 
-    Rows need provenance ([`~hf_pgg.add_provenance`]), which says what stays.
-
-    Args:
-        strength (`float`): How much of the way to noise the repainted part goes.
-        kwargs: Those of [`DiffusionEditor`].
+    Rows need provenance ([`~hf_pgg.add_provenance`]), which says what stays. `strength` says how much of the way to
+    noise the rest goes.
 
     Example:
         >>> edit = InpaintingEditor(pipeline=None).restore(rows[0], edit=np.zeros((16, 16, 3), np.uint8))
@@ -196,10 +189,6 @@ class EditGeneration(Generation):
     """`versions` edits of each row, in the columns of the provenance contract.
 
     Each label's mask is its mask in the source, or the whole image where there is none, less what was edited.
-
-    Args:
-        sampler ([`DiffusionEditor`]): Makes the edits and knows what they left alone.
-        kwargs: Those of [`~hf_pgg.generation.resumable.Generation`].
 
     Example:
         >>> from hf_pgg.generation.prompts import Prompts

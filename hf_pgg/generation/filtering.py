@@ -8,7 +8,6 @@ one that the edit has lost its label ("failed"). What the model doubts is kept.
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from itertools import islice
 from typing import Any
@@ -52,7 +51,6 @@ def judge_confidence(probabilities: np.ndarray, labels: np.ndarray, thresholds: 
     Args:
         probabilities (`np.ndarray`): (N, classes) of the edits.
         labels (`np.ndarray`): (N,) int, the labels of their sources.
-        thresholds (`np.ndarray`): (classes,), see [`class_thresholds`].
 
     Example:
         >>> judge_confidence(np.array([[0.8, 0.2], [0.6, 0.4]]), np.array([0, 0]), thresholds=np.array([0.7, 0.7]))
@@ -64,9 +62,7 @@ def judge_confidence(probabilities: np.ndarray, labels: np.ndarray, thresholds: 
 
 
 def keep_per_source(source_rows: np.ndarray, kept: np.ndarray, count: int = 1, seed: int = 0) -> np.ndarray:
-    """Returns the indices, in order, of at most `count` kept edits of each source row, drawn at random.
-
-    ALIA keeps one edit of each source.
+    """Returns the indices, in order, of at most `count` kept edits of each source row, drawn at random; ALIA keeps one.
 
     Args:
         source_rows (`np.ndarray`): (N,) int, the row that each edit was made of.
@@ -76,14 +72,10 @@ def keep_per_source(source_rows: np.ndarray, kept: np.ndarray, count: int = 1, s
         >>> keep_per_source(np.array([0, 0, 1, 2]), np.array([True, True, True, False])).tolist()
         [0, 2]
     """
-    chosen: list[int] = []
-    taken: Counter[int] = Counter()
+    drawn: dict[int, list[int]] = {}
     for index in np.random.default_rng(seed).permutation(np.flatnonzero(kept)).tolist():
-        source = int(source_rows[index])
-        if taken[source] < count:
-            taken[source] += 1
-            chosen.append(index)
-    return np.sort(np.asarray(chosen, np.int64))
+        drawn.setdefault(int(source_rows[index]), []).append(index)
+    return np.sort(np.asarray([index for indices in drawn.values() for index in indices[:count]], np.int64))
 
 
 @torch.no_grad()
@@ -113,10 +105,9 @@ def clip_agrees(
     image_column: str = IMAGE,
     batch_size: int = 64,
 ) -> np.ndarray:
-    """Returns (N,) bool: whether CLIP finds an image closest to one of the positive prompts.
+    """Returns (N,) bool: whether a `CLIPModel` finds an image closest to one of the positive prompts.
 
     Args:
-        model, processor: `CLIPModel` and `CLIPProcessor`.
         positive: What the images are meant to show, such as "a photo of a bird".
         negative: What failed ones look like, such as "a photo of a landscape", "an abstract pattern".
 

@@ -46,7 +46,6 @@ def load_pipeline(
     Args:
         name (`str`): Hub id or local folder.
         pipeline_class (`str`): Name of the class in diffusers; the repository may have been saved from a kin of it.
-        revision (`str`, *optional*): Branch, tag or commit on the Hub.
         trust_remote_code (`bool`): Run code that the repository brings along.
 
     Raises:

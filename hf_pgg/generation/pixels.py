@@ -36,10 +36,8 @@ class PixelSpace:
             that training never shows can be asked for.
         size (`int`): Side of the images in pixels; the middle square is resized to it.
         patch (`int`): Side of the squares of pixels that are folded into channels: the UNet works at `size` / `patch`.
-        image_column (`str`): The images.
         mask_column (`str`, *optional*): Mask of the object, (H, W), which is denoised with the image; or the
             contract's provenance of rows with one label.
-        grey (`bool`): Whether the images have one channel.
         dropout (`float`): Share of the training images without condition, for classifier-free guidance (Ho and
             Salimans, "Classifier-Free Diffusion Guidance", 2022).
 
@@ -77,11 +75,10 @@ class PixelSpace:
         return (1 if self.grey else 3) + (self.mask_column is not None)
 
     def unet(self, widths: Sequence[int] = (32, 64), layers: int = 1) -> Any:
-        """A `UNet2DConditionModel` without attention to text, of random weights.
+        """A `UNet2DConditionModel` without attention to text, of random weights, with `layers` blocks a resolution.
 
         Args:
             widths (`Sequence[int]`): Channels at each resolution, multiples of 8; each halves the resolution.
-            layers (`int`): Residual blocks at each resolution.
 
         Raises:
             ValueError: If the first width is below the folded channels: noise of as many dimensions could not pass.
@@ -119,11 +116,9 @@ class PixelSpace:
         if self.mask_column is None:
             return image
         stored = row[self.mask_column]
-        if isinstance(stored, list):
-            mask = decode_mask(stored[0])
-        else:
-            mask = np.rint(read_mask(stored, may_be_empty=True).target * 255).astype(np.uint8)
-        return np.concatenate([image, middle_square(mask[..., None], self.size)], axis=2)
+        of_contract = isinstance(stored, list)
+        mask = decode_mask(stored[0]) if of_contract else read_mask(stored, may_be_empty=True).target * 255
+        return np.concatenate([image, middle_square(np.rint(mask).astype(np.uint8)[..., None], self.size)], axis=2)
 
     def condition(self, rows: Sequence[Mapping[str, Any]]) -> torch.Tensor:
         """(B, all classes) float32, one-hot for each condition."""
@@ -160,15 +155,13 @@ class PixelSpace:
 class PixelSampler:
     """Draws images of a pixel diffusion model under the conditions of their rows.
 
-    With a `strength` below 1 it starts from the row's own image, noised, as Real-Fake does.
+    With a `strength` below 1 it starts from the row's own image, noised, as Real-Fake does; that share of the steps is
+    run.
 
     Args:
         unet: The trained UNet, in evaluation mode.
         space ([`PixelSpace`]): What it was trained in.
-        scheduler: Scheduler of diffusers for sampling.
         model, revision (`str`): What tells the weights from others; stored with the images.
-        strength (`float`): How much of the way to noise the row's own image goes; 1 starts from noise alone.
-        num_inference_steps (`int`): Steps from noise to an image; the share `strength` of them is run.
         guidance_scale (`float`): Scale of classifier-free guidance; 1 is none.
 
     Raises:
@@ -195,11 +188,8 @@ class PixelSampler:
     @property
     def parameters(self) -> dict[str, Any]:
         names = ["model", "revision", "strength", "num_inference_steps", "guidance_scale"]
-        return {
-            **{name: getattr(self, name) for name in names},
-            "size": self.space.size,
-            "scheduler": type(self.scheduler).__name__,
-        }
+        values = {name: getattr(self, name) for name in names}
+        return {**values, "size": self.space.size, "scheduler": type(self.scheduler).__name__}
 
     @torch.no_grad()
     def __call__(self, requests: Sequence[Request]) -> list[np.ndarray]:
@@ -235,9 +225,6 @@ class PixelSampler:
 @dataclass(frozen=True, kw_only=True)
 class MaskedGeneration(Generation):
     """A generation whose sampler's images hold the object's mask as a fourth channel; it is stored as provenance.
-
-    Args:
-        kwargs: Those of [`~hf_pgg.generation.resumable.Generation`].
 
     Example:
         >>> from hf_pgg.generation.prompts import Prompts

@@ -31,7 +31,6 @@ class Prompts:
             of a row differ and every template is used equally often.
         needs_class (`bool`): Refuse a template without `{class}`, which asks for the same image whatever the label;
             instructions to an editor need none.
-        label_column (`str`): The column of the classes.
 
     Raises:
         ValueError: If there is no template, or one is malformed or lacks `{class}`.
@@ -86,13 +85,10 @@ class Prompts:
         return sorted({name for template in self.templates for name in _placeholders(template)} - {CLASS})
 
     def check(self, dataset: Dataset) -> str:
-        """Checks that every row can fill every template, and that every class has a row.
-
-        Returns:
-            A digest of the templates and of what fills them, which tells a resumed run from another one.
+        """Returns a digest of the templates and of what fills them, which tells a resumed run from another one.
 
         Raises:
-            ValueError: If one cannot, naming the template and its placeholder, the row and its column, or the classes.
+            ValueError: If a row cannot fill a template, or a class has no row, naming what is missing.
         """
         label = class_feature(dataset.features, self.label_column)
         for template in self.templates:

@@ -11,15 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 from accelerate import PartialState
-from datasets import (
-    Dataset,
-    Features,
-    Image,
-    Value,
-    are_progress_bars_disabled,
-    disable_progress_bars,
-    enable_progress_bars,
-)
+from datasets import Dataset, Features, Image, Value
+from datasets.utils import are_progress_bars_disabled, disable_progress_bars, enable_progress_bars
 from tqdm.auto import tqdm
 from transformers.utils import logging
 
@@ -41,10 +34,7 @@ class Generation:
 
     Args:
         source (`Dataset`): The real rows.
-        sampler ([`~hf_pgg.generation.sampling.Sampler`]): Makes the images.
-        prompts ([`~hf_pgg.generation.prompts.Prompts`]): One for each (row, version).
         folder (`str`): Where the images are written; see [`~hf_pgg.generation.store.PartStore`].
-        versions (`int`): Images of each row.
         seed (`int`): The seed of each image is drawn from it, the row, the version and the attempt.
         keep_columns (`tuple[str, ...]`): Columns of the source that are kept, such as a bias attribute.
         image_column (`str`): The real images, by which the source is told from another and the disk use estimated.
@@ -143,10 +133,8 @@ class Generation:
     def run(self, process_index: int = 0, num_processes: int = 1) -> tuple[int, int]:
         """Generates this process's missing parts, and states the disk use before it starts.
 
-        Call `store().publish()` when all processes have returned, or `complete` in place of both.
-
-        Returns:
-            How many images were generated, and how often a black one had to be drawn again.
+        Call `store().publish()` when all processes have returned, or `complete` in place of both. Returned are the
+        numbers of images generated and of black ones drawn again.
 
         Raises:
             OSError: If the disk cannot hold what is missing.
@@ -211,12 +199,11 @@ class Generation:
         """Number to row; an empty one where every attempt was black."""
         made: dict[int, dict[str, Any]] = {number: {} for number in numbers}
         for attempt in range(1, self.max_attempts + 1):
-            open_numbers = [number for number in numbers if not made[number]]
-            if not open_numbers:
+            requests = {number: self.request(number, attempt) for number in numbers if not made[number]}
+            if not requests:
                 break
-            requests = [self.request(number, attempt) for number in open_numbers]
-            images = self.sampler(requests)
-            for number, request, image in zip(open_numbers, requests, images, strict=True):
+            images = self.sampler(list(requests.values()))
+            for (number, request), image in zip(requests.items(), images, strict=True):
                 if image.any():
                     made[number] = self._row(number, attempt, request, image)
         return made

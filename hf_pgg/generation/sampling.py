@@ -58,10 +58,8 @@ class PipelineSampler:
     """What the samplers that stand on a pipeline of diffusers have in common.
 
     Args:
-        pipeline: The pipeline.
         model, revision (`str`): What the pipeline was loaded from; stored with the images.
         size (`int`): Side of the images in pixels.
-        num_inference_steps (`int`): Steps from noise to an image.
         guidance_scale (`float`): Scale of classifier-free guidance; 1 is none.
         negative_prompt (`str`): Prompt of the other branch of classifier-free guidance.
 
@@ -94,11 +92,7 @@ class PipelineSampler:
     def call_pipeline(self, requests: Sequence[Request], **arguments: Any) -> list[np.ndarray]:
         """Calls the pipeline on a batch; an image depends on its request's seed, on any device, not on its neighbours.
 
-        Returns:
-            An array (H, W, 3) uint8 for each request; black where the pipeline's safety filter has struck.
-
-        Raises:
-            ValueError: If images hold NaN.
+        Images are (H, W, 3) uint8, black where the pipeline's safety filter has struck; ValueError if they hold NaN.
         """
         output = self.pipeline(
             generator=[torch.Generator().manual_seed(request.seed) for request in requests],  # on the CPU
@@ -126,16 +120,13 @@ class PipelineSampler:
 class PairedSampler(PipelineSampler):
     """Real-Fake's sampling: image-to-image from the row's own real image, under its prompt and its CLIP feature.
 
-    The defaults are the published ones.
+    The defaults are the published ones. The middle square of the real image is taken.
 
     Args:
         pipeline: `StableDiffusionImg2ImgPipeline`, or another whose call takes `prompt_embeds` and `image`.
-        conditioner ([`Conditioner`]): Turns prompts and images into the states that the pipeline attends to.
         lora, lora_revision (`str`), lora_scale (`float`): What its LoRA weights were loaded from, and their scale.
         clip_model, clip_revision (`str`): What the conditioner's CLIP was loaded from.
-        image_column (`str`): The real images; their middle square is taken.
         strength (`float`): How much of the way to noise the latent goes; this share of the steps is run.
-        kwargs: Those of [`PipelineSampler`].
 
     Raises:
         ValueError: If `strength` is not in (0, 1] or leaves no step.
@@ -182,13 +173,8 @@ class PairedSampler(PipelineSampler):
 class TextSampler(PipelineSampler):
     """Text-to-image, as From-Fake-to-Real draws each (label, bias) group: the prompt alone says what is shown.
 
-    The paper takes 25 steps for faces and 50 for animals, at a guidance scale of 7.5.
-
-    Args:
-        pipeline: `StableDiffusionPipeline` or its kin.
-        lora, lora_revision (`str`), lora_scale (`float`): What its LoRA weights were loaded from, and their scale.
-        refuse_grey (`bool`): Have an image without any colour drawn again, as published.
-        kwargs: Those of [`PipelineSampler`].
+    The paper takes 25 steps for faces and 50 for animals, at a guidance scale of 7.5, and draws an image without any
+    colour again (`refuse_grey`).
 
     Example:
         >>> TextSampler(pipeline=None, model="my/stable-diffusion", size=256).guidance_scale

@@ -27,11 +27,7 @@ class PartStore:
     """The rows 0 ... `total` - 1 in parts of `part_size`.
 
     Args:
-        folder (`str`): Where everything is written.
-        features (`Features`): The features of the rows.
-        total (`int`): Number of rows.
-        settings (`Mapping`): What decides the rows: plain values and lists. They are stored, and compared when a run
-            is resumed.
+        settings (`Mapping`): What decides the rows: plain values and lists, stored, and compared when a run is resumed.
         part_size (`int`): Rows of a part: what an interruption costs a process at most.
 
     Example:
@@ -56,11 +52,7 @@ class PartStore:
         return -(-self.total // self.part_size)
 
     def open(self) -> None:
-        """Makes the folder, or checks that the one that is there was begun with the same settings.
-
-        Raises:
-            ValueError: If settings differ, naming them.
-        """
+        """Makes the folder; ValueError if one is there that was begun with other settings, naming them."""
         settings = {**self.settings, "total": self.total, "part_size": self.part_size}
         file = Path(self.folder) / SETTINGS
         if not file.exists():
@@ -81,12 +73,9 @@ class PartStore:
         return sum(len(self.rows_of(part)) for part in self.missing_parts())
 
     def missing_parts(self, process_index: int = 0, num_processes: int = 1) -> Iterator[int]:
-        """The parts that this process has to write: part p belongs to process p modulo their number.
-
-        The number of processes may be another one when a run is resumed.
-        """
+        """The parts that this process has to write: p belongs to process p modulo their number, of this run alone."""
         for part in range(process_index, self.num_parts, num_processes):
-            if not self._is_written(part):
+            if not any(self._path(part, folder).exists() for folder in (_UNFINISHED, _FINISHED)):
                 yield part
 
     def rows_of(self, part: int) -> range:
@@ -94,11 +83,7 @@ class PartStore:
         return range(part * self.part_size, min((part + 1) * self.part_size, self.total))
 
     def write(self, part: int, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Writes a part, given all of its rows in order.
-
-        Raises:
-            ValueError: If rows are missing, or there are too many.
-        """
+        """Writes a part, given all of its rows in order; ValueError if rows are missing, or there are too many."""
         if len(rows) != len(self.rows_of(part)):
             raise ValueError(f"part {part} got {len(rows)} rows: give its {len(self.rows_of(part))}")
         columns = {name: [row[name] for row in rows] for name in self.features}
@@ -137,16 +122,12 @@ class PartStore:
         ]
 
     def require_space(self, bytes_per_row: float) -> str:
-        """States what the missing rows will take on the disk.
-
-        Raises:
-            OSError: If that is more than what is free.
-        """
+        """States what the missing rows will take on the disk; OSError if that is more than what is free."""
         missing = self.missing_rows()
         needed = round(missing * bytes_per_row)
         free = shutil.disk_usage(self.folder).free
         statement = (
-            f"{missing} of {self.total} images to generate, {_gigabytes(needed)} on the disk; {_gigabytes(free)} are"
+            f"{missing} of {self.total} images to generate, {needed / 1e9:.2f} GB on the disk; {free / 1e9:.2f} GB are"
             f" free in {self.folder}"
         )
         if needed > free:
@@ -155,13 +136,6 @@ class PartStore:
 
     def _path(self, part: int, folder: str) -> Path:
         return Path(self.folder) / folder / f"train-{part:05d}-of-{self.num_parts:05d}.parquet"
-
-    def _is_written(self, part: int) -> bool:
-        return any(self._path(part, folder).exists() for folder in (_UNFINISHED, _FINISHED))
-
-
-def _gigabytes(count: int) -> str:
-    return f"{count / 1e9:.2f} GB"
 
 
 def _draft_of(file: Path) -> Path:

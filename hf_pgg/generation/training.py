@@ -22,12 +22,7 @@ from transformers import TrainingArguments
 from hf_pgg.data.images import to_rgb
 from hf_pgg.data.provenance import IMAGE
 from hf_pgg.generation.conditioning import Conditioner
-from hf_pgg.generation.distribution_matching import (
-    REDUCTIONS,
-    add_noise,
-    distribution_matching_loss,
-    min_snr_weights,
-)
+from hf_pgg.generation.distribution_matching import REDUCTIONS, add_noise, distribution_matching_loss, min_snr_weights
 from hf_pgg.generation.pipelines import LORA_WEIGHTS, diffusers_library
 from hf_pgg.generation.prompts import Prompts
 from hf_pgg.generation.sampling import middle_square
@@ -40,11 +35,8 @@ Encode = Callable[[Mapping[str, Any]], tuple[torch.Tensor, dict[str, torch.Tenso
 class GeneratorConfig(TrainingArguments):
     """Training arguments of a generator: those of `transformers.TrainingArguments`, and those of the loss.
 
-    Args:
-        min_snr_gamma (`float`): gamma of [`~hf_pgg.generation.distribution_matching.min_snr_weights`].
-        matching_weight (`float`): Weight of the distribution-matching term; 0 is plain fine-tuning. The default is the
-            published one for `"sum"` at a batch of 8.
-        matching_reduction (`str`): `"sum"`, as published, `"mean"`, or `"unbiased"`, the same at every batch size.
+    See [`~hf_pgg.generation.distribution_matching`]. A `matching_weight` of 0 is plain fine-tuning; the default is the
+    published one for `"sum"` at a batch of 8.
 
     Example:
         >>> GeneratorConfig(output_dir="out", use_cpu=True).matching_weight
@@ -94,8 +86,6 @@ class GeneratorTrainer(AtomicCheckpoints):
     complete or not at all, and a resumed run draws what an uninterrupted one draws.
 
     Args:
-        unet: A UNet of diffusers.
-        args ([`GeneratorConfig`]): Training arguments.
         scheduler: Its noise scheduler.
         encode (`Callable`): Batch to what is denoised (B, C, H, W) and the UNet's further arguments.
         kwargs: Those of `transformers.Trainer`.
@@ -241,10 +231,7 @@ class PromptedImages:
     strings, every template filled), and `images` (B arrays (size, size, 3) uint8) for the CLIP feature.
 
     Args:
-        prompts ([`~hf_pgg.generation.prompts.Prompts`]): The templates.
-        features (`Features`): The features of the rows.
         size (`int`): Side of the images in pixels; the middle square is resized to it.
-        image_column (`str`): The images.
 
     Example:
         >>> collate = PromptedImages(prompts=Prompts(("a {class}",)), features=rows.features, size=8)
@@ -271,11 +258,8 @@ class PromptedImages:
 class LatentEncoder:
     """Turns a batch of [`PromptedImages`] into scaled latents of a frozen VAE and the states that the UNet attends to.
 
-    Args:
-        vae: `AutoencoderKL`.
-        conditioner ([`~hf_pgg.generation.conditioning.Conditioner`]): Encodes one prompt of each row, which is drawn,
-            and the images.
-        flip (`float`): Probability of a horizontal flip; the CLIP feature is that of the image as it is.
+    `conditioner` encodes one prompt of each row, which is drawn, and the images. `flip` is the probability of a
+    horizontal flip; the CLIP feature is that of the image as it is.
 
     Example:
         >>> from diffusers import AutoencoderKL
