@@ -1,20 +1,9 @@
-"""Frame-mAP and video-mAP of spatio-temporal action localization.
+"""Frame-mAP and video-mAP of spatio-temporal action localization, by default as the evaluator of ACT defines them.
 
-Per class, detections are walked from the best score on. One is a true positive if its best ground truth (of its frame,
-or of its clip for tubes) reaches the IoU threshold; a ground truth counts once. By default the definitions are those of
-the evaluator of ACT (V. Kalogeiton et al., "Action Tubelet Detector for Spatio-Temporal Action Localization", ICCV
-2017), which most results on UCF101-24 and JHMDB come from. Other evaluators differ, and so do their numbers:
-
-| evaluator             | `interpolation` | `matching`         | `pixel_convention` | `nms_threshold` |
-| --------------------- | --------------- | ------------------ | ------------------ | --------------- |
-| ACT, MOC: the default | `"trapezoid"`   | `"best-unmatched"` | `"inclusive"`      | 0.3             |
-| YOWO, frame-mAP       | `"every-point"` | `"best"`           | `"inclusive"`      |                 |
-| YOWO, video-mAP       | `"every-point"` | `"best-unmatched"` | `"inclusive"`      | 0.3             |
-| MultiSports           | `"every-point"` | `"best"`           | `"exclusive"`      | `None`          |
-
-Not followed: YOWO adds 1e-5 to the number of ground truths and gives tubes that share a single frame the IoU 0;
-MultiSports counts a span of N frames as N - 1. A class without ground truth, on which ACT fails, is left out of the
-mean, as in the other two. Equal scores keep the order in which they were given, which ACT leaves open.
+V. Kalogeiton et al., "Action Tubelet Detector for Spatio-Temporal Action Localization", ICCV 2017, which most results
+on UCF101-24 and JHMDB come from. The methods' cards (`docs/methods/frame_map.md`, `video_map.md`) have the definitions,
+the settings of other evaluators (YOWO, MultiSports), and where they are not followed. A class without ground truth, on
+which ACT fails, is left out of the mean; equal scores keep the order in which they were given, which ACT leaves open.
 """
 
 from __future__ import annotations
@@ -69,7 +58,6 @@ def match(
 
     Args:
         ious (`np.ndarray`): IoU of each detection, best score first, with each ground truth, (D, G).
-        threshold (`float`): IoU from which a detection is right.
         matching (`str`): `"best-unmatched"` (ACT): a detection is compared with the best ground truth that is still
             free. `"best"` (VOC): with the best of all; where that one is taken, the detection is false.
         scenes (`np.ndarray`, *optional*): Frame of each detection, (D,) integers, where a column of `ious` stands for
@@ -142,9 +130,8 @@ class _ActionMAP:
             missing = np.flatnonzero(np.diff(tube.frames) > 1)
             if len(missing):
                 problem = f"{kind} tube {i} has no box in frame {tube.frames[missing[0]] + 1}"
-                raise ClipError(
-                    clip, "frames", problem, "Fill the gap (`hf_pgg.metrics.tubes.fill_gaps`) or give two tubes."
-                )
+                remedy = "Fill the gap (`hf_pgg.metrics.tubes.fill_gaps`) or give two tubes."
+                raise ClipError(clip, "frames", problem, remedy)
 
     def _check(self, clip: str, labels: np.ndarray, boxes: np.ndarray, own_clip: str) -> None:
         if own_clip not in ("", clip):
@@ -154,9 +141,8 @@ class _ActionMAP:
             problem = f"label {unknown[0]} is not one of the {self.num_classes} classes"
             raise ClipError(clip, "label", problem, f"Labels run from 0 to {self.num_classes - 1}; see `num_classes`.")
         if self.pixel_convention == "inclusive" and len(boxes) and boxes.max() <= 1:
-            raise ClipError(
-                clip, "boxes", "all coordinates are <= 1, but boxes are in pixels", "Scale them by width and height."
-            )
+            problem = "all coordinates are <= 1, but boxes are in pixels"
+            raise ClipError(clip, "boxes", problem, "Scale them by width and height.")
 
     def _add(self, label: int, scores: np.ndarray, hits: np.ndarray, positives: int) -> None:
         self._positives[label] += positives
@@ -166,8 +152,7 @@ class _ActionMAP:
     def average_precisions(self) -> np.ndarray:
         """(number of thresholds, `num_classes`) average precisions in percent; NaN where a class has no ground truth.
 
-        Raises:
-            ValueError: If there is no ground truth at all.
+        With no ground truth at all, that is a ValueError.
         """
         if not self._positives.any():
             raise ValueError(f"{self.name}: there is no ground truth in the {len(self._clips)} clips that were added")
@@ -175,11 +160,8 @@ class _ActionMAP:
         for label in np.flatnonzero(self._positives):
             scores = np.concatenate([np.zeros(0), *self._scores[label]])
             hits = np.concatenate([np.zeros((len(self.thresholds), 0), bool), *self._hits[label]], axis=1)
-            order = np.argsort(-scores, kind="stable")
-            for k in range(len(self.thresholds)):
-                result[k, label] = 100 * average_precision(
-                    hits[k, order], int(self._positives[label]), self.interpolation
-                )
+            hits, positives = hits[:, np.argsort(-scores, kind="stable")], int(self._positives[label])
+            result[:, label] = [100 * average_precision(each, positives, self.interpolation) for each in hits]
         return result
 
     def compute(self) -> dict[str, float]:
@@ -192,9 +174,8 @@ class FrameMAP(_ActionMAP):
     """Frame-mAP: every box of every frame counts by itself.
 
     Args:
-        num_classes (`int`): Number of classes; labels are 0 to `num_classes` - 1.
         thresholds (`Sequence[float]`): IoUs from which a box is right.
-        interpolation, matching, pixel_convention (`str`): See the table above, [`average_precision`], [`match`],
+        interpolation, matching, pixel_convention (`str`): See [`average_precision`], [`match`] and
             [`~hf_pgg.metrics.boxes.box_iou`].
 
     Example:
@@ -210,8 +191,7 @@ class FrameMAP(_ActionMAP):
     def update(self, clip: str, truth: Sequence[Tube], detections: FrameDetections) -> None:
         """Adds a clip: its ground-truth tubes (none, if nothing happens in it) and what was found in its frames.
 
-        Raises:
-            ClipError: If the clip was added before, a label is unknown, or a ground-truth tube has a gap.
+        A clip that was added before, an unknown label or a ground-truth tube with a gap is a ClipError.
         """
         self._check(clip, detections.labels, detections.boxes, detections.clip)
         self._start(clip, truth)
@@ -233,7 +213,6 @@ class VideoMAP(_ActionMAP):
     """Video-mAP: whole tubes, after non-maximum suppression within each class; with the mean over IoUs 0.5:0.05:0.95.
 
     Args:
-        num_classes (`int`): Number of classes; labels are 0 to `num_classes` - 1.
         thresholds (`Sequence[float]`): IoUs of tubes from which a tube is right.
         nms_threshold (`float`, *optional*): IoU above which [`~hf_pgg.metrics.tubes.tube_nms`] removes a tube; `None`
             keeps all. Where people act together it also removes right tubes.
@@ -261,11 +240,7 @@ class VideoMAP(_ActionMAP):
         self.nms_threshold = nms_threshold
 
     def update(self, clip: str, truth: Sequence[Tube], tubes: Sequence[Tube]) -> None:
-        """Adds a clip: its ground-truth tubes (none, if nothing happens in it) and the tubes found.
-
-        Raises:
-            ClipError: If the clip was added before, a label is unknown, or a tube has a gap.
-        """
+        """Adds a clip, like [`FrameMAP`], with the tubes found; one of these with a gap is a ClipError too."""
         self._check_tubes(clip, tubes, "predicted")
         self._start(clip, truth)
         order = np.argsort([-tube.score for tube in tubes], kind="stable").tolist()

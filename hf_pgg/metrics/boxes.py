@@ -263,8 +263,8 @@ def image_boxes(boxes: ArrayLike, original_size: Sequence[float], box_format: st
     Boxes `[x, y, width, height]` give (x, y, x + width, y + height), moved to the last pixel at the image's very edge.
 
     Args:
-        boxes (`ArrayLike`): Boxes (N, 4), or one box (4,), in pixels of the image.
-        original_size (`Sequence[float]`): Width and height of the image in pixels.
+        boxes (`ArrayLike`): Boxes (N, 4), or one box (4,), in pixels of the image, whose (width, height) is
+            `original_size`; `"xywh"` or `"xyxy"`.
 
     Raises:
         ValueError: If there is no box, or one is inverted, empty, in shares of the image, holds NaN or leaves it.

@@ -15,8 +15,7 @@ def metrics_for(group_column: str | None = None) -> Callable[[Any], dict[str, fl
     """Makes a `compute_metrics` that gives accuracy, and that of the worst group, see [`group_metrics`].
 
     Args:
-        group_column (`str`, *optional*):
-            One of `PGGConfig.group_columns`; a group is a label on a value of it. Without it every class is a group.
+        group_column (`str`, *optional*): One of `PGGConfig.group_columns`, whose values part the classes into groups.
 
     Example:
         >>> from types import SimpleNamespace
@@ -46,8 +45,6 @@ def by_group(
     Args:
         logits: (N, classes), or a tuple that they are the first of.
         labels, values: (N,) integers: the true class, and the value that parts a class into groups.
-        label_names (`Sequence[str]`): Names of the classes.
-        value_names (`Sequence[str]`, *optional*): Names of the values; by default their numbers.
 
     Example:
         >>> by_group(np.eye(2), [0, 0], [0, 1], ["cat", "dog"], ["sand", "snow"])[0]["name"]
@@ -67,11 +64,9 @@ def compute_metrics_of(metric: Any, group_column: str | None = None) -> Callable
     """Makes a `compute_metrics` that gives a module of `evaluate` the predicted and true classes, and the groups.
 
     Args:
-        metric (`evaluate.EvaluationModule` or `evaluate.CombinedEvaluations`):
-            A loaded module that takes `predictions` and `references` (N,), and `groups` (N,) if `group_column` is
+        metric: A loaded module that takes `predictions` and `references` (N,), and `groups` (N,) if `group_column` is
             given; or several, of `evaluate.combine`.
-        group_column (`str`, *optional*):
-            One of `PGGConfig.group_columns`. A group is a label on a value of it, see [`pair_groups`].
+        group_column (`str`, *optional*): As in [`metrics_for`].
 
     Example:
         >>> import evaluate

@@ -44,10 +44,7 @@ def wilson_interval(correct: int, total: int, confidence: float = 0.95) -> tuple
 
 
 def pair_groups(labels: ArrayLike, backgrounds: ArrayLike) -> np.ndarray:
-    """Gives each pair of a label and a background, both numbered from 0, one number: label * 10,000 + background.
-
-    Raises:
-        ValueError: If they differ in length, or a background is not in 0..9,999.
+    """Gives each pair of label and background (0 to 9,999, else ValueError) one number: label * 10,000 + background.
 
     Example:
         >>> pair_groups([0, 1], [2, 2])

@@ -56,10 +56,9 @@ class _MapMetric:
         self.num_maps = 0
 
     def merge(self: Metric, other: Metric) -> Metric:
-        """Adds the counts of another instance, of another process say, and returns this one.
+        """Adds the counts of another instance, of another process say, and returns this one; ValueError if it differs.
 
-        Raises:
-            ValueError: If the other is another metric or has other settings.
+        It differs if it is another metric or has other settings.
         """
         if type(other) is not type(self):
             raise ValueError(f"a {type(other).__name__} does not merge into a {type(self).__name__}: give one of these")
@@ -123,9 +122,7 @@ class BoxAccuracy(_MapMetric):
         Args:
             score_map (`ArrayLike`): Map (H, W) of the whole image, of any size and scale. One that is constant or holds
                 NaN counts as zeros, with the box [0, 0, 0, 0], and in `num_flat_maps`.
-            boxes (`ArrayLike`): Boxes (N, 4), or (4,), in pixels of the image.
-            original_size (`Sequence[float]`): Width and height of the image in pixels.
-            box_format (`str`): `"xywh"` or `"xyxy"`.
+            boxes, original_size, box_format: As in [`image_boxes`].
             correct (`bool`, *optional*): Whether the top-1 class is right, for `top1_localization`; all images or none.
 
         Raises:
@@ -170,12 +167,8 @@ class BoxAccuracy(_MapMetric):
         Without `threshold`, each is taken where it is best on these very maps, as the metrics are defined (of equally
         good thresholds at the lowest): `max_box_acc` and `best_threshold`; `max_box_acc_v2`, the mean of
         `max_box_acc_v2_30`, `_50` and `_70` with `best_threshold_v2_30`, `_50` and `_70`; `gt_known`, the older name of
-        MaxBoxAcc; and, if `correct` was given, `top1_localization`, at `best_threshold`.
-
-        Args:
-            threshold (`float` or result of another split, *optional*): One of `thresholds` for all metrics, or the best
-                ones of another split. The keys are then `box_acc` and `threshold` instead of `max_box_acc` and
-                `best_threshold`, etc.
+        MaxBoxAcc; and, if `correct` was given, `top1_localization`, at `best_threshold`. With it (one of `thresholds`
+        for all metrics, or the result of another split), the keys are `box_acc` and `threshold`, etc.
 
         Raises:
             RuntimeError: If there were no maps.
@@ -216,11 +209,8 @@ class PixelAveragePrecision(_MapMetric):
     """PxAP: the area under the precision-recall curve of the maps' pixels, pooled over the split.
 
     PxAP = sum over l of P(tau_l) (R(tau_l) - R(tau_{l-1})), from the highest threshold down, where a pixel is positive
-    if its value is at least tau. Unlike in `sklearn`, values within one step of the grid are not told apart.
-
-    Args:
-        thresholds (`ArrayLike`, *optional*): Numbers in [0, 1], ascending from 0; by default `threshold_grid(0.01)`.
-        size (`int`): Side of the square to which maps and masks are resized.
+    if its value is at least tau. Unlike in `sklearn`, values within one step of the grid are not told apart. Arguments
+    are as in [`BoxAccuracy`]; the thresholds begin with 0.
 
     Example:
         >>> metric = PixelAveragePrecision()
@@ -264,10 +254,7 @@ class PixelAveragePrecision(_MapMetric):
     def curves(self) -> dict[str, np.ndarray]:
         """Returns `thresholds`, `precision` and `recall` (T + 1,), from the threshold 1 down to 0.
 
-        Precision is NaN where no pixel is positive.
-
-        Raises:
-            RuntimeError: If there were no maps, or no mask had a pixel.
+        Precision is NaN where no pixel is positive. No maps, or no mask with a pixel, is a RuntimeError.
         """
         self._check_not_empty()
         true, false = (np.cumsum(pixels[::-1]) for pixels in (self.object_pixels, self.other_pixels))

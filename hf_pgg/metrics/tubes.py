@@ -58,11 +58,7 @@ class Tube:
         frames (`np.ndarray`): Frame numbers, (N,) integers in strictly ascending order, N >= 1.
         boxes (`np.ndarray`): Boxes `[x1, y1, x2, y2]` in pixels, (N, 4); kept as float64.
         score (`float`): Confidence, which is not read in ground truth.
-        label (`int`): Number of the class.
-        clip (`str`, *optional*): Name of the clip in errors.
-
-    Raises:
-        ClipError: If a field is malformed.
+        clip (`str`, *optional*): Name of the clip in the [`ClipError`] of a field that is malformed.
 
     Example:
         >>> Tube([3, 5], [[0, 0, 9, 9], [2, 0, 11, 9]], score=0.9, label=1).boxes.dtype
@@ -104,10 +100,7 @@ class FrameDetections:
         frames, labels (`np.ndarray`): Frame number and class of each box, (N,) integers.
         boxes (`np.ndarray`): Boxes `[x1, y1, x2, y2]` in pixels, (N, 4).
         scores (`np.ndarray`): Confidence of each box, (N,).
-        clip (`str`, *optional*): Name of the clip in errors.
-
-    Raises:
-        ClipError: If a field is malformed or the lengths differ.
+        clip (`str`, *optional*): Name of the clip in the [`ClipError`] of a field that is malformed or too long.
 
     Example:
         >>> FrameDetections([0, 0], [[0, 0, 9, 9], [5, 5, 14, 14]], [0.9, 0.4], [1, 2]).scores
@@ -206,11 +199,8 @@ def label_by_viterbi(scores: ArrayLike, switch_cost: float) -> np.ndarray:
     (S. Saha et al., "Deep Learning for Detecting Multiple Space-Time Action Tubes in Videos", BMVC 2016, second pass).
 
     Args:
-        scores (`ArrayLike`): Probability of the action in each frame, (N,).
+        scores (`ArrayLike`): Probability of the action in each frame, (N,); others are a ValueError.
         switch_cost (`float`): What a change of label costs, in units of probability.
-
-    Raises:
-        ValueError: If the scores are no probabilities.
 
     Example:
         >>> label_by_viterbi([0.1, 0.9, 0.4, 0.9, 0.1], switch_cost=0.5).tolist()
@@ -239,11 +229,8 @@ def trim(tube: Tube, scores: ArrayLike, keep: ArrayLike) -> list[Tube]:
     """Cuts a tube to the stretches where `keep` is true, each with the mean of its frames' scores as its score.
 
     Args:
-        scores (`ArrayLike`): Score of each frame of the tube, (N,).
+        scores (`ArrayLike`): Score of each frame of the tube, (N,); more or fewer are a ClipError.
         keep (`ArrayLike`): Frames to keep, (N,) bool; see [`label_by_viterbi`].
-
-    Raises:
-        ClipError: If there are more or fewer scores or labels than frames.
 
     Example:
         >>> tube = Tube([5, 6, 7, 8], [[0, 0, 9, 9]] * 4, 1.0, 0)
@@ -254,9 +241,8 @@ def trim(tube: Tube, scores: ArrayLike, keep: ArrayLike) -> list[Tube]:
     curve, kept = np.asarray(scores, np.float64), np.asarray(keep, bool)
     for name, values in (("scores", curve), ("keep", kept)):
         if values.shape != (count,):
-            raise ClipError(
-                tube.clip, name, f"{values.shape} for {count} frames", "Give one value a frame of the tube."
-            )
+            problem = f"{values.shape} for {count} frames"
+            raise ClipError(tube.clip, name, problem, "Give one value a frame of the tube.")
     edges = np.flatnonzero(np.diff(kept.astype(np.int8), prepend=0, append=0))
     return [
         Tube(tube.frames[a:b], tube.boxes[a:b], float(curve[a:b].mean()), tube.label, tube.clip)

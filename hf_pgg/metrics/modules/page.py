@@ -59,9 +59,6 @@ if __name__ == "__main__":
 def page(name: str) -> gr.Interface:
     """Returns the page of a module; `launch()` serves it, on this machine alone unless `GRADIO_SERVER_NAME` is set.
 
-    Args:
-        name (`str`): One of [`~hf_pgg.metrics.MODULES`].
-
     Example:
         >>> page("group_accuracy").title
         'Group accuracy'
@@ -103,9 +100,7 @@ def _readable(example: Mapping[str, Any]) -> str:
 def write_space(name: str, folder: str | Path) -> Path:
     """Writes all that a module's Space holds: the module with its card and requirements, and `app.py`, its page.
 
-    Args:
-        name (`str`): One of [`~hf_pgg.metrics.MODULES`].
-        folder (`str` or `Path`): Where to write; it is made if need be. `HfApi.upload_folder` pushes it.
+    `HfApi.upload_folder` pushes it.
 
     Example:
         >>> import tempfile

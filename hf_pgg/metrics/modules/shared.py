@@ -35,10 +35,7 @@ SAGAWA_2020 = """@inproceedings{sagawa2020distributionally,
 def module_info(name: str, citation: str, **features: Any) -> evaluate.MetricInfo:
     """Returns what a module says of itself: its card's first paragraph as description, the rest as the way to use it.
 
-    Args:
-        name (`str`): One of [`~hf_pgg.metrics.MODULES`].
-        citation (`str`): The paper that defines the metric, in BibTeX.
-        features: The `datasets` feature of each column of a row.
+    `features` are those of the columns of a row, `citation` is in BibTeX.
 
     Example:
         >>> info = module_info("group_accuracy", SAGAWA_2020, predictions=Value("int64"))
