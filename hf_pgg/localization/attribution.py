@@ -69,7 +69,6 @@ def smooth_gradient(
     Args:
         samples (`int`): Number of noisy copies, one backward pass each.
         noise (`float`): Standard deviation of the noise, as a share of each row's range of values.
-        smoothing (`float`): As in [`input_gradient_map`].
         seed (`int`): Seed of the noise; the global random state is left alone.
 
     Example:
@@ -223,8 +222,6 @@ def _not_in_place(model: nn.Module) -> Iterator[None]:
 def attention_rollout(model: nn.Module, pixel_values: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
     """Returns what the class token (without one: the mean token) gathers from each patch, whatever the `target`.
 
-    Attention is averaged over heads, mixed half and half with the identity, and multiplied through the layers.
-
     Raises:
         AttributionError: If the layers give no attention weights, or not over the whole input (windows).
 
@@ -293,10 +290,7 @@ def center_gaussian(
 ) -> torch.Tensor:
     """Returns a Gaussian in the middle of every image: what a map must beat to locate anything (Choe et al., 2020).
 
-    It looks at neither image nor model, and is no name in [`METHODS`].
-
-    Args:
-        spread (`float`): Standard deviation, as a share of height and of width.
+    `spread` is its standard deviation, as a share of height and of width. It is no name in [`METHODS`].
 
     Example:
         >>> center_gaussian(model, torch.rand(1, 3, 1, 5), torch.tensor([0])).argmax().item()

@@ -52,7 +52,6 @@ def load_classifier(name: str, revision: str = "main", image_size: int | None = 
 
     Args:
         name (`str`): Hub id or local folder.
-        revision (`str`): Revision of the Hub's repository.
         image_size (`int`, *optional*): Input size other than the checkpoint's, in pixels.
 
     Raises:
@@ -122,10 +121,7 @@ def _first_line(error: Exception) -> str:
 
 
 def class_number(classifier: Classifier, target: str) -> int:
-    """Returns the number of a class given by its name or number.
-
-    Raises:
-        ValueError: If the checkpoint has no such class.
+    """Returns the number of a class given by its name or number; ValueError if the checkpoint has no such class.
 
     Example:
         >>> class_number(Classifier("tiny", model, spec, labels={0: "cat", 1: "dog"}), "dog")

@@ -79,7 +79,6 @@ def tubes_of_maps(
 
     Args:
         maps (`np.ndarray`): Maps of some frames, (T, H, W); each is normalised to its own minimum and maximum.
-        thresholds (`Sequence[float]`): Numbers in [0, 1].
         indices (`np.ndarray`): The frames of the maps, (T,) ascending; a frame that is repeated counts once.
         length, size: Number of frames of the clip, and their height and width in pixels.
 
@@ -139,12 +138,7 @@ def detect_actions(
     video_column: str = "video",
     batch_size: int = 8,
 ) -> Iterator[DetectedAction]:
-    """Yields the action of each clip, in order.
-
-    Args:
-        model, spec, method: As in [`score_maps`]; the model takes (B, T, C, H, W).
-        dataset (`Dataset`): Rows with a clip.
-        sampler ([`~hf_pgg.data.frame_sampling.FrameSampler`]): Which frames the model sees.
+    """Yields the action of each clip, in order; arguments as in [`score_maps`], the model takes (B, T, C, H, W).
 
     Example:
         >>> actions = detect_actions(video_model, spec, clips, center_gaussian, sampler=FrameSampler(4))
@@ -178,18 +172,12 @@ def evaluate_actions(
     """Measures clip accuracy, frame-mAP at 0.5 and video-mAP, of one actor a clip, for each threshold of the maps.
 
     The boxes are those of the predicted class's map, and stand for every class with that class's probability. Clips
-    whose boxes are None or [] count for the accuracy alone.
-
-    Args:
-        actions: What [`detect_actions`] yields on `dataset`, whose clips have a label, and a box on every frame.
-        box_format (`str`, *optional*): What the numbers of a box are, see [`~hf_pgg.data.boxes.read_boxes`].
-
-    Returns:
-        For each threshold, `accuracy` in [0, 1], and in percent what [`FrameMAP`] and [`VideoMAP`] return.
+    whose boxes are None or [] count for the accuracy alone. `actions` are what [`detect_actions`] yields on `dataset`.
+    For each threshold come `accuracy` in [0, 1], and in percent what [`FrameMAP`] and [`VideoMAP`] return.
 
     Raises:
         ClipError: If a clip has no box, or none of the image, on some frame.
-        ValueError: If no clip has boxes, or their format cannot be told.
+        ValueError: If no clip has boxes, or their format cannot be told, see [`~hf_pgg.data.boxes.read_boxes`].
 
     Example:
         >>> actions = detect_actions(video_model, spec, boxed_clips, center_gaussian, sampler=FrameSampler(4))
@@ -213,13 +201,9 @@ def evaluate_actions(
         for threshold, tube in zip(thresholds, action.tubes(thresholds), strict=True):
             tubes = [Tube(frames, tube.boxes, float(score), label) for label, score in enumerate(scores)]
             video_maps[threshold].update(clip, [truth], tubes)
-            detections = FrameDetections(
-                np.tile(frames, num_classes),
-                np.tile(tube.boxes, (num_classes, 1)),
-                np.repeat(scores, action.length),
-                np.repeat(np.arange(num_classes), action.length),
-                clip,
-            )
+            every_score, labels = (np.repeat(each, action.length) for each in (scores, np.arange(num_classes)))
+            every_frame, every_box = np.tile(frames, num_classes), np.tile(tube.boxes, (num_classes, 1))
+            detections = FrameDetections(every_frame, every_box, every_score, labels, clip)
             frame_maps[threshold].update(clip, [truth], detections)
     accuracy = {"accuracy": right / len(dataset)}
     return {at: {**accuracy, **frame_maps[at].compute(), **video_maps[at].compute()} for at in thresholds}
@@ -275,11 +259,9 @@ def measure_maps(
     """Measures `test` with the map and threshold that have the best frame-mAP at IoU 0.5 on `validation`.
 
     Boxes in the middle of each frame are measured beside them (`frame_mAP@0.5_centre`), with the same classifier's
-    scores; `validation` chooses their size too.
-
-    Returns:
-        The figures, see [`evaluate_actions`]; and what was chosen: `map`, `smoothing`, `over_time`, `threshold`,
-        `centre_threshold`, and `selection`, the frame-mAP of everything that was compared.
+    scores; `validation` chooses their size too. Returned are the figures, see [`evaluate_actions`], and what was
+    chosen: `map`, `smoothing`, `over_time`, `threshold`, `centre_threshold`, and `selection`, the frame-mAP of
+    everything that was compared.
 
     Example:
         >>> data = DatasetDict(validation=boxed_clips.select([0, 1]), test=boxed_clips.select([2, 3]))

@@ -69,7 +69,6 @@ class LocalizationSettings:
     """What [`evaluate_localization`] reads from a dataset, and how it measures.
 
     Args:
-        image_column, label_column (`str`): Columns of the images and of their classes.
         box_column (`str`): Column of the object's box, or of several; rows whose box is None or [] are passed over.
         box_format (`str`, *optional*): What the numbers of a box are, see [`~hf_pgg.data.boxes.read_boxes`].
         mask_column (`str`, *optional*): Column of the object's mask, which adds PxAP to the results.
@@ -78,7 +77,6 @@ class LocalizationSettings:
         threshold (`float` or results of another split, *optional*): A threshold that other data chose. The results
             then also hold the accuracy at it, see [`BoxAccuracy.result`].
         delta (`float`): Step between the thresholds that are tried.
-        batch_size (`int`): Images in a forward pass.
 
     Example:
         >>> LocalizationSettings(box_column="boxes", box_format="xyxy").delta
@@ -103,18 +101,11 @@ class LocalizationSettings:
 
 
 def evaluate_localization(
-    model: nn.Module,
-    spec: InputSpec,
-    dataset: Dataset,
-    method: Method,
-    settings: LocalizationSettings | None = None,
+    model: nn.Module, spec: InputSpec, dataset: Dataset, method: Method, settings: LocalizationSettings | None = None
 ) -> dict[str, float]:
     """Measures how well the maps of the *true* class find the object (GT-known, as is usual in the field).
 
-    Args:
-        model, spec, method: As in [`score_maps`].
-        dataset (`Dataset`): Rows with an image, a label and boxes.
-        settings ([`LocalizationSettings`], *optional*): Columns, formats and thresholds; by default all as they stand.
+    Model, spec and method are as in [`score_maps`].
 
     Returns:
         Fractions in [0, 1]: what [`BoxAccuracy`] returns (MaxBoxAcc, MaxBoxAccV2, top-1 localization), and
@@ -162,10 +153,8 @@ def evaluate_localization(
 def annotated_rows(dataset: Dataset, size: tuple[int, int], settings: LocalizationSettings) -> Dataset:
     """Returns the rows that have a box and a mask, at the model's input size, with the mask as provenance.
 
-    A trainer measures the target gradient share on them. A label map's uncertain border counts as outside.
-
-    Raises:
-        ValueError: If the settings name no mask column.
+    A trainer measures the target gradient share on them. A label map's uncertain border counts as outside. Settings
+    that name no mask column are a ValueError.
 
     Example:
         >>> boxed = rows.add_column("bbox", [[4, 4, 8, 8]] * 4)

@@ -54,10 +54,7 @@ class JoinedClip:
 def join_plan(labels: Sequence[int], seed: int = 0) -> list[tuple[int, int, int]]:
     """Says for every clip i which clips are joined, in order of time: one of another class, i, one of another class.
 
-    The neighbours of clip i are drawn from `default_rng([seed, i])`; they may be of one class.
-
-    Raises:
-        ValueError: If all clips are of one class.
+    The neighbours of clip i are drawn from `default_rng([seed, i])`; they may be of one class. ValueError if all are.
 
     Example:
         >>> join_plan([0, 1, 1])
@@ -84,9 +81,7 @@ def join_clips(
 ) -> Iterator[JoinedClip]:
     """Yields the joined clips of a plan; those around the acting one are brought to its size, with their boxes.
 
-    Args:
-        dataset, box_format: Clips with a label and a box a frame, see [`~hf_pgg.localization.clips.clip_boxes`].
-        plan: Which rows are joined, see [`join_plan`].
+    The plan is that of [`join_plan`]; for `box_format` see [`~hf_pgg.localization.clips.clip_boxes`].
 
     Raises:
         ClipError, VideoError: If a clip has no box, or none of the image, on some frame, or cannot be read.
@@ -199,12 +194,9 @@ def scan_clips(
     sampler: FrameSampler,
     batch_size: int = 8,
 ) -> Iterator[ScannedClip]:
-    """Slides a classifier over each clip.
+    """Slides a classifier over each clip; arguments as in [`~hf_pgg.localization.clips.detect_actions`].
 
-    Args:
-        model, spec, method: As in [`~hf_pgg.localization.score_maps.score_maps`]; the model takes (B, T, C, H, W).
-        window, stride (`int`): Frames of a window and between windows; best as long as the clips of training.
-        sampler ([`~hf_pgg.data.frame_sampling.FrameSampler`]): Which frames of a window the model sees, as in training.
+    `window` and `stride` are the frames of a window (best as many as clips of training have) and between windows.
 
     Example:
         >>> from hf_pgg.localization.attribution import grad_cam
@@ -232,11 +224,10 @@ def evaluate_scans(
 ) -> dict[tuple[float, float], dict[str, float]]:
     """Measures how well actions are found in time, for each (threshold of the maps, switch cost).
 
-    Returns:
-        For each setting, in [0, 1] the mean over clips of the acting clip's IoU in time, its class taken as known:
-        `temporal_iou` with that class's best-scored stretch (0 where it has none), `temporal_iou_untrimmed` with the
-        whole joined clip. In percent, over the tubes of all three clips: `video_mAP@0.2` and `video_mAP@0.5`
-        ([`~hf_pgg.metrics.VideoMAP`]), and `..._untrimmed`, of tubes from end to end.
+    In [0, 1] the mean over clips of the acting clip's IoU in time, its class taken as known: `temporal_iou` with that
+    class's best-scored stretch (0 where it has none), `temporal_iou_untrimmed` with the whole joined clip. In percent,
+    over the tubes of all three clips: `video_mAP@0.2` and `video_mAP@0.5` ([`~hf_pgg.metrics.VideoMAP`]), and
+    `..._untrimmed`, of tubes from end to end.
 
     Example:
         >>> truth = [Tube([1, 2], [[0, 0, 59, 39]] * 2, 1.0, label=0)]
@@ -290,12 +281,8 @@ def measure_joined(
 ) -> dict[str, float]:
     """Measures joined `test` clips with the threshold and the switch cost that joined `validation` clips choose.
 
-    Args:
-        window, stride (`int`, *optional*): By default the median length of the validation clips, and an eighth of it.
-        seed (`int`): Seed of the plan, see [`join_plan`].
-
-    Returns:
-        What [`evaluate_scans`] returns, and `threshold`, `switch_cost`, `window` and `stride`.
+    `window` and `stride` are by default the median length of the validation clips, and an eighth of it. Returned is
+    what [`evaluate_scans`] returns, and `threshold`, `switch_cost`, `window` and `stride`.
 
     Example:
         >>> from hf_pgg.localization.attribution import grad_cam

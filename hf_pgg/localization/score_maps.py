@@ -20,11 +20,10 @@ from hf_pgg.localization.classifier import Classifier, class_number
 
 @dataclass(frozen=True)
 class ScoredImage:
-    """An image's map, the class that it explains, and what the model predicts.
+    """An image's map, the class that it explains (`target`), and what the model predicts.
 
     Attributes:
         score_map: The map (H, W) float32, of the model's input size; (T, H, W) of a clip.
-        target, predicted: Numbers of the class that the map explains and of the predicted class.
         probabilities: Probability of each class, (classes,) float32.
 
     Example:
@@ -62,11 +61,9 @@ def score_maps(
 
     Args:
         model (`nn.Module`): A classifier; its device is used.
-        spec ([`~hf_pgg.data.preprocessing.InputSpec`]): The model's input.
         images (`Iterable[np.ndarray]`): Images (H, W, 3) uint8 of any sizes; or clips (T, H, W, 3), of one T.
         method: One of [`~hf_pgg.localization.attribution.METHODS`], or any function of its signature.
         targets (`Sequence[int]`, *optional*): The class to explain of each image; by default the predicted one.
-        batch_size (`int`): Images in a forward pass.
 
     Example:
         >>> images = [np.zeros((20, 30, 3), np.uint8), np.ones((9, 9, 3), np.uint8)]
@@ -95,9 +92,7 @@ SMOOTHED = ("input_gradient", "smooth_gradient", "guided_grad_cam")
 def with_smoothing(name: str, smoothing: float, over_time: float = 0.0) -> Method:
     """Returns a method by its name, whose maps are blurred by `smoothing` if they follow the input gradient.
 
-    Args:
-        over_time (`float`): Blur of clips' maps over time, whatever the method; see
-            [`~hf_pgg.localization.attribution.blurred_over_time`].
+    `over_time` blurs clips' maps of any method, see [`~hf_pgg.localization.attribution.blurred_over_time`].
 
     Example:
         >>> with_smoothing("input_gradient", 0.05)(model, torch.rand(1, 3, 16, 16), torch.tensor([0])).shape
@@ -121,11 +116,9 @@ def explain(
     """Computes the maps of every checkpoint and method on every image.
 
     Args:
-        classifiers (`Sequence[Classifier]`): As [`~hf_pgg.localization.classifier.load_classifier`] returns them.
         images (`Sequence[np.ndarray]`): Images (H, W, 3) uint8, of any sizes.
         methods (`Sequence[str]`): Names in [`~hf_pgg.localization.attribution.METHODS`].
         target (`str`, *optional*): The class to explain, by name or number; by default what each checkpoint answers.
-        smoothing (`float`): Blur of gradient maps, see [`with_smoothing`].
 
     Raises:
         ValueError: If a checkpoint has no such class.
