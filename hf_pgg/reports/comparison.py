@@ -27,7 +27,6 @@ def methods_of(synthesis: str, alpha: float, compare: bool, *, known: bool = Fal
     A comparison trains plainly, with synthesis, and with synthesis and guidance; otherwise one of them is trained.
 
     Args:
-        synthesis (`str`): Name of the synthesis method, or `"none"`.
         alpha (`float`): Weight of the guidance loss; without `compare`, 0 asks for the method without guidance.
         known (`bool`): Whether the training rows have provenance themselves, which guides without any synthesis.
 
@@ -67,7 +66,6 @@ def run_comparison(
     """Runs every method with every seed; each run has a folder of its own, and a repository of its own if it is pushed.
 
     Args:
-        config (`PGGConfig`): The settings that the runs share.
         methods (`Mapping[str, float]`): Name of a method to its weight of the guidance loss.
         run (`Callable`): Gets a method's name and its settings, trains, evaluates, saves, and returns the run's record.
 
@@ -105,8 +103,7 @@ def result_cells(columns: Mapping[str, tuple[str, float]], digits: int = 1) -> d
     """Makes columns of a results table that give mean and spread of results over a method's runs.
 
     Args:
-        columns (`Mapping[str, tuple[str, float]]`):
-            Name of a result in the records' `results`, to the title of its column and the factor it is multiplied by.
+        columns: Name of a result in the records, to the title of its column and the factor it is multiplied by.
 
     Example:
         >>> columns = result_cells({"accuracy": ("top-1", 100)})
@@ -123,10 +120,7 @@ def result_cells(columns: Mapping[str, tuple[str, float]], digits: int = 1) -> d
 def results_table(records: Sequence[Record], columns: Mapping[str, Cell]) -> str:
     """Writes the results table in Markdown: one line for each method, aggregated over its seeds.
 
-    Methods stand in the order of their first run; failed runs are counted.
-
-    Args:
-        columns (`Mapping[str, Callable]`): Title to what writes the cell of a method's runs, see [`result_cells`].
+    Methods stand in the order of their first run; failed runs are counted. For `columns` see [`result_cells`].
 
     Example:
         >>> record = {"method": {"name": "plain"}, "results": {"accuracy": 0.5}}
@@ -180,33 +174,6 @@ def read_records(path: Path) -> list[Record]:
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
 
 
-def _write_records(records: Sequence[Record], figures: Mapping[str, str], out: Path) -> None:
-    """Writes `results.json` of all runs, and in the folder of each run its own record, its card and the figures."""
-    for record in records:
-        folder = out / record["model"]["name"]
-        record["comparison"] = comparison_rows(records)
-        record["figures"] = [{"file": file, "title": title} for file, title in figures.items()]
-        for file in figures:
-            if (out / file).exists():
-                (folder / file).write_bytes((out / file).read_bytes())
-        (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n")
-        model_card(record).save(folder / "README.md")
-    (out / "results.json").write_text(json.dumps(records, indent=1) + "\n")
-
-
-def _push_records(records: Sequence[Record], out: Path, token: str | None) -> None:
-    """Uploads card, record and figures of each run to the repository that its model was pushed to, if it was pushed."""
-    for record in records:
-        if record["model"]["repo"]:
-            upload_folder(
-                repo_id=record["model"]["repo"],
-                folder_path=out / record["model"]["name"],
-                allow_patterns=["README.md", "results.json", *(figure["file"] for figure in record["figures"])],
-                commit_message="Model card and run record",
-                token=token,
-            )
-
-
 def report(records: Sequence[Record], columns: Mapping[str, Cell], figures: Mapping[str, str], config: Any) -> None:
     """Writes what is kept of a comparison, uploads what belongs to pushed models, and prints the results table.
 
@@ -214,9 +181,7 @@ def report(records: Sequence[Record], columns: Mapping[str, Cell], figures: Mapp
     figures. Each record gets the comparison of all, and the list of figures.
 
     Args:
-        columns: Columns of the results table, see [`results_table`].
-        figures (`Mapping[str, str]`):
-            File to title; a file in the output folder is copied to each run, others are in the runs' folders already.
+        figures: File to title; a file in the output folder is copied to each run, others are in the runs' folders.
 
     Example:
         >>> import tempfile
@@ -228,7 +193,24 @@ def report(records: Sequence[Record], columns: Mapping[str, Cell], figures: Mapp
         written: .../results.json
     """
     out = Path(config.output_dir)
-    _write_records(records, figures, out)
-    _push_records(records, out, config.hub_token)
+    for record in records:
+        folder = out / record["model"]["name"]
+        record["comparison"] = comparison_rows(records)
+        record["figures"] = [{"file": file, "title": title} for file, title in figures.items()]
+        for file in figures:
+            if (out / file).exists():
+                (folder / file).write_bytes((out / file).read_bytes())
+        (folder / "results.json").write_text(json.dumps(record, indent=1) + "\n")
+        model_card(record).save(folder / "README.md")
+    (out / "results.json").write_text(json.dumps(records, indent=1) + "\n")
+    for record in records:
+        if record["model"]["repo"]:
+            upload_folder(
+                repo_id=record["model"]["repo"],
+                folder_path=out / record["model"]["name"],
+                allow_patterns=["README.md", "results.json", *figures],
+                commit_message="Model card and run record",
+                token=config.hub_token,
+            )
     print(results_table(records, columns))
     print("written:", ", ".join([f"{out}/results.json", *figures]))

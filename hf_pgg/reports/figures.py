@@ -59,11 +59,7 @@ def overlay(image: np.ndarray, masks: Sequence[np.ndarray], strength: float = 0.
 
 
 def heat_overlay(image: np.ndarray, score_map: np.ndarray, strength: float = 0.55) -> np.ndarray:
-    """Lays a map over an image, in colours from the map's minimum (dark) to its maximum (bright).
-
-    Args:
-        image (`np.ndarray`): (H, W, 3) uint8; the result has this form too.
-        score_map (`np.ndarray`): A map of any size and scale.
+    """Lays a map of any size and scale over an image (H, W, 3) uint8, from its minimum (dark) to its maximum (bright).
 
     Example:
         >>> heat_overlay(np.zeros((1, 2, 3), np.uint8), np.array([[0.0, 7.0]]))[0].tolist()
@@ -94,10 +90,7 @@ def draw(
     title: str = "",
     truth: Sequence[Sequence[float]] = (),
 ) -> PILImage.Image:
-    """Draws an image (H, W, 3) uint8 under its map, with its box (green) and the true ones (red).
-
-    Args:
-        box (`Sequence[float]`): `[x, y, width, height]` in pixels, as each of `truth`.
+    """Draws an image (H, W, 3) uint8 under its map, with its box `[x, y, width, height]` (green), true ones in red.
 
     Example:
         >>> drawn = draw(np.zeros((16, 16, 3), np.uint8), np.zeros((4, 4)), [2, 2, 8, 8])
@@ -160,7 +153,7 @@ def gradient_maps(
     Args:
         models: Name to model, in the order of the lines.
         dataset (`Dataset`): Rows with provenance; `count` evenly spaced ones are shown.
-        collator ([`PGGCollator`]): The models' collator, without augmentation.
+        collator: The models' collator, without augmentation.
 
     Example:
         >>> from transformers import ViTImageProcessor
@@ -206,10 +199,7 @@ def _answers(
 
 
 def learning_curves(histories: Mapping[str, Sequence[Mapping[str, Any]]]) -> Figure:
-    """Draws classification loss, training accuracy, guidance loss and target gradient share of several runs.
-
-    Args:
-        histories: Name of a run to the `trainer.state.log_history` of it.
+    """Draws classification loss, training accuracy, guidance loss and target gradient share of several log histories.
 
     Example:
         >>> history = [{"step": 1, "classification_loss": 0.7}, {"step": 2, "classification_loss": 0.5}]

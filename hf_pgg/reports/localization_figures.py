@@ -39,10 +39,9 @@ def localization_figure(
 
     Args:
         methods (`Mapping`): Name to the model, its input, and its record's `localization` (`map` and `threshold`).
-        test (`Dataset`): Images and labels; evenly spaced rows that have boxes are drawn.
+        test (`Dataset`): Images and labels; `count` evenly spaced rows that have boxes are drawn.
         smoothing (`float`): Blur of gradient maps, as a share of the side.
         box_format (`str`, *optional*): What the numbers of a box are, see [`~hf_pgg.data.boxes.read_boxes`].
-        count (`int`): Number of images.
 
     Example:
         >>> chosen = {"map": "grad_cam", "threshold": 0.5}
@@ -85,11 +84,8 @@ def save_clip_animation(
     """Writes a GIF of test clips side by side, with map, tube (green) and true box (red); 180 ms a frame.
 
     Args:
-        path (`Path`): File to write.
-        test (`Dataset`): Clips and labels; evenly spaced ones are drawn, a wrong answer is written below.
+        test (`Dataset`): Clips and labels; `count` evenly spaced ones are drawn, a wrong answer is written below.
         localization (`Mapping`): What [`~hf_pgg.localization.clips.measure_maps`] chose.
-        sampler (`FrameSampler`): The frames that the model sees.
-        count (`int`): Number of clips.
         side (`int`): Side of a clip in the animation, in pixels.
 
     Example:

@@ -45,8 +45,7 @@ METRIC_NAMES = {
 def model_card(record: Mapping[str, Any]) -> ModelCard:
     """Writes the card of a run record, with metadata that the Hub understands.
 
-    Raises:
-        KeyError: If the record lacks a part that every card states.
+    A part that every card states is not left out: that is a KeyError.
 
     Example:
         >>> record = {"model": {"name": "mine", "base_model": None}, "data": {"name": "photos of mine"},

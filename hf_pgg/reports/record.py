@@ -187,20 +187,16 @@ def run_record(
     train_seconds: float | None = None,
     **parts: Any,
 ) -> dict[str, Any]:
-    """Gathers what `results.json` and the model card hold of one run.
+    """Gathers what `results.json` and the model card hold of one run, after training.
 
     Args:
-        trainer ([`~hf_pgg.PGGTrainer`]): The trainer, after training.
-        results: Metric to value, on the test rows.
+        results: Metric to value, on the test rows, which are `test_rows`.
         method (`str`, *optional*): The name of the run's method in comparisons.
         base_model (`str`, *optional*): Hub id or folder of the checkpoint that was fine-tuned; by default where the
             model says that it was loaded from; False where training started from random weights.
         data_name (`str`, *optional*): Hub id, folder, or words; by default where the training rows were loaded from.
-        data_revision (`str`, *optional*): Commit of the data set on the Hub, see [`hub_source`].
-        test_rows (`int`, *optional*): Number of rows that `results` are of.
         synthesis (`str`, *optional*): The synthesis in words.
         arguments (*optional*): The arguments of the data, as the script read them.
-        train_seconds (`float`, *optional*): Wall time of the training.
         parts: Further parts of the record: `synthesis_settings` (kept as `synthesis`), `groups`, `localization`.
 
     Example:

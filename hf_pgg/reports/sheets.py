@@ -19,13 +19,7 @@ from hf_pgg.reports.figures import heat_overlay, overlay
 
 
 def contact_sheet(images: Sequence[np.ndarray], columns: int = 8, side: int = 128) -> np.ndarray:
-    """Lays images side by side, each fitted into a grey square of `side` pixels.
-
-    Args:
-        images: (H, W, 3) uint8 each, of any sizes.
-
-    Returns:
-        `np.ndarray`: The sheet, (lines * side, columns * side, 3) uint8.
+    """Lays images (H, W, 3) uint8 of any sizes side by side, each fitted into a grey square of `side` pixels.
 
     Example:
         >>> contact_sheet([np.zeros((20, 40, 3), np.uint8)] * 3, columns=2, side=32).shape
@@ -122,9 +116,7 @@ def explanation_sheet(
 ) -> Figure:
     """Draws a line for each image, and in it the map of each checkpoint and method, with the class it explains.
 
-    Args:
-        names: The names of the images.
-        maps: What [`~hf_pgg.localization.score_maps.explain`] returns for them.
+    `names` are those of the images, `maps` what [`~hf_pgg.localization.score_maps.explain`] returns for them.
 
     Example:
         >>> from hf_pgg.localization.score_maps import explain
