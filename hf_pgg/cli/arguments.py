@@ -70,8 +70,7 @@ class RecipeConfig(PGGConfig):
     weight_decay: float = field(default=0.01, metadata={"help": "Weight decay of AdamW."})
     logging_steps: float = field(default=20, metadata={"help": "Steps between two logs."})
     save_strategy: str = field(
-        default="no",
-        metadata={"help": "When to save checkpoints.", "choices": [kind.value for kind in SaveStrategy]},
+        default="no", metadata={"help": "When to save checkpoints.", "choices": [kind.value for kind in SaveStrategy]}
     )
     report_to: list[str] | None = field(default_factory=lambda: ["none"], metadata={"help": "Trackers to log to."})
 

@@ -40,7 +40,12 @@ def _run(args: argparse.Namespace) -> None:
 
     path = Path(args.results)
     path = path / "results.json" if path.is_dir() else path
-    found = _read(path)
+    if not path.is_file():
+        raise ValueError(f"{path} does not exist: a run's record is the results.json that the recipes write")
+    try:
+        found = json.loads(path.read_text())
+    except json.JSONDecodeError as error:
+        raise ValueError(f"{path} is not JSON: {error}") from error
     several = isinstance(found, list)
     for record in found if several else [found]:
         if not isinstance(record, dict):
@@ -59,13 +64,3 @@ def _run(args: argparse.Namespace) -> None:
         target.parent.mkdir(parents=True, exist_ok=True)
         card.save(target)
         print(f"written: {target}")
-
-
-def _read(path: Path) -> Any:
-    """What a `results.json` holds: the record of a run, or a list of records."""
-    if not path.is_file():
-        raise ValueError(f"{path} does not exist: a run's record is the results.json that the recipes write")
-    try:
-        return json.loads(path.read_text())
-    except json.JSONDecodeError as error:
-        raise ValueError(f"{path} is not JSON: {error}") from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections import deque
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -70,20 +70,23 @@ def _run(args: argparse.Namespace) -> None:
     read: deque[tuple[Path, np.ndarray]] = deque()
     images = _readable(tqdm(files, unit="image"), args.white, read)
     method = with_smoothing(args.method, args.smoothing)
-    done, results, sizes, boxes = [], [], [], []
+    done: list[dict[str, Any]] = []
+    boxes: list[dict[str, Any]] = []
     for number, result in enumerate(score_maps(model, classifier.spec, images, method, batch_size=args.batch_size)):
         file, image = read.popleft()
-        done.append(file)
-        sizes.append((image.shape[1], image.shape[0]))
-        boxes.append(box_of_map(result.score_map, args.threshold, sizes[-1]))
-        results.append(result)
+        height, width = image.shape[:2]
+        box = box_of_map(result.score_map, args.threshold, (width, height))
+        done.append({"id": number, "file_name": str(file), "width": width, "height": height})
+        boxes.append(_annotation(number, box, result))
         if args.overlays:
             title = f"{classifier.labels[result.target]} {result.probability:.2f}"
             Path(args.overlays).mkdir(parents=True, exist_ok=True)
-            overlay = draw(image, result.score_map, boxes[-1], title)
-            overlay.save(Path(args.overlays) / _overlay_name(number, file))
-    coco = _coco(done, sizes, boxes, results, classifier.labels)
+            # numbered, as names repeat between folders; as much of the name as a file system takes (255 bytes)
+            name = f"{number:05d}_{file.stem.encode(errors='replace')[:240].decode(errors='ignore')}.png"
+            draw(image, result.score_map, box, title).save(Path(args.overlays) / name)
+    categories = [{"id": int(i), "name": name} for i, name in sorted(classifier.labels.items())]
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
+    coco = {"images": done, "annotations": boxes, "categories": categories}
     Path(args.output).write_text(json.dumps(coco, indent=1) + "\n")
     print(f"{len(boxes)} boxes written to {args.output}" + (f", overlays to {args.overlays}" if args.overlays else ""))
     if len(done) < len(files):
@@ -104,35 +107,14 @@ def _readable(files: Iterable[Path], white: float | None, read: deque[tuple[Path
         yield image
 
 
-def _overlay_name(number: int, file: Path) -> str:
-    """The number, as names repeat between folders, and as much of the name as a file system takes (255 bytes)."""
-    return f"{number:05d}_{file.stem.encode(errors='replace')[:240].decode(errors='ignore')}.png"
-
-
-def _coco(
-    files: Sequence[Path],
-    sizes: Sequence[tuple[int, int]],
-    boxes: Sequence[Sequence[float]],
-    scored: Sequence[ScoredImage],
-    id2label: Mapping[int, str],
-) -> dict[str, Any]:
-    """A COCO data set: `images`, `annotations` with `bbox` [x, y, width, height] and `score`, and `categories`."""
+def _annotation(number: int, box: Sequence[float], result: ScoredImage) -> dict[str, Any]:
+    """An annotation of COCO, with `bbox` [x, y, width, height] and `score`."""
     return {
-        "images": [
-            {"id": i, "file_name": str(file), "width": size[0], "height": size[1]}
-            for i, (file, size) in enumerate(zip(files, sizes, strict=True))
-        ],
-        "annotations": [
-            {
-                "id": i,
-                "image_id": i,
-                "category_id": result.target,
-                "bbox": [round(value, 2) for value in box],
-                "area": round(box[2] * box[3], 2),
-                "iscrowd": 0,
-                "score": round(float(result.probabilities[result.target]), 6),
-            }
-            for i, (box, result) in enumerate(zip(boxes, scored, strict=True))
-        ],
-        "categories": [{"id": int(i), "name": name} for i, name in sorted(id2label.items())],
+        "id": number,
+        "image_id": number,
+        "category_id": result.target,
+        "bbox": [round(value, 2) for value in box],
+        "area": round(box[2] * box[3], 2),
+        "iscrowd": 0,
+        "score": round(float(result.probabilities[result.target]), 6),
     }

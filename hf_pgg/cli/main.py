@@ -22,14 +22,9 @@ _EXAMPLES = """
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Runs one command of `hf-pgg`.
+    """Runs one command of `hf-pgg`, whose words are by default those of the process.
 
-    Args:
-        arguments (`Sequence[str]`, *optional*): The words after `hf-pgg`; by default those of the process.
-
-    Raises:
-        SystemExit: With code 2, after one sentence on stderr, if the command was misspelt or a file or a name cannot be
-            used.
+    If it was misspelt, or a file or a name cannot be used, there is one sentence on stderr and exit code 2.
 
     Example:
         >>> main(["card", "no/such/run"])

@@ -40,14 +40,11 @@ def parse_options(
     beside it win. A wrong option ends the program with exit code 2 and one line that names it.
 
     Args:
-        groups (`Mapping[str, type]`):
-            Title of a group to a dataclass whose fields are its options; the metadata of a field hold its `help` and
-            `choices`. Of a subclass of `TrainingArguments` the group has what it adds.
+        groups (`Mapping[str, type]`): Title of a group to a dataclass whose fields are its options; the metadata of a
+            field hold its `help` and `choices`. Of a subclass of `TrainingArguments` the group has what it adds. One
+            instance of each is returned, in this order.
         words (`Sequence[str]`, *optional*): The arguments, by default those of the command line.
         description (`str`, *optional*): Text above the options in the help, usually the script's docstring.
-
-    Returns:
-        One instance of each dataclass, in the order of `groups`.
 
     Example:
         >>> from dataclasses import make_dataclass
