@@ -109,16 +109,13 @@ class SkeletonClassifier(PreTrainedModel):
     def forward(
         self, keypoints: torch.Tensor, present: torch.Tensor | None = None, score_frames: bool = False
     ) -> SkeletonOutput:
-        """Scores clips.
+        """Scores clips, and every frame of a person with `score_frames`.
 
         Args:
-            keypoints (`torch.Tensor`): (B, P, F, E) float, see [`hf_pgg.skeletons.rows.normalize_tracks`] for its unit.
+            keypoints (`torch.Tensor`): (B, P, F, E) float, see [`hf_pgg.skeletons.rows.normalize_tracks`] for its unit;
+                other shapes are a ValueError.
             present (`torch.Tensor`, *optional*): (B, P, F) bool, False where a person is not seen in a frame; such
                 keypoints count for nothing, whatever their value. By default all are seen.
-            score_frames (`bool`): Whether every frame of a person is scored too.
-
-        Raises:
-            ValueError: If the shapes are not those.
         """
         shape = (self.config.num_keypoints, self.config.num_channels)
         if keypoints.ndim != 4 or keypoints.shape[-1] != shape[0] * shape[1]:
@@ -157,14 +154,8 @@ class SkeletonClassifier(PreTrainedModel):
 
 
 def _perceptron(width: int, out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Linear(width, 2 * out),
-        nn.LayerNorm(2 * out),
-        nn.GELU(),
-        nn.Linear(2 * out, out),
-        nn.LayerNorm(out),
-        nn.GELU(),
-    )
+    first = (nn.Linear(width, 2 * out), nn.LayerNorm(2 * out), nn.GELU())
+    return nn.Sequential(*first, nn.Linear(2 * out, out), nn.LayerNorm(out), nn.GELU())
 
 
 def _pool(features: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:

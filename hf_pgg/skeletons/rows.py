@@ -73,11 +73,8 @@ def sample_row(
 ) -> tuple[np.ndarray, Sources]:
     """Reads a row's keypoints (P, T, E) in the frames that a sampler takes, and its sources, with masks (P, T, E).
 
-    As for images, a row with one label and no provenance is one source whose target is everything.
-
-    Raises:
-        ValueError: If the keypoints cannot be used (see [`read_keypoints`]), the clip is too short for the sampler, or
-            masks do not fit the keypoints.
+    As for images, a row with one label and no provenance is one source whose target is everything. Keypoints that
+    cannot be used (see [`read_keypoints`]), clips too short for the sampler and masks that do not fit are a ValueError.
 
     Example:
         >>> keypoints, sources = sample_row(skeletons[1], np.random.default_rng(0), FrameSampler(2))
@@ -158,14 +155,8 @@ class SkeletonCollator(Collator):
 
     def validate_row(self, row: Mapping[str, Any], name: object, num_classes: int, allow_overlap: bool = False) -> None:
         persons, frames, features = self._sample(row, name)[0].shape
-        validate_sources(
-            row,
-            name,
-            num_classes,
-            (features, persons * frames),
-            label_column=self.label_column,
-            allow_overlap=allow_overlap,
-        )
+        how: dict[str, Any] = {"label_column": self.label_column, "allow_overlap": allow_overlap}
+        validate_sources(row, name, num_classes, (features, persons * frames), **how)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         tracks, sources = zip(*(self._sample(row, f"{i} of the batch") for i, row in enumerate(rows)), strict=True)
@@ -180,10 +171,8 @@ class SkeletonCollator(Collator):
                 normal[..., :: self.num_channels] *= -1
             keypoints[i, : len(found)] = torch.from_numpy(normal)
             present[i, : len(found)] = torch.from_numpy(~np.isnan(found).any(-1))
-        known = [
-            found if row.get(PROVENANCE) is not None else found._replace(masks=[])
-            for row, found in zip(rows, sources, strict=True)
-        ]
+        guided = [row.get(PROVENANCE) is not None for row in rows]
+        known = [each if has else each._replace(masks=[]) for each, has in zip(sources, guided, strict=True)]
         return self.batch(rows, {KEYPOINTS: keypoints, "present": present}, known, shape)
 
     def _sample(self, row: Mapping[str, Any], name: object) -> tuple[np.ndarray, Sources]:
