@@ -28,13 +28,9 @@ class Form:
     """A form of the guidance loss; call it as `form(gradient, inside, pixels)`.
 
     Args:
-        name (`str`): Its name.
         phi (`Callable`): Takes the gradient (B, ...), the mask of the target (1 inside; it broadcasts to the gradient)
             and the input (B, ...), and returns the loss (B,). It must be differentiable in the gradient.
-        over_labels (`str`): `"sum"` or `"mean"`: how a sample with several labels adds up.
-
-    Raises:
-        ValueError: If `over_labels` is something else.
+        over_labels (`str`): `"sum"` or `"mean"` (else ValueError): how a sample with several labels adds up.
 
     Example:
         >>> absolute = Form("absolute", lambda g, inside, x: ((1 - inside) * g).abs().flatten(1).sum(1), "sum")

@@ -25,7 +25,8 @@ class GuidanceSettings:
     """How batches are guided.
 
     Args:
-        form ([`~hf_pgg.guidance.forms.Form`]): The loss of one label: a value of `FORMS`, or one of your own.
+        form ([`~hf_pgg.guidance.forms.Form`]): The loss of one label: a value of `FORMS`, or one of your own; a plain
+            function is a TypeError.
         exact (`bool`): Differentiate twice; otherwise finite differences are taken.
         step (`float`, *optional*): Step of the finite difference, relative to the norm of the input; by default that of
             [`default_step`].
@@ -34,9 +35,6 @@ class GuidanceSettings:
         one_label (`bool`): Guide one label a sample, drawn at random and scaled: an unbiased estimate over the labels.
         fraction (`float`): Part of the guided rows that each batch guides, drawn at random and scaled: m = max(1,
             round(fraction n)) of n rows, times n / m, an unbiased estimate too.
-
-    Raises:
-        TypeError: If `form` is a plain function.
 
     Example:
         >>> GuidanceSettings(exact=True, fraction=0.5).form.name

@@ -49,9 +49,7 @@ def running_statistics(model: nn.Module) -> Iterator[None]:
 
 @contextlib.contextmanager
 def evaluation_mode(model: nn.Module) -> Iterator[None]:
-    """Switches a model to evaluation inside a `with` block.
-
-    Afterwards every module has the mode it had before, so that a batch norm layer that was frozen stays frozen.
+    """Switches a model to evaluation inside a `with` block; afterwards every module has the mode it had before.
 
     Example:
         >>> layer = torch.nn.Dropout()
@@ -103,9 +101,6 @@ def second_derivatives() -> contextlib.AbstractContextManager:
 
 class RandomState:
     """The random state before a forward pass, so that a second pass draws the same dropout and drop-path masks.
-
-    Args:
-        device (`torch.device`): The device of the model.
 
     Example:
         >>> state, drawn = RandomState(torch.device("cpu")), torch.rand(3)
