@@ -36,7 +36,6 @@ def photographs(names: Sequence[str] = PHOTOGRAPHS, crops: int = 60, side: int =
     Args:
         names: Files of scikit-image's wheel; by default the ten that the classes stand on.
         crops (`int`): Crops of each photograph, at random places, a quarter to the whole of its shorter side wide.
-        side (`int`): Side of each crop, in pixels.
 
     Example:
         >>> pool = photographs(("coffee.png", "rocket.jpg"), crops=2, side=32)
@@ -60,9 +59,8 @@ def photographs(names: Sequence[str] = PHOTOGRAPHS, crops: int = 60, side: int =
 def digits(split: str, side: int = 32) -> Dataset:
     """Handwritten digits as cut-outs: `image` (ink of one colour a digit), `mask` (the ink), `label`, `digit_id`.
 
-    Args:
-        split (`str`): `"train"` (1,077), `"validation"` (360) or `"test"` (360 of the 1,797 digits).
-        side (`int`): Side of the images, in pixels; the 8 x 8 originals are enlarged.
+    Splits are `train` (1,077), `validation` (360) and `test` (360 of the 1,797 digits); the 8 x 8 originals are
+    enlarged to `side` pixels.
 
     Example:
         >>> rows = digits("test")
@@ -80,9 +78,7 @@ def cut_outs(images: np.ndarray, labels: Sequence[int], keys: Sequence[Sequence[
 
     Args:
         images (`np.ndarray`): (N, H, W) float in [0, 1], bright ink.
-        labels: (N,) which digit.
         keys: (N,) seeds of the colours, which are bright enough to be read.
-        side (`int`): Side of the images, in pixels.
 
     Example:
         >>> cut_outs(np.eye(8)[None], [7], keys=[[0]])[0]["mask"].size
@@ -133,11 +129,7 @@ def digits_on_photographs(bias: float = 0.9, seed: int = 0, size: int = 48, copi
     Args:
         bias (`float`): Probability that a training digit stands on its class's photograph; 0.1 is no bias.
         seed (`int`): Seed of the composites; the digits of each split are fixed.
-        size (`int`): Side of the images, in pixels.
         copies (`int`): Composites of each training digit.
-
-    Raises:
-        ValueError: If `bias` is not in [0, 1].
 
     Example:
         >>> digits_on_photographs(bias=90)  # a percentage; `bias=0.9` takes seconds
@@ -190,10 +182,7 @@ def digits_in_motion(bias: float = 0.9, seed: int = 0, size: int = 48, num_frame
     Columns: `video` (`List(Image())`), `label` (the motion), `masks` (the T masks stacked from top to bottom), `bboxes`
     (T boxes `[x, y, width, height]` in pixels), `background` (the photograph), `aligned` (whether it is the motion's).
 
-    Args:
-        bias (`float`): Probability that a training digit moves over its motion's photograph; 0.25 is no bias.
-        seed, size: As in [`digits_on_photographs`].
-        num_frames (`int`): Frames of each clip (T).
+    A training digit moves over its motion's photograph with probability `bias`; 0.25 is no bias.
 
     Example:
         >>> digits_in_motion(bias=90)  # a percentage; `bias=0.9` takes seconds

@@ -20,11 +20,9 @@ _PHOTOGRAPHS = ("brick.png", "gravel.png")  # of the even and of the odd digits
 
 
 def even_or_odd(cutouts: Dataset, bias_column: str = "bias") -> Dataset:
-    """Labels cut-outs of digits even or odd, and returns them twice: once for either photograph.
+    """Labels cut-outs of digits even or odd, and returns them twice: once for either photograph, in `bias_column`.
 
-    Args:
-        cutouts (`Dataset`): Columns `image`, `mask` and `label`, the digit, which goes to column `digit`.
-        bias_column (`str`): The column that says on which photograph a cut-out belongs.
+    Cut-outs have columns `image`, `mask` and `label`, the digit, which goes to column `digit`.
 
     Example:
         >>> pairs = even_or_odd(rows.select([0, 1]))  # of the classes 0 and 1
@@ -45,10 +43,7 @@ def paste_on_photographs(
 ) -> Dataset:
     """Pastes each cut-out on its photograph, with the pasted alpha as provenance; rows are ordered by photograph.
 
-    Args:
-        rows (`Dataset`): Rows of [`even_or_odd`].
-        scale (`Sequence[float]`): Smallest and largest side of a cut-out, as a share of the image's.
-        feather (`float`): Softness of the edges in pixels.
+    Rows are those of [`even_or_odd`]; `scale` and `feather` are as in [`~hf_pgg.Composite`].
 
     Example:
         >>> pasted = paste_on_photographs(even_or_odd(rows.select([0])), "bias", seed=0)
@@ -74,9 +69,7 @@ def paste_on_photographs(
 def stand_in(cutouts: Dataset, counts: ArrayLike, bias_column: str, seed: int) -> Dataset:
     """Returns rows in place of a generator's: cut-outs, pasted smaller and with softer edges than the real ones.
 
-    Args:
-        cutouts (`Dataset`): Those that the generator would have learned from, as [`even_or_odd`] takes them.
-        counts: (labels, photographs) integers, the images of each group.
+    Cut-outs are as [`even_or_odd`] takes them; `counts` (labels, photographs) integers, the images of each group.
 
     Example:
         >>> stand_in(rows, [[1, 0], [0, 2]], "bias", seed=0)["label"][:]
