@@ -1,25 +1,19 @@
 """From-Fake-to-Real: balanced synthetic rows first, biased real rows second, beside the baselines that mix them.
 
     accelerate launch recipes/train_ffr.py --method erm groupdro --data real usb asb ffr --bias 0.99 --seeds 0 1
-    accelerate launch recipes/train_ffr.py --method erm --data ffr --guided
+    accelerate launch recipes/train_ffr.py --dataset_name my/faces --synthetic_dataset my/generated --bias_column gender
 
 One cell is a method on a data set at a bias and a seed; each cell appends a line to `results.jsonl`, finished ones are
-skipped, and the table of all lines is printed.
-
-`--data real`: no synthetic row. `usb`: synthetic rows top every (label, bias) group up to the largest one. `asb`: the
-same number shared evenly. `ffr`: as many as `asb`, in a stage of their own; stage two starts from its weights, head
-included, and sees real rows alone. `--method`: `erm`, `resample`, `groupdro` or `dfr`; where rows are mixed, the groups
-of `resample` and `groupdro` are (label, bias, real or synthetic). Checkpoints, in either stage, are chosen by the worst
-group of the real validation rows; DFR refits on these rows. `--guided` guides whatever rows have provenance.
+skipped, and the table of all lines is printed. `docs/methods/from_fake_to_real.md` says what `usb`, `asb` and `ffr` are
+and how checkpoints are chosen; `--data real` has no synthetic row. Where rows are mixed, the groups of `resample` and
+`groupdro` are (label, bias, real or synthetic). DFR refits on the validation rows.
 
 The embedded data: is a handwritten digit even or odd, on one of two photographs; the training digits of a class stand
 on its own one with the given bias, validation and test digits on either as often. **By default its synthetic rows are
 a stand-in, not a generator's**: training digits, pasted smaller and with softer edges than the real ones, so that real
-and synthetic can be told apart. `train_pixel_generator.py` trains a generator, `--synthetic_dataset` takes its images:
+and synthetic can be told apart. `train_pixel_generator.py` trains a generator:
 
-    accelerate launch recipes/train_pixel_generator.py
     accelerate launch recipes/train_ffr.py --synthetic_dataset out/pixel_generator/images
-    accelerate launch recipes/train_ffr.py --dataset_name my/faces --synthetic_dataset my/generated --bias_column gender
 """
 
 from __future__ import annotations
@@ -51,7 +45,7 @@ from hf_pgg.demo_parity import SIZE, even_or_odd, paste_on_photographs, stand_in
 from hf_pgg.generation.resumable import source_digest
 from hf_pgg.metrics import group_accuracies, group_metrics
 from hf_pgg.metrics.groups import current_names
-from hf_pgg.reports.comparison import mean_and_spread, read_records
+from hf_pgg.reports.comparison import mean_and_spread, read_records, step_budget
 from hf_pgg.reports.record import environment
 from hf_pgg.training.debias import GroupDROTrainer, ResamplingTrainer
 from hf_pgg.training.last_layer import refit_head
@@ -150,7 +144,7 @@ def settings_of(cell: Cell, options: Options) -> dict[str, Any]:
         names += ["alpha", "alpha_warmup_ratio", *(name for name in vars(config) if name.startswith("guidance_"))]
     synthetic = None
     if data.synthetic_dataset and cell.data != "real":  # a generator may have been trained again under the same name
-        synthetic = synthetic_digest(data.synthetic_dataset, config.image_column)
+        synthetic = source_digest(open_synthetic(data.synthetic_dataset, config.image_column), config.image_column)
     named = {name: getattr(config, name) for name in names}
     return {**cell._asdict(), **asdict(data), **asdict(model), **named, "synthetic_digest": synthetic}
 
@@ -201,16 +195,11 @@ def load_synthetic(real: Dataset, counts: np.ndarray, args: DataArguments, confi
     return rows.map(mark, features=rows.features) if amplitude else rows
 
 
+@lru_cache
 def open_synthetic(name: str, image_column: str) -> Dataset:
     """Generated rows, whose images are in column `image` or in the real rows' own."""
     rows = open_dataset(name, "train")
     return rows if image_column in rows.column_names else rows.rename_column(IMAGE, image_column)
-
-
-@lru_cache
-def synthetic_digest(name: str, image_column: str) -> str:
-    """Tells generated rows from others under the same name."""
-    return source_digest(open_synthetic(name, image_column), image_column)
 
 
 def run_cell(cell: Cell, splits: DatasetDict, options: Options) -> dict[str, Any]:
@@ -226,10 +215,8 @@ def run_cell(cell: Cell, splits: DatasetDict, options: Options) -> dict[str, Any
     evaluated = {name: add_groups(splits[name], columns) for name in ("validation", "test")}
 
     # one budget for all: passes over the real rows and the synthetic total, also where there are only real ones
-    rows, steps = int(groups.subgroup_counts(real, "usb").sum()) + len(train), config.max_steps
-    if steps <= 0:
-        batch = config.train_batch_size * config.world_size * config.gradient_accumulation_steps
-        steps = round(config.num_train_epochs * rows / batch)
+    rows = int(groups.subgroup_counts(real, "usb").sum()) + len(train)
+    steps = step_budget(config, rows)
     config = replace(config, alpha=config.alpha if cell.guided else 0.0, seed=cell.seed, group_columns=[GROUP])
     record: dict[str, Any] = {
         "groups": evaluated["test"].features[GROUP].names,

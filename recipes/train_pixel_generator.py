@@ -33,7 +33,6 @@ from hf_pgg.data.images import to_rgb
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.demo_data import cut_outs, handwritten_digits
 from hf_pgg.demo_parity import even_or_odd, paste_on_photographs
-from hf_pgg.generation.contact_sheet import write_contact_sheets
 from hf_pgg.generation.distribution_matching import REDUCTIONS
 from hf_pgg.generation.pipelines import diffusers_library, revision_of
 from hf_pgg.generation.pixels import MaskedGeneration, PixelSampler, PixelSpace
@@ -41,6 +40,7 @@ from hf_pgg.generation.prompts import Prompts
 from hf_pgg.generation.resumable import Generation, source_digest
 from hf_pgg.generation.training import GeneratorConfig, GeneratorTrainer
 from hf_pgg.reports.record import environment
+from hf_pgg.reports.sheets import write_contact_sheets
 
 METHOD = ("matching_weight", "matching_reduction", "min_snr_gamma", "learning_rate", "lr_scheduler_type",
           "warmup_steps", "weight_decay", "max_steps", "num_train_epochs", "train_batch_size",

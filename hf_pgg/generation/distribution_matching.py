@@ -64,10 +64,7 @@ def add_noise(scheduler: Any, clean: torch.Tensor) -> tuple[torch.Tensor, torch.
 
 
 def min_snr_weights(snr: torch.Tensor, gamma: float = 5.0, prediction_type: str = "epsilon") -> torch.Tensor:
-    """Returns (B,) weights: min(SNR, gamma) / SNR where noise is predicted, / (SNR + 1) where velocity is.
-
-    Raises:
-        ValueError: If `gamma` is not positive.
+    """Returns (B,) weights: min(SNR, gamma) / SNR where noise is predicted, / (SNR + 1) where velocity is; gamma > 0.
 
     Example:
         >>> min_snr_weights(torch.tensor([1.0, 5.0, 50.0]), gamma=5.0)

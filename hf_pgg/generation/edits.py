@@ -93,11 +93,8 @@ class DiffusionEditor(PipelineSampler, ABC):
 class ImageEditor(DiffusionEditor):
     """Image-to-image (`StableDiffusionImg2ImgPipeline` and its kin): the prompt describes the whole image.
 
-    Args:
-        strength (`float`): How much of the way to noise an image goes; ALIA takes 0.6 for birds, 0.5 for camera traps.
-
-    Raises:
-        ValueError: If `strength` is not in (0, 1] or leaves no step.
+    `strength` says how much of the way to noise an image goes; ALIA takes 0.6 for birds, 0.5 for camera traps. One that
+    is not in (0, 1] or leaves no step is a ValueError.
 
     Example:
         >>> ImageEditor(pipeline=None, strength=1.2)
@@ -118,8 +115,7 @@ class ImageEditor(DiffusionEditor):
 class InstructionEditor(DiffusionEditor):
     """InstructPix2Pix: the prompt says what to change.
 
-    Args:
-        image_guidance_scale (`float`): How close to stay to the source; ALIA takes 1.2, with a guidance scale of 5.
+    `image_guidance_scale` says how close to stay to the source; ALIA takes 1.2, with a guidance scale of 5.
 
     Example:
         >>> InstructionEditor(pipeline=None).guidance_scale

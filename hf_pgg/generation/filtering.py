@@ -24,14 +24,9 @@ KEPT, TOO_EASY, FAILED = "kept", "too easy", "failed"
 
 
 def class_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarray:
-    """Returns (classes,) the mean probability of each class over the real images of the class.
+    """Returns (classes,) the mean probability of each class over the class's real images; ValueError without any.
 
-    Args:
-        probabilities (`np.ndarray`): (N, classes), best of real images that the model was not trained on.
-        labels (`np.ndarray`): (N,) int.
-
-    Raises:
-        ValueError: If a class has no image.
+    `probabilities` are (N, classes), best of images that the model was not trained on, `labels` (N,) int.
 
     Example:
         >>> class_thresholds(np.array([[0.9, 0.1], [0.5, 0.5], [0.4, 0.6]]), np.array([0, 0, 1]))
@@ -48,9 +43,7 @@ def class_thresholds(probabilities: np.ndarray, labels: np.ndarray) -> np.ndarra
 def judge_confidence(probabilities: np.ndarray, labels: np.ndarray, thresholds: np.ndarray) -> np.ndarray:
     """Returns (N,) verdicts on edits: `"kept"`, `"too easy"` or `"failed"`.
 
-    Args:
-        probabilities (`np.ndarray`): (N, classes) of the edits.
-        labels (`np.ndarray`): (N,) int, the labels of their sources.
+    `probabilities` are (N, classes) of the edits, `labels` (N,) int those of their sources.
 
     Example:
         >>> judge_confidence(np.array([[0.8, 0.2], [0.6, 0.4]]), np.array([0, 0]), thresholds=np.array([0.7, 0.7]))
@@ -64,9 +57,7 @@ def judge_confidence(probabilities: np.ndarray, labels: np.ndarray, thresholds: 
 def keep_per_source(source_rows: np.ndarray, kept: np.ndarray, count: int = 1, seed: int = 0) -> np.ndarray:
     """Returns the indices, in order, of at most `count` kept edits of each source row, drawn at random; ALIA keeps one.
 
-    Args:
-        source_rows (`np.ndarray`): (N,) int, the row that each edit was made of.
-        kept (`np.ndarray`): (N,) bool.
+    `source_rows` is (N,) int, the row that each edit was made of, `kept` (N,) bool.
 
     Example:
         >>> keep_per_source(np.array([0, 0, 1, 2]), np.array([True, True, True, False])).tolist()
@@ -107,12 +98,8 @@ def clip_agrees(
 ) -> np.ndarray:
     """Returns (N,) bool: whether a `CLIPModel` finds an image closest to one of the positive prompts.
 
-    Args:
-        positive: What the images are meant to show, such as "a photo of a bird".
-        negative: What failed ones look like, such as "a photo of a landscape", "an abstract pattern".
-
-    Raises:
-        ValueError: If there is no positive or no negative prompt.
+    The positive prompts say what the images are meant to show, such as "a photo of a bird", the negative ones what
+    failed ones look like, such as "an abstract pattern"; it takes one of each at least (ValueError).
 
     Example:
         >>> clip_agrees(None, None, rows, positive=["a photo of a bird"], negative=[])

@@ -78,10 +78,7 @@ def load_pipeline(
 
 
 def load_lora(pipeline: Any, folder: str, scale: float) -> None:
-    """Loads LoRA weights (safetensors) into a pipeline, at a scale of their effect; Real-Fake takes 0.5.
-
-    Raises:
-        OSError: If the folder holds no safetensors file of LoRA weights.
+    """Loads LoRA weights (safetensors, else OSError) into a pipeline, at a scale of their effect; Real-Fake takes 0.5.
 
     Example:
         >>> load_lora(None, ".", scale=0.5)
@@ -97,8 +94,7 @@ def load_lora(pipeline: Any, folder: str, scale: float) -> None:
 def revision_of(name: str, revision: str | None = None) -> str:
     """Returns what tells weights from others: the commit of a Hub repository, or a digest of a folder's files.
 
-    Raises:
-        OSError: If the name is neither a folder nor a repository.
+    A name that is neither a folder nor a repository is an OSError.
 
     Example:
         >>> from tempfile import TemporaryDirectory

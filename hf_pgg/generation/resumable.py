@@ -20,10 +20,10 @@ from hf_pgg.data.images import encode_png, resize, to_rgb
 from hf_pgg.data.labels import class_feature
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.provenance import IMAGE
-from hf_pgg.generation.contact_sheet import write_contact_sheets
 from hf_pgg.generation.prompts import Prompts
 from hf_pgg.generation.sampling import Request, Sampler
 from hf_pgg.generation.store import PartStore
+from hf_pgg.reports.sheets import write_contact_sheets
 
 logger = logging.get_logger(__name__)
 

@@ -228,10 +228,8 @@ class PromptedImages:
     """Turns rows into a batch for a [`LatentEncoder`], without any draw.
 
     A batch holds `pixel_values` (B, 3, size, size) float32 in [-1, 1], `labels` (B,) int64, `prompts` (B lists of
-    strings, every template filled), and `images` (B arrays (size, size, 3) uint8) for the CLIP feature.
-
-    Args:
-        size (`int`): Side of the images in pixels; the middle square is resized to it.
+    strings, every template filled), and `images` (B arrays (size, size, 3) uint8) for the CLIP feature. The middle
+    square of an image is resized to `size` pixels.
 
     Example:
         >>> collate = PromptedImages(prompts=Prompts(("a {class}",)), features=rows.features, size=8)

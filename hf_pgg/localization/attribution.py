@@ -43,9 +43,8 @@ def input_gradient_map(
 ) -> torch.Tensor:
     """Returns the norm over the channels of the gradient of the target's logit: the method `input_gradient`.
 
-    Args:
-        smoothing (`float`): Standard deviation of a Gaussian over the map, as a share of the input's shorter side. A
-            raw gradient is too grainy for a box; 0.05 is a good start.
+    `smoothing` is the deviation of a Gaussian over the map, as a share of the input's shorter side. A raw gradient is
+    too grainy for a box; 0.05 is a good start.
 
     Example:
         >>> input_gradient_map(model, torch.rand(2, 3, 16, 16), torch.tensor([0, 1])).shape
@@ -105,8 +104,7 @@ def _blurred(maps: torch.Tensor, smoothing: float) -> torch.Tensor:
 def blurred_over_time(maps: torch.Tensor, smoothing: float) -> torch.Tensor:
     """Blurs the maps of clips (B, T, H, W) over their frames; the Gaussian's weights sum to 1 at the ends too.
 
-    Args:
-        smoothing (`float`): Standard deviation, as a share of T: at 1 nearly the clip's mean map, 0 changes nothing.
+    `smoothing` is the standard deviation, as a share of T: at 1 nearly the clip's mean map, 0 changes nothing.
 
     Example:
         >>> blurred_over_time(torch.tensor([0.0, 1.0, 0.0]).view(1, 3, 1, 1), 0.5).flatten()

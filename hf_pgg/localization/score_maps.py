@@ -120,9 +120,7 @@ def explain(
         methods (`Sequence[str]`): Names in [`~hf_pgg.localization.attribution.METHODS`].
         target (`str`, *optional*): The class to explain, by name or number; by default what each checkpoint answers.
 
-    Raises:
-        ValueError: If a checkpoint has no such class.
-        AttributionError: If a method does not fit a checkpoint.
+    A checkpoint without this class is a ValueError, one that a method does not fit an AttributionError.
 
     Example:
         >>> tiny = Classifier("tiny", model, spec, labels={0: "cat", 1: "dog"})

@@ -30,10 +30,7 @@ __all__ = [
 
 
 def module_path(name: str) -> str:
-    """Returns the folder of one of the `evaluate` modules [`MODULES`], for `evaluate.load`; nothing is downloaded.
-
-    Raises:
-        ValueError: If there is no such module.
+    """Returns the folder of one of the `evaluate` modules [`MODULES`], offline; ValueError for others.
 
     Example:
         >>> import evaluate

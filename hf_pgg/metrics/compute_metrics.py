@@ -14,8 +14,7 @@ from hf_pgg.metrics.groups import group_accuracies, group_metrics, pair_groups
 def metrics_for(group_column: str | None = None) -> Callable[[Any], dict[str, float]]:
     """Makes a `compute_metrics` that gives accuracy, and that of the worst group, see [`group_metrics`].
 
-    Args:
-        group_column (`str`, *optional*): One of `PGGConfig.group_columns`, whose values part the classes into groups.
+    `group_column` is one of `PGGConfig.group_columns`, whose values part the classes into groups.
 
     Example:
         >>> from types import SimpleNamespace
@@ -42,9 +41,7 @@ def by_group(
 ) -> list[dict[str, Any]]:
     """Lists the accuracy of every group by name, with its number of samples and 95 % interval.
 
-    Args:
-        logits: (N, classes), or a tuple that they are the first of.
-        labels, values: (N,) integers: the true class, and the value that parts a class into groups.
+    `logits` are (N, classes), or the first of a tuple; `labels` (N,) the true classes, `values` (N,) what parts them.
 
     Example:
         >>> by_group(np.eye(2), [0, 0], [0, 1], ["cat", "dog"], ["sand", "snow"])[0]["name"]

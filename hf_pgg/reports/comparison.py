@@ -102,8 +102,7 @@ def mean_and_spread(values: Iterable[float], digits: int = 3) -> str:
 def result_cells(columns: Mapping[str, tuple[str, float]], digits: int = 1) -> dict[str, Cell]:
     """Makes columns of a results table that give mean and spread of results over a method's runs.
 
-    Args:
-        columns: Name of a result in the records, to the title of its column and the factor it is multiplied by.
+    `columns` are names of results in the records, to the title of the column and the factor of the result.
 
     Example:
         >>> columns = result_cells({"accuracy": ("top-1", 100)})
@@ -178,10 +177,8 @@ def report(records: Sequence[Record], columns: Mapping[str, Cell], figures: Mapp
     """Writes what is kept of a comparison, uploads what belongs to pushed models, and prints the results table.
 
     The output folder gets `results.json` of all runs, and the folder of each run its own, its model card and the
-    figures. Each record gets the comparison of all, and the list of figures.
-
-    Args:
-        figures: File to title; a file in the output folder is copied to each run, others are in the runs' folders.
+    figures. Each record gets the comparison of all, and the list of figures (file to title): a file in the output
+    folder is copied to each run, others are in the runs' folders.
 
     Example:
         >>> import tempfile

@@ -95,9 +95,8 @@ def normalize_tracks(keypoints: np.ndarray, num_channels: int = 2) -> np.ndarray
     So neither where a person stands nor how large counts, but how the person moves does, and a person's features do not
     depend on the others. Channels other than x and y are left as they are.
 
-    Args:
-        keypoints (`np.ndarray`): (P, F, E), NaN in frames in which a person is not seen; in the result these are 0.
-        num_channels (`int`): C of the E = J * C features.
+    `keypoints` is (P, F, E), E = J * `num_channels`, NaN in frames in which a person is not seen; in the result these
+    are 0.
 
     Example:
         >>> normalize_tracks(np.array([[[5.0, 7.0, 5.0, 9.0], [np.nan] * 4]]))
