@@ -10,6 +10,8 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:  # what type checkers and editors read; `_HOMES` says the same to Python
+    from hf_pgg.auditing.audit import AuditSettings as AuditSettings
+    from hf_pgg.auditing.audit import audit as audit
     from hf_pgg.data.annotations import add_provenance as add_provenance
     from hf_pgg.data.collator import PGGCollator as PGGCollator
     from hf_pgg.data.provenance import ProvenanceError as ProvenanceError
@@ -46,11 +48,13 @@ _SYNTHESIS = [
     "VideoMix",
 ]
 _HOMES = dict.fromkeys(_SYNTHESIS, "hf_pgg.synthesis") | {
+    "AuditSettings": "hf_pgg.auditing.audit",
     "PGGCollator": "hf_pgg.data.collator",
     "PGGConfig": "hf_pgg.training.config",
     "PGGTrainer": "hf_pgg.training.trainer",
     "ProvenanceError": "hf_pgg.data.provenance",
     "add_provenance": "hf_pgg.data.annotations",
+    "audit": "hf_pgg.auditing.audit",
     "provenance_features": "hf_pgg.data.provenance",
 }
 

@@ -1,4 +1,4 @@
-"""The command line: `hf-pgg preview`, `explain`, `localize` and `card`, thin over the library."""
+"""The command line: `hf-pgg preview`, `explain`, `localize`, `audit` and `card`, thin over the library."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from contextlib import contextmanager
 from typing import NoReturn
 
 from hf_pgg import __version__
-from hf_pgg.cli import card, explain, localize, preview
+from hf_pgg.cli import audit, card, explain, localize, preview
 
 _EXAMPLES = """
   hf-pgg preview                                          samples of the embedded data, where provenance is green
   hf-pgg explain out/plain cat.jpg --against out/guided   where two checkpoints look
   hf-pgg localize out/guided photos/ --overlays boxes/    boxes around what a classifier looks at, as COCO JSON
+  hf-pgg audit out/guided photos/ --mask_column mask      how much the background decides what a classifier answers
   hf-pgg card out/guided                                  the model card of a run, from its results.json
 
 `hf-pgg COMMAND --help` shows what a command takes, with examples."""
@@ -62,7 +63,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (preview, explain, localize, card):
+    for command in (preview, explain, localize, audit, card):
         command.add_parser(commands)
     return parser
 

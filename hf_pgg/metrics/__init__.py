@@ -6,9 +6,17 @@ from hf_pgg.metrics.actions import FrameMAP, VideoMAP
 from hf_pgg.metrics.compute_metrics import by_group, compute_metrics_of, metrics_for
 from hf_pgg.metrics.groups import accuracy, group_accuracies, group_metrics, pair_groups, wilson_interval
 from hf_pgg.metrics.localization import BoxAccuracy, PixelAveragePrecision
+from hf_pgg.metrics.reliance import Reliance
 from hf_pgg.metrics.tubes import FrameDetections
 
-MODULES = ("group_accuracy", "box_localization", "pixel_average_precision", "frame_map", "video_map")
+MODULES = (
+    "group_accuracy",
+    "background_reliance",
+    "box_localization",
+    "pixel_average_precision",
+    "frame_map",
+    "video_map",
+)
 
 __all__ = [
     "BoxAccuracy",
@@ -16,6 +24,7 @@ __all__ = [
     "FrameMAP",
     "MODULES",
     "PixelAveragePrecision",
+    "Reliance",
     "VideoMAP",
     "accuracy",
     "by_group",

@@ -152,8 +152,8 @@ def test_the_snippets_of_a_card_run_as_written(name, names, clip_names):
     scope = dict(clip_names if "map" in name else names)
     for block in python_blocks(name):
         exec(block, scope)
-    if name == "group_accuracy":
-        return  # its `compute_metrics` is below, in a Trainer
+    if name in ("group_accuracy", "background_reliance"):
+        return  # the `compute_metrics` of groups is below, in a Trainer; the other's rows are no dataset's
     values = scope["compute_metrics"](None)
     assert values and all(np.isfinite(value) for value in values.values())
 
@@ -197,6 +197,7 @@ def test_rows_in_batches_are_rows_at_once(name, names):
         "group_accuracy": {key: rng.integers(2, size=6).tolist() for key in ("predictions", "references", "groups")},
         "box_localization": {key: names[of] for key, of in (("predictions", "maps"), ("boxes",) * 2, ("sizes",) * 2)},
         "pixel_average_precision": {"predictions": names["maps"], "references": names["masks"]},
+        "background_reliance": EXAMPLES["background_reliance"],
     }.get(name)
     options = {}
     if rows is None:

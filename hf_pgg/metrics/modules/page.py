@@ -33,6 +33,13 @@ EXAMPLES: dict[str, dict[str, Any]] = {
         "references": [0, 0, 1, 0, 1, 1],
         "groups": [0, 0, 1, 1, 2, 2],
     },
+    "background_reliance": {
+        "references": [0, 1],
+        "original": [[2, 0], [0, 1]],
+        "same_class": [[2, 0], [0, 1]],
+        "random": [[0.5, 1], [0, 1]],
+        "random_object": [[0, 2], [1, 0]],
+    },
     "box_localization": {
         "predictions": _MAPS[:1],
         "boxes": [[[50, 40, 100, 80]]],

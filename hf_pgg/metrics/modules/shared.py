@@ -31,6 +31,12 @@ SAGAWA_2020 = """@inproceedings{sagawa2020distributionally,
   booktitle={International Conference on Learning Representations}, year={2020}
 }"""
 
+XIAO_2021 = """@inproceedings{xiao2021noise,
+  title={Noise or Signal: The Role of Image Backgrounds in Object Recognition},
+  author={Xiao, Kai and Engstrom, Logan and Ilyas, Andrew and Madry, Aleksander},
+  booktitle={International Conference on Learning Representations}, year={2021}
+}"""
+
 
 def module_info(name: str, citation: str, **features: Any) -> evaluate.MetricInfo:
     """Returns what a module says of itself: its card's first paragraph as description, the rest as the way to use it.
