@@ -77,7 +77,7 @@ def main() -> None:
     data, model, sampling, run = parse_options({**groups, "output": GenerationArguments}, description=__doc__)
     # on a CPU, too, where Accelerate must be told to look for other processes
     state = PartialState(cpu=not torch.accelerator.is_available())
-    rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name)
+    rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name, annotations=data.annotated)
     prompts = Prompts.read(data.prompts, data.prompt_file, default=PROMPT, label_column=data.label_column)
     prompts.check(rows)  # before minutes of loading
     keep, bias = dict.fromkeys(run.keep_columns), sampling.bias_column

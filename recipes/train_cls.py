@@ -24,10 +24,9 @@ from torchvision.transforms import v2
 from transformers import set_seed
 
 from hf_pgg import PGGTrainer, add_provenance
-from hf_pgg.cli.arguments import CompareArguments, ModelArguments, RecipeConfig
+from hf_pgg.cli.arguments import AnnotationArguments, CompareArguments, ModelArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.boxes import BOX_FORMATS
-from hf_pgg.data.formats import FORMATS, read_annotated
 from hf_pgg.data.labels import class_label, with_classes
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, guided_rows
@@ -50,15 +49,12 @@ REPORTED = {
 
 
 @dataclass
-class DataArguments:
+class DataArguments(AnnotationArguments):
     dataset_name: str | None = field(default=None, metadata={"help": "Hub id, folder or parquet file (embedded data)."})
     dataset_config_name: str | None = field(default=None, metadata={"help": "Configuration of the data set."})
     train_split: str = field(default="train", metadata={"help": "Split to train on."})
     test_split: str = field(default="test", metadata={"help": "Split to report on."})
     mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, for rows without provenance."})
-    annotations: str | None = field(default=None, metadata={"help": "File or folder of them ('{split}' is filled in)."})
-    annotation_format: str = field(default="coco", metadata={"help": "Of --annotations.", "choices": FORMATS})
-    class_names: list[str] = field(default_factory=list, metadata={"help": "Of --annotations, in order (YOLO, VOC)."})
     box_column: str | None = field(default=None, metadata={"help": "Boxes of the object, instead."})
     box_format: str | None = field(default=None, metadata={"help": "What a box's numbers are.", "choices": BOX_FORMATS})
     target_value: int | None = field(default=None, metadata={"help": "The object's value, if the mask is a label map."})
@@ -131,11 +127,8 @@ def load_data(data: DataArguments, args: SynthesisArguments, config: RecipeConfi
         return DatasetDict(train=with_generated(rows["train"], args), test=rows[data.test_split]), "aligned"
     rows, names = DatasetDict(), {config.image_column: IMAGE, config.label_column: "label"}
     for part, split in (("train", data.train_split), ("test", data.test_split)):
-        if data.annotations:
-            places = (data.annotations.format(split=split), data.dataset_name.format(split=split))
-            rows[part] = read_annotated(*places, data.annotation_format, data.class_names or None)
-            continue
-        rows[part] = open_dataset(data.dataset_name, split, data.dataset_config_name, names)
+        config_name, annotated = data.dataset_config_name, data.annotated
+        rows[part] = open_dataset(data.dataset_name, split, config_name, names, annotations=annotated)
         if data.mask_column or data.box_column:
             objects = {"mask_column": data.mask_column, "box_column": data.box_column, "box_format": data.box_format}
             rows[part] = add_provenance(rows[part], target_value=data.target_value, **objects)

@@ -65,7 +65,7 @@ class LoraConfig(GeneratorConfig):
 def main() -> None:
     groups = {"data": PromptedDataArguments, "model": DiffusionArguments, "loss": LoraConfig}
     data, model, config = parse_options(groups, description=__doc__)
-    rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name)
+    rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name, annotations=data.annotated)
     prompts = Prompts.read(data.prompts, data.prompt_file, default=PROMPT, label_column=data.label_column)
     prompts.check(rows)  # before minutes of loading
 

@@ -25,7 +25,7 @@ from torchvision.transforms import v2
 from transformers import set_seed
 
 from hf_pgg import CutMix, MaskAblation, PGGTrainer, PuzzleMix, ResizeMix, add_provenance
-from hf_pgg.cli.arguments import CompareArguments, ModelArguments, RecipeConfig
+from hf_pgg.cli.arguments import AnnotationArguments, CompareArguments, ModelArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.annotations import squashed_rows
 from hf_pgg.data.boxes import BOX_FORMATS, mask_to_box
@@ -61,7 +61,7 @@ REPORTED = {
 
 
 @dataclass
-class DataArguments:
+class DataArguments(AnnotationArguments):
     dataset_name: str | None = field(default=None, metadata={"help": "Hub id, folder or parquet file (embedded data)."})
     train_split: str = field(default="train", metadata={"help": "Split to train on: images and labels."})
     selection_split: str = field(default="train", metadata={"help": "Its annotated rows choose map and threshold."})
@@ -164,9 +164,13 @@ def load_data(task: Task, config: LocalizationConfig) -> DatasetDict:
         return DatasetDict(train=train, selection=boxed["validation"], test=boxed["test"])
     names = {config.image_column: IMAGE, config.label_column: "label"}
     splits = {task.train_split, task.selection_split, task.test_split}
-    parts = {split: open_dataset(task.dataset_name, split, columns=names) for split in sorted(splits)}
+    options = {"columns": names, "annotations": task.annotated}
+    parts = {split: open_dataset(task.dataset_name, split, **options) for split in sorted(splits)}
     config.image_column, config.label_column = IMAGE, "label"
     train = parts[task.train_split]
+    if task.annotations:
+        train = train.select_columns([IMAGE, "label"])  # what is measured is never trained on
+        task.box_column, task.box_format = "bbox", "xywh"
     if task.train_mask_column:
         train = add_provenance(train, mask_column=task.train_mask_column)
     train = train.select_columns([name for name in (*CONTRACT_COLUMNS, "label") if name in train.column_names])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -26,6 +27,7 @@ from transformers import (
 )
 
 from hf_pgg import add_provenance
+from hf_pgg.data.boxes import mask_to_box
 from hf_pgg.data.images import encode_mask, encode_png
 from hf_pgg.reports.record import environment
 from tests.hub.server import Hub
@@ -40,6 +42,32 @@ def shared_data() -> Path:
     if not path.exists():
         pytest.skip("the shared photographs are not here")
     return path
+
+
+@pytest.fixture(scope="session")
+def annotated_folder(photos: Dataset, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Eight photos in folders `train` and `test`, and their boxes beside them as COCO and YOLO files."""
+    root = tmp_path_factory.mktemp("annotated")
+    for start, split in ((0, "train"), (8, "test")):
+        (root / split).mkdir()
+        (root / f"labels_{split}").mkdir()
+        coco: dict[str, list] = {
+            "images": [],
+            "annotations": [],
+            "categories": [{"id": i, "name": "abc"[i]} for i in range(3)],
+        }
+        for i in range(start, start + 8):
+            image, (x, y, w, h) = photos[i]["image"], mask_to_box(np.asarray(photos[i]["mask"]) > 127)
+            image.save(root / split / f"{i}.png")
+            size = {"width": image.width, "height": image.height}
+            coco["images"].append({"id": i, "file_name": f"{i}.png", **size})
+            label = photos[i]["label"]
+            coco["annotations"].append({"id": i, "image_id": i, "category_id": label, "bbox": [x, y, w, h]})
+            shares = [(x + w / 2) / image.width, (y + h / 2) / image.height, w / image.width, h / image.height]
+            line = f"{label} {' '.join(f'{share:.6f}' for share in shares)}"
+            (root / f"labels_{split}" / f"{i}.txt").write_text(line)
+        (root / f"instances_{split}.json").write_text(json.dumps(coco))
+    return root
 
 
 @pytest.fixture(scope="session")

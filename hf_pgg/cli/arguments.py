@@ -8,6 +8,8 @@ from pathlib import Path
 
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
+from hf_pgg.data.formats import FORMATS
+from hf_pgg.data.loading import Annotations
 from hf_pgg.training.config import PGGConfig
 from hf_pgg.training.models import ARCHITECTURES
 
@@ -75,8 +77,27 @@ class RecipeConfig(PGGConfig):
     report_to: list[str] | None = field(default_factory=lambda: ["none"], metadata={"help": "Trackers to log to."})
 
 
+@dataclass(kw_only=True)
+class AnnotationArguments:
+    """Annotations beside a folder of images; `dataset_name` is then that folder.
+
+    Example:
+        >>> AnnotationArguments(annotations="instances_{split}.json").annotated
+        Annotations(path='instances_{split}.json', format='coco', names=[])
+    """
+
+    annotations: str | None = field(default=None, metadata={"help": "File or folder of them ('{split}' is filled in)."})
+    annotation_format: str = field(default="coco", metadata={"help": "Of --annotations.", "choices": FORMATS})
+    class_names: list[str] = field(default_factory=list, metadata={"help": "Of --annotations, in order (YOLO, VOC)."})
+
+    @property
+    def annotated(self) -> Annotations | None:
+        """What [`~hf_pgg.data.loading.open_dataset`] is told of them."""
+        return Annotations(self.annotations, self.annotation_format, self.class_names) if self.annotations else None
+
+
 @dataclass
-class PromptedDataArguments:
+class PromptedDataArguments(AnnotationArguments):
     """The real images that a generator learns from or starts from, and what it is asked for of each.
 
     Example:

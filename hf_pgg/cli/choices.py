@@ -3,6 +3,23 @@
 A test holds these lists equal to the library's own.
 """
 
+from argparse import ArgumentParser
+
 MAPS = ("cam", "grad_cam", "guided_grad_cam", "input_gradient", "smooth_gradient", "attention_rollout")
 SYNTHESES = ("composite", "exchange", "cutmix", "resizemix", "none")
 MOST_IMAGES = 24  # on one sheet
+FORMATS = ("coco", "yolo", "voc")
+
+
+def add_annotation_options(parser: ArgumentParser) -> None:
+    """Adds the options that name annotations beside a folder of images.
+
+    Example:
+        >>> parser = ArgumentParser()
+        >>> add_annotation_options(parser)
+        >>> parser.parse_args(["--annotations", "instances.json"]).annotation_format
+        'coco'
+    """
+    parser.add_argument("--annotations", help="file or folder of annotations of the images in a folder")
+    parser.add_argument("--annotation_format", default="coco", choices=FORMATS, help="their format (%(default)s)")
+    parser.add_argument("--class_names", nargs="+", default=(), help="their classes, in order (YOLO, VOC)")

@@ -54,8 +54,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
 
 
 def _run(args: argparse.Namespace) -> None:
-    from hf_pgg.data.images import to_rgb
-    from hf_pgg.data.loading import image_files
+    from hf_pgg.data.images import image_files, to_rgb
     from hf_pgg.localization.classifier import load_classifier
     from hf_pgg.localization.score_maps import explain
     from hf_pgg.reports.figures import save_figure

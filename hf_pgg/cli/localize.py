@@ -9,7 +9,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from hf_pgg.cli.choices import MAPS
+from hf_pgg.cli.choices import MAPS, add_annotation_options
 
 if TYPE_CHECKING:
     import numpy as np
@@ -17,7 +17,9 @@ if TYPE_CHECKING:
     from hf_pgg.localization.score_maps import ScoredImage
 
 _EXAMPLES = """
-  hf-pgg localize facebook/deit-tiny-patch16-224 photos/ --output boxes.json --overlays boxes/"""
+  hf-pgg localize facebook/deit-tiny-patch16-224 photos/ --output boxes.json --overlays boxes/
+  hf-pgg localize out/guided photos/ --annotations instances.json
+      says, too, how many boxes meet an annotated one (IoU of 0.5 or more)"""
 
 
 def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
@@ -47,6 +49,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--threshold", type=float, default=0.3, help="share of the map's range (%(default)s)")
     parser.add_argument("--image_size", type=int, help="input size in pixels, other than the checkpoint's")
     parser.add_argument("--white", type=float, help="value that is white in images of 16 bits or floats, such as 4095")
+    add_annotation_options(parser)
     parser.add_argument("--batch_size", type=int, default=16, help="images a forward pass (%(default)s)")
     parser.add_argument("--revision", default="main", help="revision of the checkpoint on the Hub (%(default)s)")
     parser.set_defaults(run=_run)
@@ -58,13 +61,13 @@ def _run(args: argparse.Namespace) -> None:
     import torch
     from tqdm.auto import tqdm
 
-    from hf_pgg.data.loading import image_files
+    from hf_pgg.data.images import image_files
     from hf_pgg.localization.classifier import load_classifier
     from hf_pgg.localization.images import box_of_map
     from hf_pgg.localization.score_maps import score_maps, with_smoothing
     from hf_pgg.reports.figures import draw
 
-    files = image_files(args.images)
+    files, truth = image_files(args.images), _annotated_boxes(args)
     classifier = load_classifier(args.model, args.revision, args.image_size)
     model = classifier.model.to("cuda" if torch.cuda.is_available() else "cpu")
     read: deque[tuple[Path, np.ndarray]] = deque()
@@ -72,6 +75,7 @@ def _run(args: argparse.Namespace) -> None:
     method = with_smoothing(args.method, args.smoothing)
     done: list[dict[str, Any]] = []
     boxes: list[dict[str, Any]] = []
+    met: list[bool] = []  # an annotated box
     for number, result in enumerate(score_maps(model, classifier.spec, images, method, batch_size=args.batch_size)):
         file, image = read.popleft()
         height, width = image.shape[:2]
@@ -83,14 +87,39 @@ def _run(args: argparse.Namespace) -> None:
             Path(args.overlays).mkdir(parents=True, exist_ok=True)
             # numbered, as names repeat between folders; as much of the name as a file system takes (255 bytes)
             name = f"{number:05d}_{file.stem.encode(errors='replace')[:240].decode(errors='ignore')}.png"
-            draw(image, result.score_map, box, title).save(Path(args.overlays) / name)
+            drawn = draw(image, result.score_map, box, title, truth.get(file.resolve(), ()))
+            drawn.save(Path(args.overlays) / name)
+        if file.resolve() in truth:
+            met.append(_meets(box, truth[file.resolve()]))
     categories = [{"id": int(i), "name": name} for i, name in sorted(classifier.labels.items())]
     Path(args.output).parent.mkdir(parents=True, exist_ok=True)
     coco = {"images": done, "annotations": boxes, "categories": categories}
     Path(args.output).write_text(json.dumps(coco, indent=1) + "\n")
     print(f"{len(boxes)} boxes written to {args.output}" + (f", overlays to {args.overlays}" if args.overlays else ""))
+    if truth:
+        print(f"{sum(met)} boxes of {len(met)} annotated images meet an annotated one (IoU of 0.5 or more)")
     if len(done) < len(files):
         raise SystemExit(f"{len(files) - len(done)} of {len(files)} images could not be read")
+
+
+def _annotated_boxes(args: argparse.Namespace) -> dict[Path, list[list[float]]]:
+    """Boxes `[x, y, width, height]` of the annotated images, by file."""
+    if args.annotations is None:
+        return {}
+    from hf_pgg.data.formats import read_annotated
+    from hf_pgg.data.images import undecoded
+
+    if len(args.images) > 1 or not Path(args.images[0]).is_dir():
+        raise ValueError(f"--annotations {args.annotations} are of one folder of images: give that in place of others")
+    rows = read_annotated(args.annotations, args.images[0], args.annotation_format, args.class_names or None)
+    return {Path(row["image"]["path"]).resolve(): row["bbox"] for row in undecoded(rows)}
+
+
+def _meets(box: Sequence[float], truth: Sequence[Sequence[float]]) -> bool:
+    from hf_pgg.data.boxes import corners
+    from hf_pgg.metrics.boxes import pairwise_iou
+
+    return bool(pairwise_iou(corners([box]), corners(truth)).max() >= 0.5)
 
 
 def _readable(files: Iterable[Path], white: float | None, read: deque[tuple[Path, np.ndarray]]) -> Iterator[np.ndarray]:

@@ -41,7 +41,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     try:
         with _quiet():
             args.run(args)
-    except (ValueError, OSError, DatasetsError) as error:
+    except (ValueError, OSError, ImportError, DatasetsError) as error:
         sentence = " ".join(str(error).split()) or type(error).__name__
         print(f"hf-pgg {args.command}: {sentence}", file=sys.stderr)
         raise SystemExit(2) from error

@@ -82,7 +82,7 @@ def run_recipe(main: Callable[[], None]) -> None:
     """
     try:
         main()
-    except (ValueError, OSError, DatasetsError) as error:
+    except (ValueError, OSError, ImportError, DatasetsError) as error:
         message = " ".join(str(error).split()) or type(error).__name__
         print(f"{Path(sys.argv[0]).name}: {message}", file=sys.stderr)
         if sys.flags.dev_mode:

@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hf_pgg.cli.choices import MOST_IMAGES, SYNTHESES
+from hf_pgg.cli.choices import MOST_IMAGES, SYNTHESES, add_annotation_options
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -18,6 +18,8 @@ _EXAMPLES = """
       CutMix of your own images (a folder of images or parquet, a parquet file, or a Hub id), objects from masks
   hf-pgg preview my/photos --box_column bbox --backgrounds my/scenes
       cut-outs by boxes, on images of another data set
+  hf-pgg preview photos/ --annotations instances.json --backgrounds my/scenes
+      cut-outs by COCO's annotations (boxes, polygons or run lengths), or YOLO's or Pascal VOC's
   hf-pgg preview my/synthetic --synthesis none
       rows that keep the contract already, as they are
 
@@ -51,6 +53,7 @@ def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
     parser.add_argument("--mask_column", help="mask of the object, where the rows have no provenance yet")
     parser.add_argument("--box_column", help="boxes of the object, instead")
     parser.add_argument("--box_format", help="what a box's numbers are: xywh, xyxy, cxcywh, yolo, ... (see the docs)")
+    add_annotation_options(parser)
     parser.add_argument("--target_value", type=int, help="the object's value, where the mask is a label map")
     parser.add_argument("--image_column", default="image", help="column of the images (%(default)s)")
     parser.add_argument("--label_column", default="label", help="column of the labels (%(default)s)")
@@ -88,12 +91,15 @@ def _run(args: argparse.Namespace) -> None:
 def _rows(args: argparse.Namespace) -> Dataset:
     """The rows to synthesize from, with provenance where the method needs it."""
     from hf_pgg.data.annotations import add_provenance
-    from hf_pgg.data.loading import open_dataset
+    from hf_pgg.data.loading import Annotations, open_dataset
     from hf_pgg.data.provenance import PROVENANCE
     from hf_pgg.demo_data import digits_on_photographs
 
     if args.dataset is not None:
-        rows = open_dataset(args.dataset, args.split, args.config, label_column=args.label_column)
+        found = (args.annotations, args.annotation_format, args.class_names)
+        annotations = Annotations(*found) if args.annotations else None
+        options = {"label_column": args.label_column, "annotations": annotations}
+        rows = open_dataset(args.dataset, args.split, args.config, **options)
     else:
         splits = digits_on_photographs()
         if args.split not in splits:

@@ -13,6 +13,7 @@ from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import encode_mask, encode_png, resize, to_rgb, undecoded
 from hf_pgg.data.labels import class_label, own_label_column
 from hf_pgg.data.masks import MaskSettings, read_clip_masks, read_mask, read_masks
+from hf_pgg.data.orientation import warn_of_masks_turned_apart
 from hf_pgg.data.provenance import (
     IMAGE,
     LABEL_WEIGHTS,
@@ -133,6 +134,8 @@ def add_provenance(
             raise ValueError(f"column '{needed}' is not in the dataset; its columns are {dataset.column_names}")
     if box_column is not None:
         check_box_column(dataset, box_column, box_format, None if video_column else image_column)
+    elif video_column is None:
+        warn_of_masks_turned_apart(dataset, image_column, str(mask_column))
     contract = provenance_features(class_label(dataset.features, label_column))
     # the sample is kept where it stands: a row function that returned it would encode every image anew
     features = {**dataset.features, **{name: contract[name] for name in (LABELS, LABEL_WEIGHTS, PROVENANCE)}}

@@ -2,22 +2,17 @@
 
 from __future__ import annotations
 
-import io
-import warnings
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from datasets import Dataset
 from numpy.typing import ArrayLike
-from PIL import Image as PILImage
 
-from hf_pgg.data.images import FORMATS, undecoded
+from hf_pgg.data.orientation import warn_of_turned
 
 BOX_FORMATS = ("xywh", "xyxy", "cxcywh", "xywh_normalized", "xyxy_normalized", "yolo")
 _TOLERANCE = 0.5  # pixels: rounding in a file moves an edge by less, and no pixel's centre lies beyond
-_ORIENTATION = 274  # the EXIF tag
 
 
 def read_boxes(value: Any, size: Sequence[int], box_format: str | None = None) -> np.ndarray | None:
@@ -154,13 +149,8 @@ def check_box_column(
         distinct.update(map(tuple, boxes))
     if box_format is None and distinct:
         _refuse_ambiguous(np.array(sorted(distinct)), box_column)
-    turned = turned_rows(dataset, image_column, known) if image_column else []
-    if turned:
-        warnings.warn(
-            f"column '{image_column}': {len(turned)} images, the first in row {turned[0]}, are turned by their EXIF"
-            f" tag; the boxes of column '{box_column}' are taken in the image as it is shown",
-            stacklevel=3,
-        )
+    if image_column:
+        warn_of_turned(dataset, image_column, f"the boxes of column '{box_column}'", known)
     return known
 
 
@@ -189,30 +179,6 @@ def indices_with_boxes(dataset: Dataset, box_column: str) -> list[int]:
         [0]
     """
     return [i for i, box in enumerate(dataset.with_format(None)[box_column]) if box is not None and np.size(box)]
-
-
-def turned_rows(dataset: Dataset, image_column: str, indices: Sequence[int] | None = None) -> list[int]:
-    """Returns the rows whose image is turned or mirrored by its EXIF tag when it is shown.
-
-    Example:
-        >>> turned_rows(rows, "image")
-        []
-    """
-    stored = undecoded(dataset.select_columns(image_column))
-    chosen = range(len(dataset)) if indices is None else indices
-    return [i for i in chosen if _is_turned(stored[int(i)][image_column])]
-
-
-def _is_turned(value: Any) -> bool:
-    if not isinstance(value, dict) or not (value.get("bytes") or Path(value.get("path") or "").is_file()):
-        return False
-    try:
-        with PILImage.open(
-            io.BytesIO(value["bytes"]) if value.get("bytes") else value["path"], formats=FORMATS
-        ) as image:
-            return image.getexif().get(_ORIENTATION, 1) in range(2, 9)
-    except (OSError, SyntaxError, ValueError):
-        return False  # the reader of the image names its row
 
 
 def boxes_to_mask(boxes: ArrayLike, shape: tuple[int, int]) -> np.ndarray:

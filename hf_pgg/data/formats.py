@@ -1,7 +1,6 @@
 """Annotations in the formats that people have: COCO, YOLO, Pascal VOC, and the `objects` columns of detection sets.
 
-Polygons and run lengths are drawn by pycocotools, the reference of COCO, which is small and has wheels; supervision
-reads the same files but brings OpenCV. Install it with `pip install 'hf-pgg[annotations]'`.
+Polygons need pycocotools, see [`hf_pgg.data.outlines`]: `pip install 'hf-pgg[annotations]'`.
 """
 
 from __future__ import annotations
@@ -10,24 +9,20 @@ import json
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
-from datasets import ClassLabel, Dataset, Features, List, Value
+from datasets import ClassLabel, Dataset
 from numpy.typing import ArrayLike
 from PIL import Image as PILImage
 
-from hf_pgg.data.boxes import boxes_to_mask, mask_to_box, read_boxes
-from hf_pgg.data.images import encode_mask, open_image
-from hf_pgg.data.loading import image_files
-from hf_pgg.data.provenance import LABEL_WEIGHTS, LABELS, PROVENANCE, provenance_features
+from hf_pgg.data.boxes import boxes_to_mask, read_boxes
+from hf_pgg.data.images import image_files, open_image, undecoded
+from hf_pgg.data.objects import AnnotatedImage, FoundObject, objects_to_rows, reading
+from hf_pgg.data.outlines import polygons_to_mask, run_lengths_to_mask
+from hf_pgg.data.provenance import whole_number
 
 FORMATS = ("coco", "yolo", "voc")
-
-
-class _Object(NamedTuple):
-    name: str
-    mask: np.ndarray
 
 
 def read_annotated(
@@ -57,63 +52,52 @@ def read_coco(annotations: str, images: str) -> Dataset:
     A crowd of which only the box is known is left out. Every image must show one class; its objects are one target.
 
     Raises:
-        ValueError: If an annotation is no object of its image, or an image shows several classes; it names both.
+        ValueError: If an annotation is no object of its image, an image is missing, or shows several classes; it names
+            file and annotation.
 
     Example:
         >>> read_coco("instances.json", "photos")
         Traceback (most recent call last):
         ValueError: instances.json does not exist
     """
-    content = json.loads(_existing(annotations).read_text())
-    names = {category["id"]: category["name"] for category in content["categories"]}
-    of_image: dict[Any, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
-    for annotation in content["annotations"]:
-        if annotation["image_id"] not in of_image or annotation["category_id"] not in names:
-            raise ValueError(f"{annotations}, annotation {annotation.get('id')}: its image or category is not listed")
-        if annotation.get("segmentation") or not annotation.get("iscrowd"):
-            of_image[annotation["image_id"]].append(annotation)
+    path = _existing(annotations)
+    with reading(annotations):
+        content = json.loads(path.read_text(encoding="utf-8-sig"))
+        absent = [key for key in ("images", "categories", "annotations") if key not in content]
+        if not isinstance(content, dict) or absent:
+            raise ValueError(f"it is no COCO data set, which has {', '.join(absent)}, too")
+        for what, key in (("images", "id"), ("images", "file_name"), ("categories", "id")):
+            _distinct([item[key] for item in content[what]], f"{key} of the {what}")
+        names = {category["id"]: category["name"] for category in content["categories"]}
+        of_image: dict[Any, list[Mapping[str, Any]]] = {image["id"]: [] for image in content["images"]}
+        for annotation in content["annotations"]:
+            if annotation["image_id"] not in of_image or annotation["category_id"] not in names:
+                raise ValueError(f"annotation {annotation.get('id')}: its image or category is not listed")
+            if annotation.get("segmentation") or not annotation.get("iscrowd"):
+                of_image[annotation["image_id"]].append(annotation)
 
-    def rows() -> Iterable[tuple[Path, list[_Object]]]:
+    def rows() -> Iterable[AnnotatedImage]:
         for image in content["images"]:
-            path = Path(images) / image["file_name"]
-            size = open_image(str(_existing(path))).size
-            if size != (image["width"], image["height"]):
-                stated = f"{image['width']}x{image['height']}"
-                raise ValueError(
-                    f"{annotations}: {path} is {size[0]}x{size[1]} as it is shown, and annotated as {stated}; if the"
-                    " image is turned by its EXIF tag, store it upright"
-                )
-            found = of_image[image["id"]]
-            yield (
-                path,
-                [
-                    _Object(names[a["category_id"]], _coco_mask(a, size, f"{annotations}, annotation {a.get('id')}"))
-                    for a in found
-                ],
-            )
+            file = _existing(Path(images) / image["file_name"])
+            with reading(annotations):
+                size = _image_size(file, (image.get("width"), image.get("height")))
+            objects = []
+            for own in of_image[image["id"]]:
+                with reading(f"{annotations}, annotation {own.get('id')}"):
+                    objects.append(FoundObject(names[own["category_id"]], _coco_mask(own, size)))
+            yield AnnotatedImage(str(file), file, objects)
 
-    return _dataset(rows(), sorted(names.values()))
+    return objects_to_rows(rows(), sorted(names.values()), sized=all("width" in image for image in content["images"]))
 
 
-def _coco_mask(annotation: Mapping[str, Any], size: tuple[int, int], where: str) -> np.ndarray:
+def _coco_mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
     shape = annotation.get("segmentation")
     if not shape:
-        return _box_mask(annotation.get("bbox"), size, "xywh", where)
-    from pycocotools import mask as coco  # the optional extra
-
-    width, height = size
-    if isinstance(shape, list):
-        if any(len(polygon) < 6 or len(polygon) % 2 for polygon in shape):
-            raise ValueError(f"{where}: a polygon has fewer than three points or half a point")
-        points = np.concatenate([np.reshape(polygon, (-1, 2)) for polygon in shape]).astype(float)
-        if not (np.isfinite(points).all() and (points > -1).all() and (points < np.add(size, 1)).all()):
-            raise ValueError(f"{where}: a polygon leaves the image of {width}x{height}")
-        runs = coco.merge(coco.frPyObjects(shape, height, width))
-    else:
-        if list(shape["size"]) != [height, width]:
-            raise ValueError(f"{where}: a mask of size {shape['size']} for an image of [{height}, {width}]")
-        runs = coco.frPyObjects(shape, height, width) if isinstance(shape["counts"], list) else shape
-    return _not_empty(coco.decode(runs).astype(bool), where)
+        return _box_mask(annotation.get("bbox"), size, "xywh")
+    mask = polygons_to_mask(shape, size) if isinstance(shape, list) else run_lengths_to_mask(shape, size)
+    if not mask.any():
+        raise ValueError("the mask of an object covers no pixel")
+    return mask
 
 
 def read_yolo(labels: str, images: str, names: Sequence[str]) -> Dataset:
@@ -125,39 +109,46 @@ def read_yolo(labels: str, images: str, names: Sequence[str]) -> Dataset:
         names (`Sequence[str]`): The classes, in the order of their numbers.
 
     Raises:
-        ValueError: If a line is no object of its image, or an image shows several classes; it names both.
+        ValueError: If a line is no object of its image, an image shows several classes, or two images have one name;
+            it names file and line.
 
     Example:
         >>> read_yolo("labels", "photos", ["cat", "dog"])
         Traceback (most recent call last):
         ValueError: labels does not exist
     """
-    root, folder = _existing(labels), Path(images)
+    root, folder, files = _existing(labels), Path(images), image_files([images])
+    with reading(images):
+        _distinct([str(path.relative_to(folder).with_suffix("")) for path in files], "names without suffix")
 
-    def rows() -> Iterable[tuple[Path, list[_Object]]]:
-        for path in image_files([images]):
-            file = root / path.relative_to(folder).with_suffix(".txt")
-            lines = file.read_text().splitlines() if file.exists() else []
-            size = open_image(str(path)).size
-            numbered = [(f"{file}, line {n}", line.split()) for n, line in enumerate(lines, 1) if line.strip()]
-            yield path, [_yolo_object(where, words, size, names) for where, words in numbered]
+    def rows() -> Iterable[AnnotatedImage]:
+        for path in files:
+            file, objects = root / path.relative_to(folder).with_suffix(".txt"), []
+            with reading(file):
+                lines = file.read_text(encoding="utf-8-sig").splitlines() if file.exists() else []
+            size = _image_size(path)
+            for number, line in enumerate(lines, 1):
+                if line.strip():
+                    with reading(f"{file}, line {number}"):
+                        objects.append(_yolo_object(line.split(), size, names))
+            yield AnnotatedImage(str(path), path, objects)
 
-    return _dataset(rows(), names)
+    return objects_to_rows(rows(), names)
 
 
-def _yolo_object(where: str, words: list[str], size: tuple[int, int], names: Sequence[str]) -> _Object:
+def _yolo_object(words: list[str], size: tuple[int, int], names: Sequence[str]) -> FoundObject:
     try:
         number, values = int(words[0]), [float(word) for word in words[1:]]
     except ValueError as error:
-        raise ValueError(f"{where}: {error}; give a class number and shares of the image") from error
+        raise ValueError(f"{error}; give a class number and shares of the image") from error
     if not 0 <= number < len(names):
-        raise ValueError(f"{where}: class {number} is not one of the {len(names)} names")
+        raise ValueError(f"class {number} is not one of the {len(names)} names")
     if len(values) == 4:
-        return _Object(names[number], _box_mask(values, size, "yolo", where))
+        return FoundObject(names[number], _box_mask(values, size, "yolo"))
     if any(not 0 <= value <= 1 for value in values):
-        raise ValueError(f"{where}: {len(values)} numbers of a polygon are not all shares of the image")
+        raise ValueError(f"{len(values)} numbers of a polygon are not all shares of the image")
     points = (np.reshape(values, (-1, 2)) * size).ravel().tolist() if len(values) % 2 == 0 else values
-    return _Object(names[number], _coco_mask({"segmentation": [points]}, size, where))
+    return FoundObject(names[number], _coco_mask({"segmentation": [points]}, size))
 
 
 def read_voc(annotations: str, images: str, masks: str | None = None, names: Sequence[str] | None = None) -> Dataset:
@@ -179,27 +170,45 @@ def read_voc(annotations: str, images: str, masks: str | None = None, names: Seq
     """
     if masks is not None and names is None:
         raise ValueError("give `names`, the classes in the order of their ids in the PNGs")
-    found: list[tuple[Path, list[_Object]]] = []
-    for file in sorted(_existing(annotations).glob("*.xml")):
-        root = ElementTree.parse(file).getroot()
-        path = _existing(Path(images) / (root.findtext("filename") or ""))
-        size = open_image(str(path)).size
-        stated = tuple(int(root.findtext(f"size/{side}") or 0) for side in ("width", "height"))
-        if stated != (0, 0) and stated != size:
-            raise ValueError(f"{file}: {path} is of {size} pixels as it is shown, and annotated as {stated}")
-        if masks is not None:
-            found.append((path, _class_ids(_existing(Path(masks) / f"{path.stem}.png"), size, names or [])))
-            continue
-        objects = []
-        for element in root.iter("object"):
-            box = [float(element.findtext(f"bndbox/{key}") or "nan") for key in ("xmin", "ymin", "xmax", "ymax")]
-            corners = [box[0] - 1, box[1] - 1, *box[2:]]
-            objects.append(_Object(element.findtext("name") or "", _box_mask(corners, size, "xyxy", str(file))))
-        found.append((path, objects))
-    return _dataset(found, names or sorted({item.name for _, objects in found for item in objects}))
+    found, sized, files = [], True, sorted(_existing(annotations).glob("*.xml"))
+    for file in files:
+        with reading(file):
+            root = ElementTree.parse(file).getroot()
+            path = _existing(Path(images) / _text(root, "filename"))
+            stated = [int(float(root.findtext(f"size/{side}") or 0)) or None for side in ("width", "height")]
+            size, sized = _image_size(path, stated), sized and None not in stated
+            objects = []
+            for number, element in enumerate(root.findall("object"), 1):
+                with reading(f"{file}, object {number}"):
+                    objects.append(_voc_object(element, size))
+            if masks is not None:
+                known = {item.name for item in objects}
+                objects = _class_ids(_existing(Path(masks) / f"{path.stem}.png"), size, names or [])
+                shown = {item.name for item in objects}
+                if known and shown - known:
+                    problem = f"{', '.join(sorted(known))}, and its PNG shows {', '.join(sorted(shown - known))}"
+                    raise ValueError(f"it names {problem}: give `names` in the order of the PNGs' ids")
+        found.append(AnnotatedImage(str(path), path, objects))
+    with reading(annotations):
+        _distinct([item.where for item in found], "images of the XML files")
+    return objects_to_rows(found, names or sorted({item.name for row in found for item in row.objects}), sized=sized)
 
 
-def _class_ids(path: Path, size: tuple[int, int], names: Sequence[str]) -> list[_Object]:
+def _voc_object(element: ElementTree.Element, size: tuple[int, int]) -> FoundObject:
+    corners = [float(_text(element, f"bndbox/{key}")) for key in ("xmin", "ymin", "xmax", "ymax")]
+    if min(corners[:2]) == 0:
+        raise ValueError(f"box {corners} begins at 0, and VOC counts pixels from 1: add 1 to all xmin and ymin")
+    return FoundObject(_text(element, "name"), _box_mask([corners[0] - 1, corners[1] - 1, *corners[2:]], size, "xyxy"))
+
+
+def _text(element: ElementTree.Element, key: str) -> str:
+    text = (element.findtext(key) or "").strip()
+    if not text:
+        raise ValueError(f"there is no <{key.replace('/', '><')}>")
+    return text
+
+
+def _class_ids(path: Path, size: tuple[int, int], names: Sequence[str]) -> list[FoundObject]:
     with PILImage.open(path, formats=["PNG"]) as image:
         if image.size != size or image.mode not in ("P", "L"):
             raise ValueError(f"{path} is {image.mode} of {image.size}: give class ids (P or L) of the image's {size}")
@@ -207,7 +216,7 @@ def _class_ids(path: Path, size: tuple[int, int], names: Sequence[str]) -> list[
     ids = sorted(set(np.unique(values).tolist()) - {0, 255})
     if ids and ids[-1] > len(names):
         raise ValueError(f"{path} holds the class id {ids[-1]}: there are {len(names)} names")
-    return [_Object(names[number - 1], values == number) for number in ids]
+    return [FoundObject(names[number - 1], values == number) for number in ids]
 
 
 def read_objects(
@@ -230,64 +239,58 @@ def read_objects(
     if key is None or "bbox" not in fields:
         raise ValueError(f"column '{objects_column}' is {feature}: give the one that holds `bbox` and `category`")
     kind = getattr(fields[key], "feature", fields[key])
-    columns = dataset.with_format(None)[objects_column]
-    if isinstance(columns[0], list):
-        columns = [{name: [item[name] for item in row] for name in ("bbox", key)} for row in columns]
-    known = {value for row in columns for value in row[key]}
-    names = kind.names if isinstance(kind, ClassLabel) else [str(i) for i in sorted(known)]
+    columns: list[Any] = [row or [] for row in dataset.with_format(None)[objects_column]]
+    columns = [row if isinstance(row, dict) else {name: [item[name] for item in row] for name in ("bbox", key)}
+               for row in columns]  # fmt: skip
+    known = {value for row in columns for value in row[key] or [] if value is not None}
+    names = kind.names if isinstance(kind, ClassLabel) else [str(value) for value in sorted(known)]
 
-    def rows() -> Iterable[tuple[Any, list[_Object]]]:
-        for i, (row, objects) in enumerate(zip(dataset.select_columns(image_column), columns, strict=True)):
-            size, where = open_image(row[image_column]).size, f"row {i}, column '{objects_column}'"
-            named = [names[value] if isinstance(kind, ClassLabel) else str(value) for value in objects[key]]
-            boxes = zip(named, objects["bbox"], strict=True)
-            yield row[image_column], [_Object(name, _box_mask(box, size, box_format, where)) for name, box in boxes]
+    def name_of(value: Any) -> str:
+        if not isinstance(kind, ClassLabel):
+            return str(value if isinstance(value, str) else whole_number(value, key))
+        if value is None or not 0 <= value < len(names):
+            raise ValueError(f"{value} in `{key}` is none of the {len(names)} classes")
+        return names[value]
 
-    return _dataset(rows(), names)
+    def rows() -> Iterable[AnnotatedImage]:
+        for i, (row, objects) in enumerate(zip(undecoded(dataset.select_columns(image_column)), columns, strict=True)):
+            with reading(f"row {i}, column '{image_column}'"):
+                size = open_image(row[image_column]).size
+            with reading(f"row {i}, column '{objects_column}'"):
+                pairs = zip(objects[key] or [], objects["bbox"] or [], strict=True)
+                own = [FoundObject(name_of(value), _box_mask(box, size, box_format)) for value, box in pairs]
+            yield AnnotatedImage(f"row {i}, column '{objects_column}'", row[image_column], own)
+
+    return objects_to_rows(rows(), names)
 
 
-def _box_mask(box: ArrayLike | None, size: tuple[int, int], box_format: str, where: str) -> np.ndarray:
-    try:
-        corners = read_boxes(box, size, box_format)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from error
+def _image_size(path: Path, stated: Sequence[int | None] = (None, None)) -> tuple[int, int]:
+    """Width and height of an image as it is shown, once they are those that its annotation states."""
+    size = open_image(str(path)).size
+    if None not in stated and tuple(stated) != size:
+        raise ValueError(
+            f"{path} is {size[0]}x{size[1]} as it is shown, and annotated as {stated[0]}x{stated[1]}; if the image is"
+            " turned by its EXIF tag, store it upright"
+        )
+    return size
+
+
+def _box_mask(box: ArrayLike | None, size: tuple[int, int], box_format: str) -> np.ndarray:
+    corners = read_boxes(box, size, box_format)
     if corners is None:
-        raise ValueError(f"{where}: an object has no box")
+        raise ValueError("an object has no box")
     return boxes_to_mask(corners, size[::-1])
 
 
-def _not_empty(mask: np.ndarray, where: str) -> np.ndarray:
-    if not mask.any():
-        raise ValueError(f"{where}: the mask of an object covers no pixel")
-    return mask
-
-
 def _existing(path: str | Path) -> Path:
-    if not Path(path).exists():
+    if not Path(path).is_file() and not Path(path).is_dir():
         raise ValueError(f"{path} does not exist")
     return Path(path)
 
 
-def _dataset(found: Iterable[tuple[Any, list[_Object]]], names: Sequence[str]) -> Dataset:
-    """The images that show an object, with label, provenance, and the box around each object."""
-    columns: dict[str, list[Any]] = {name: [] for name in ("image", LABELS, LABEL_WEIGHTS, PROVENANCE, "label", "bbox")}
-    number = {name: i for i, name in enumerate(names)}
-    if len(number) < len(names):
-        raise ValueError(f"the classes {list(names)} are not distinct")
-    for image, objects in found:
-        shown = sorted({item.name for item in objects})
-        if not shown:
-            continue  # no object, hence no class
-        where = image if isinstance(image, Path) else f"row of class {shown[0]}"
-        if len(shown) > 1 or shown[0] not in number:
-            remedy = "leave in one class an image" if len(shown) > 1 else f"the classes are {', '.join(names)}"
-            raise ValueError(f"{where} shows {', '.join(shown)}: {remedy}")
-        label, mask = number[shown[0]], np.logical_or.reduce([item.mask for item in objects])
-        values = ([label], [1.0], [encode_mask(mask)], label, [list(mask_to_box(item.mask)) for item in objects])
-        for name, value in zip(columns, (str(image) if isinstance(image, Path) else image, *values), strict=True):
-            columns[name].append(value)
-    if not columns["image"]:
-        raise ValueError("no image has an annotated object")
-    classes = ClassLabel(names=list(names))
-    features = {**provenance_features(classes), "label": classes, "bbox": List(List(Value("int64")))}
-    return Dataset.from_dict(columns, features=Features(features))
+def _distinct(values: Sequence[Any], what: str) -> None:
+    twice = (
+        next((value for value in values if values.count(value) > 1), None) if len(set(values)) < len(values) else None
+    )
+    if twice is not None:
+        raise ValueError(f"{twice!r} stands twice among the {what}: an annotation would belong to both, so rename one")

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
@@ -21,6 +22,7 @@ FORMATS = tuple(
     name for name in ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "JPEG2000", "AVIF") if name in PILImage.OPEN
 )
 """The file formats that are read. PIL knows more, some of which start other programs, as PostScript does."""
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
 _WIDE = ("I;16", "I;16B", "I;16L", "I;16N", "I", "F")  # modes whose values do not say which of them is white
 
 
@@ -69,6 +71,28 @@ def open_image(value: Any, white: float | None = None) -> PILImage.Image:
     if isinstance(depth, int):
         image.info["white"] = depth
     return image
+
+
+def image_files(paths: Sequence[str]) -> list[Path]:
+    """Lists the image files named, and those in the folders named, sorted within each folder.
+
+    Raises:
+        ValueError: If a path does not exist, or there is no image.
+
+    Example:
+        >>> image_files(["photo.jpg"])
+        Traceback (most recent call last):
+        ValueError: photo.jpg does not exist
+    """
+    files: list[Path] = []
+    for path in map(Path, paths):
+        if not path.exists():
+            raise ValueError(f"{path} does not exist")
+        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
+        files += inside if path.is_dir() else [path]
+    if not files:
+        raise ValueError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(paths)}")
+    return files
 
 
 def _open_file(file: bytes | str) -> PILImage.Image:

@@ -4,18 +4,36 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakKeyDictionary
 
 import numpy as np
 from datasets import Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
+from hf_pgg.data.formats import read_annotated
 from hf_pgg.data.images import encode_png, open_image, stored_feature, to_rgb, undecoded
 from hf_pgg.data.labels import encode_classes, is_scalar
 from hf_pgg.data.provenance import IMAGE, LABELS, naming_row
 
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".webp", ".bmp", ".tif", ".tiff")
+
+class Annotations(NamedTuple):
+    """Annotations beside a folder of images, as [`~hf_pgg.data.formats.read_annotated`] reads them.
+
+    Args:
+        path (`str`): File (COCO) or folder of them; `{split}` in it, and in the name of the folder of images, is
+            replaced by the split.
+        format (`str`): One of [`~hf_pgg.data.formats.FORMATS`].
+        names (`Sequence[str]`): The classes in order, which YOLO files number.
+
+    Example:
+        >>> Annotations("instances_{split}.json").format
+        'coco'
+    """
+
+    path: str
+    format: str = "coco"
+    names: Sequence[str] = ()
 
 
 def open_dataset(
@@ -24,6 +42,7 @@ def open_dataset(
     config_name: str | None = None,
     columns: Mapping[str, str] | None = None,
     label_column: str = "label",
+    annotations: Annotations | None = None,
 ) -> Dataset:
     """Opens a split of a data set.
 
@@ -35,6 +54,8 @@ def open_dataset(
             name for an image and its label. A column that has our name already, and is not the one meant, gives way.
         label_column (`str`): Column of the classes: strings and integers are numbered over all splits, see
             [`~hf_pgg.data.labels.encode_classes`]. A folder of class folders that has no such column gets it.
+        annotations ([`Annotations`], *optional*): Of the images in the folder `name`: they give `image`, `label`,
+            the contract's columns, and `bbox` (`[x, y, width, height]` of every object).
 
     Raises:
         ValueError: If there is no such data set, split or column.
@@ -46,6 +67,9 @@ def open_dataset(
         >>> open_dataset(folder, columns={"label": "animal"}).column_names
         ['image', 'animal']
     """
+    if annotations is not None:
+        file, folder = (part.replace("{split}", split) for part in (annotations.path, name))
+        return _renamed(read_annotated(file, folder, annotations.format, annotations.names or None), name, columns)
     path = Path(name)
     if path.is_file() and path.suffix != ".parquet":
         raise ValueError(f"{name} is neither a parquet file nor a folder")
@@ -65,6 +89,11 @@ def open_dataset(
         parts = {key: _with_folder_classes(part, path, label) for key, part in parts.items()}
         parts = {key: part for key, part in parts.items() if label in part.column_names}
         rows = encode_classes({**parts, split: rows}, label)[split]
+    return _renamed(rows, name, columns)
+
+
+def _renamed(rows: Dataset, name: str, columns: Mapping[str, str] | None) -> Dataset:
+    """The rows with columns under our names, `columns` from theirs to ours."""
     for theirs, ours in (columns or {}).items():
         if theirs not in rows.column_names:
             raise ValueError(f"{name} has no column '{theirs}' but {', '.join(rows.column_names)}")
@@ -98,28 +127,6 @@ def _with_folder_classes(rows: Dataset, folder: Path, label_column: str) -> Data
     if not beneath or len({len(parent.parts) for parent in parents}) > 1 or len(set(names)) < 2:
         return rows
     return rows.add_column(label_column, names)
-
-
-def image_files(paths: Sequence[str]) -> list[Path]:
-    """Lists the image files named, and those in the folders named, sorted within each folder.
-
-    Raises:
-        ValueError: If a path does not exist, or there is no image.
-
-    Example:
-        >>> image_files(["photo.jpg"])
-        Traceback (most recent call last):
-        ValueError: photo.jpg does not exist
-    """
-    files: list[Path] = []
-    for path in map(Path, paths):
-        if not path.exists():
-            raise ValueError(f"{path} does not exist")
-        inside = sorted(p for p in path.rglob("*") if p.suffix.lower() in IMAGE_SUFFIXES and p.is_file())
-        files += inside if path.is_dir() else [path]
-    if not files:
-        raise ValueError(f"no images ({', '.join(IMAGE_SUFFIXES)}) in {', '.join(paths)}")
-    return files
 
 
 def read_column(batch: Mapping[str, Sequence[Any]], name: str) -> Sequence[Any]:

@@ -83,8 +83,7 @@ def read_mask(
         may_be_empty (`bool`): Whether no pixel need be the object's.
 
     Raises:
-        ValueError: If its numbers do not say what they mean, it has no pixel of the object, or it is of another size;
-            the message holds what was found and what to give.
+        ValueError: If its numbers do not say what they mean, it has no pixel of the object, or is of another size.
 
     Example:
         >>> read_mask(np.array([[0, 1, 2]]))  # doctest: +ELLIPSIS
@@ -94,8 +93,9 @@ def read_mask(
     settings = settings or MaskSettings()
     values, kind = _numbers(_image(value), settings)
     if size is not None and values.shape != size[::-1]:
-        found, wanted = (f"{width}x{height}" for width, height in (values.shape[::-1], size))
-        raise ValueError(f"a mask of {found} for an image of {wanted}: resize the mask with its image")
+        turned = "; if one is turned by its EXIF tag, turn the other, too" if values.shape == size else ""
+        found = f"a mask of {values.shape[1]}x{values.shape[0]} for an image of {size[0]}x{size[1]}"
+        raise ValueError(f"{found}: resize the mask with its image{turned}")
     return _meaning(values, kind, settings, may_be_empty)
 
 

@@ -18,6 +18,7 @@ from hf_pgg.data.boxes import check_box_column, indices_with_boxes, read_boxes
 from hf_pgg.data.images import open_image, undecoded
 from hf_pgg.data.loading import named_images
 from hf_pgg.data.masks import MaskSettings, read_mask
+from hf_pgg.data.orientation import warn_of_masks_turned_apart
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.localization.attribution import Method
 from hf_pgg.localization.score_maps import score_maps
@@ -180,6 +181,8 @@ def _rows_to_measure(dataset: Dataset, settings: LocalizationSettings) -> list[i
         if column not in dataset.column_names:
             raise ValueError(f"column '{column}' is not in the dataset; its columns are {dataset.column_names}")
     known = check_box_column(dataset, settings.box_column, settings.box_format, settings.image_column)
+    if settings.mask_column is not None:
+        warn_of_masks_turned_apart(dataset, settings.image_column, settings.mask_column)
     if not known:
         raise ValueError(f"no row has a box in column '{settings.box_column}': give a split that is annotated")
     return known

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 from typing import Any, Literal
 
@@ -14,6 +15,7 @@ from hf_pgg.data.images import open_image, resize, to_rgb
 from hf_pgg.data.labels import class_feature
 from hf_pgg.data.loading import read_row
 from hf_pgg.data.masks import MaskSettings, read_mask
+from hf_pgg.data.orientation import is_turned_apart
 from hf_pgg.data.provenance import IMAGE, PROVENANCE, ColumnError, naming_row, row_labels, sources_of
 from hf_pgg.synthesis.base import Row, Sample
 from hf_pgg.synthesis.images import Synthesizer
@@ -187,6 +189,12 @@ class Composite(Synthesizer):
             try:
                 size, named = image.shape[1::-1], self.target_value is not None
                 alpha = read_mask(row[self.mask_column], size, settings, may_be_empty=not named).target
+                if is_turned_apart(row[self.image_column], row[self.mask_column]):
+                    warnings.warn(
+                        f"EXIF tags turn images of '{self.image_column}' and masks of '{self.mask_column}' differently,"
+                        " and sizes do not show whether they fit: each is taken as it is shown",
+                        stacklevel=2,
+                    )
             except (ValueError, OSError) as error:
                 raise ColumnError(self.mask_column, str(error), "Mend the mask, or remove the row.") from error
         elif row.get(PROVENANCE) and row[PROVENANCE][0] is not None:

@@ -15,10 +15,13 @@ from hf_pgg import CutMix, add_provenance
 from hf_pgg.cli import card, choices, explain, localize, preview
 from hf_pgg.cli import main as cli
 from hf_pgg.cli.preview import _synthesized
+from hf_pgg.data.boxes import corners
+from hf_pgg.data.formats import FORMATS
 from hf_pgg.data.images import encode_png, to_rgb, undecoded
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.localization.attribution import METHODS
 from hf_pgg.localization.classifier import CheckpointError, load_classifier
+from hf_pgg.metrics.boxes import pairwise_iou
 from hf_pgg.reports.sheets import sample_sheet, sheet_samples
 from hf_pgg.synthesis.by_name import SYNTHESES
 from tests.conftest import tiny_model
@@ -117,7 +120,7 @@ def test_a_misspelt_command_is_refused_in_a_line(capsys):
 
 
 def test_what_the_parsers_offer_is_what_the_library_has():
-    assert tuple(METHODS) == choices.MAPS and (*SYNTHESES, "none") == choices.SYNTHESES
+    assert tuple(METHODS) == choices.MAPS and (*SYNTHESES, "none") == choices.SYNTHESES and FORMATS == choices.FORMATS
 
 
 # ---------------------------------------------------------------------------------------------- preview
@@ -140,6 +143,17 @@ def test_preview_of_own_images_with_masks(kind, synthesis, data, capsys, tmp_pat
               "--output", tmp_path / "sheet.png")  # fmt: skip
     assert "2 of 24 rows" in out
     size_of(tmp_path / "sheet.png")
+
+
+@pytest.mark.parametrize("kind", ["coco", "yolo"])
+def test_preview_by_annotations_beside_a_folder(kind, annotated_folder, photos, capsys, tmp_path):
+    named = {"coco": ("instances_{split}.json",), "yolo": ("labels_{split}", "--class_names", "a", "b", "c")}[kind]
+    options = ("--annotations", annotated_folder / named[0], "--annotation_format", kind, *named[1:], "--count", 2)
+    out = run(capsys, "preview", annotated_folder / "{split}", "--split", "test", *options, "--synthesis", "exchange",
+              "--output", tmp_path / "sheet.png")  # fmt: skip
+    assert "2 of 8 rows" in out and "objects cover" in out
+    gone = ("--annotations", tmp_path / "gone.json", "--output", tmp_path / "none.png")
+    assert "gone.json does not exist" in refused(capsys, "preview", annotated_folder / "test", *gone)
 
 
 def test_the_samples_are_those_of_training(guided_photos):
@@ -315,6 +329,21 @@ def test_localize_is_the_box_writer(checkpoints, images, capsys, tmp_path):
     boxes = tmp_path / "boxes.json"
     out = run(capsys, "localize", checkpoints / "plain", images, "--output", boxes)
     assert "2 boxes written to" in out and len(json.loads(boxes.read_text())["annotations"]) == 2
+
+
+def test_localize_says_how_many_boxes_meet_an_annotated_one(checkpoints, annotated_folder, capsys, tmp_path):
+    known = ("--annotations", annotated_folder / "instances_test.json", "--output", tmp_path / "boxes.json")
+    folder, overlays = annotated_folder / "test", ("--overlays", tmp_path / "overlays")
+    out = run(capsys, "localize", checkpoints / "plain", folder, *known, *overlays)
+    found = json.loads((tmp_path / "boxes.json").read_text())
+    truth = json.loads((annotated_folder / "instances_test.json").read_text())
+    of = {image["file_name"]: own["bbox"] for image, own in zip(truth["images"], truth["annotations"], strict=True)}
+    met = 0
+    for image, own in zip(found["images"], found["annotations"], strict=True):
+        met += pairwise_iou(corners([own["bbox"]]), corners([of[Path(image["file_name"]).name]]))[0, 0] >= 0.5
+    assert f"{met} boxes of 8 annotated images meet an annotated one" in out
+    error = refused(capsys, "localize", checkpoints / "plain", folder / "8.png", *known)
+    assert "are of one folder of images" in error
 
 
 def test_localize_names_bad_files_and_goes_on(checkpoints, images, capsys, tmp_path, monkeypatch):

@@ -10,8 +10,9 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 from PIL import Image as PILImage
 
 from hf_pgg import add_provenance
-from hf_pgg.data.boxes import BOX_FORMATS, boxes_to_mask, check_box_column, mask_to_box, read_boxes, turned_rows
+from hf_pgg.data.boxes import BOX_FORMATS, boxes_to_mask, check_box_column, mask_to_box, read_boxes
 from hf_pgg.data.images import encode_png
+from hf_pgg.data.orientation import turned_rows
 from hf_pgg.data.provenance import ProvenanceError
 
 SIZE = (80, 60)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -155,6 +156,153 @@ def test_a_yolo_line_that_is_no_object_is_named(line, problem, folder, tmp_path)
     (tmp_path / "0.txt").write_text(line)
     with pytest.raises(ValueError, match=problem):
         read_yolo(tmp_path, folder / "images", NAMES)
+
+
+@pytest.mark.parametrize(
+    ("shape", "problem"),
+    [
+        ({"size": [40, 50], "counts": [0, 1990]}, "run lengths of 1990 pixels in place of those of 2000"),
+        ({"size": [40, 50], "counts": [10, 2000]}, "run lengths of 2010 pixels in place of those of 2000"),
+        ({"size": [40, 50], "counts": [-5, 2005]}, "run lengths of 2000 pixels"),
+        ({"size": [40, 50], "counts": [0.5, 1999.5]}, "in place of those of 2000"),
+        ({"size": [40, 50], "counts": "04"}, "run lengths of 4 pixels in place of those of 2000"),
+        ({"size": [40, 50], "counts": "\n"}, "are no compressed run lengths"),
+        ({"size": [40, 50]}, "neither polygons nor run lengths with `size` and `counts`"),
+        ([["1", "1", "9", "1", "9", "9"]], "are no polygons: give lists of numbers"),
+        ([[1, 1, 9, 1, 9, float("nan")]], "a polygon leaves the image"),
+        ([1, 1, 9, 1, 9, 9], "are no polygons"),
+    ],
+)
+def test_an_outline_that_is_none_is_refused(shape, problem, folder, tmp_path):
+    """Of run lengths that end early, pycocotools makes masks of whatever stood in memory."""
+    with pytest.raises(ValueError, match=f"changed.json, annotation 0: .*{problem}"):
+        read_coco(changed(folder, tmp_path, segmentation=shape), folder / "images")
+
+
+def test_a_crowd_is_a_part_of_the_target_where_its_outline_is_known(folder, objects, tmp_path):
+    whole = {"size": [40, 50], "counts": [0, 2000]}
+    known = read_coco(changed(folder, tmp_path, iscrowd=1, segmentation=whole), folder / "images")
+    assert decode_mask(known[0]["provenance"][0]).all() and len(known) == 10
+    known = read_coco(changed(folder, tmp_path, iscrowd=1), folder / "images")
+    assert len(known) == 9, "a box around a crowd says nothing"
+
+
+@pytest.mark.parametrize(
+    ("change", "problem"),
+    [
+        (lambda text: text[:-9], "changed.json: "),
+        (lambda text: "[]", "it is no COCO data set, which has images, categories, annotations"),
+        (lambda text: json.dumps({**json.loads(text), "categories": None}), "changed.json: "),
+        (lambda text: text.replace('"categories"', '"classes"'), "it is no COCO data set, which has categories"),
+        (lambda text: text.replace('"file_name": "0.png"', '"name": "0.png"'), "changed.json: there is no 'file_name'"),
+        (lambda text: text.replace('"1.png"', '"gone.png"'), "gone.png does not exist"),
+        (lambda text: text.replace('"1.png"', '"0.png"'), "'0.png' stands twice among the file_name of the images"),
+        (
+            lambda text: text.replace('{"id": 7, "n', '{"id": 3, "n'),
+            "3 stands twice among the id of the categories",
+        ),
+        (lambda text: text.replace('"category_id": 7', '"category_id": 8'), "its image or category is not listed"),
+        (lambda text: text.replace('"width": 50', '"width": 40'), "is 50x40 as it is shown, and annotated as 40x40"),
+    ],
+)
+def test_a_coco_file_that_is_none_is_refused_in_a_sentence(change, problem, folder, tmp_path):
+    (tmp_path / "changed.json").write_text(change((folder / "boxes.json").read_text()))
+    with pytest.raises(ValueError, match=problem) as caught:
+        read_coco(tmp_path / "changed.json", folder / "images")
+    assert "\n" not in str(caught.value)
+
+
+def test_without_pycocotools_polygons_name_the_extra_and_all_else_is_read(folder, objects, monkeypatch):
+    monkeypatch.setitem(sys.modules, "pycocotools", None)
+    for name in READERS:
+        if "polygons" in name:
+            with pytest.raises(ImportError, match=r"pip install 'hf-pgg\[annotations\]'"):
+                READERS[name](folder, objects)
+        else:
+            assert len(READERS[name](folder, objects)) == 10
+
+
+def test_two_images_of_one_name_are_refused(folder, tmp_path):
+    """`a.jpg` and `a.png` would share the file `a.txt`; the same image in two XML files would be two rows."""
+    (tmp_path / "labels").mkdir()
+    for suffix in ("png", "jpg"):
+        PILImage.new("RGB", SIZE).save(tmp_path / f"a.{suffix}")
+    with pytest.raises(ValueError, match="'a' stands twice among the names without suffix"):
+        read_yolo(tmp_path / "labels", tmp_path, NAMES)
+    for name in ("0", "other"):
+        (tmp_path / "labels" / f"{name}.xml").write_text((folder / "xml" / "0.xml").read_text())
+    with pytest.raises(ValueError, match=r"0\.png' stands twice among the images of the XML files"):
+        read_voc(tmp_path / "labels", folder / "images")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "problem"),
+    [
+        ("<name>cat</name>", "", "0.xml, object 1: there is no <name>"),
+        ("<name>cat</name>", "<name> </name>", "0.xml, object 1: there is no <name>"),
+        ("bndbox>", "polygon>", "0.xml, object 1: there is no <bndbox><xmin>"),
+        ("<filename>0.png</filename>", "", "0.xml: there is no <filename>"),
+        ("0.png", "gone.png", "gone.png does not exist"),
+        ("<width>50", "<width>40", "is 50x40 as it is shown, and annotated as 40x40"),
+        ("</annotation>", "", "0.xml: no element found"),
+        ("<xmin>", "<xmin>none", "0.xml, object 1: could not convert"),
+        ("<ymax>", "<ymax>9", "0.xml, object 1: box .* leaves the image"),
+    ],
+)
+def test_a_voc_file_that_says_too_little_is_named(old, new, problem, folder, tmp_path):
+    text = (folder / "xml" / "0.xml").read_text()
+    assert old in text
+    (tmp_path / "0.xml").write_text(text.replace(old, new))
+    with pytest.raises(ValueError, match=problem):
+        read_voc(tmp_path, folder / "images")
+
+
+def test_voc_boxes_that_count_from_0_are_refused(folder, tmp_path):
+    box = "<bndbox><xmin>0</xmin><ymin>3</ymin><xmax>9</xmax><ymax>9</ymax></bndbox>"
+    text = f"<annotation><filename>0.png</filename><object><name>cat</name>{box}</object></annotation>"
+    (tmp_path / "0.xml").write_text(text)
+    with pytest.raises(ValueError, match=r"0\.xml, object 1: box .* begins at 0, and VOC counts pixels from 1"):
+        read_voc(tmp_path, folder / "images")
+
+
+def test_class_ids_in_another_order_than_the_names_are_seen(folder):
+    with pytest.raises(ValueError, match=r"0\.xml: it names cat, and its PNG shows dog: give `names` in the order"):
+        read_voc(folder / "xml", folder / "images", folder / "ids", ["dog", "cat"])
+
+
+@pytest.mark.parametrize(
+    ("column", "problem"),
+    [
+        ({"bbox": [[1, 1, 9, 9]], "category": [-1]}, "row 1, column 'objects': -1 in `category` is none of the 2"),
+        ({"bbox": [[1, 1, 9, 9]], "category": [None]}, "row 1, column 'objects': None in `category`"),
+        ({"bbox": [[1, 1, 9, 9]], "category": []}, "row 1, column 'objects': zip"),
+        ({"bbox": [[1, 1, 90, 9]], "category": [0]}, "row 1, column 'objects': box .* leaves the image"),
+    ],
+)
+def test_an_object_of_the_hub_that_is_none_is_named(column, problem, folder):
+    paths = [str(folder / "images" / f"{i}.png") for i in range(3)]
+    columns = {"image": paths, "objects": [{"bbox": [[1, 1, 9, 9]], "category": [0]}, column, None]}
+    fields = {"bbox": List(List(Value("float32"))), "category": List(Value("int64"))}
+    rows = Dataset.from_dict(columns, features=Features(image=Image(), objects=fields))
+    named = Features(image=Image(), objects={**fields, "category": List(ClassLabel(names=NAMES))})
+    with pytest.raises(ValueError, match=problem):
+        read_objects(rows.cast(named), "xywh")
+    rest = rows.select([0, 2]).cast(named)
+    assert len(read_objects(rest, "xywh")) == 1, "a row without objects has no class"
+
+
+def test_images_turned_by_their_tag_are_warned_of_where_nothing_shows_it(folder, tmp_path):
+    """COCO states sizes, which show a quarter turn of what is no square; YOLO states none."""
+    exif = PILImage.Exif()
+    for tag, words in ((3, "turned by their EXIF tag; the annotations are taken"), (6, "is 40x50 as it is shown")):
+        exif[274] = tag
+        (tmp_path / str(tag)).mkdir()
+        for i in range(10):
+            PILImage.new("RGB", SIZE).save(tmp_path / str(tag) / f"{i}.png", exif=exif)
+        with pytest.warns(UserWarning, match="EXIF") if tag == 3 else pytest.raises(ValueError, match=words):
+            read_coco(folder / "boxes.json", tmp_path / str(tag))
+        with pytest.warns(UserWarning, match="10 images, the first in row 0, are turned by their EXIF tag"):
+            read_yolo(folder / "labels", tmp_path / str(tag), NAMES)
 
 
 def test_class_ids_beyond_the_names_are_refused(folder):

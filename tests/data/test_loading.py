@@ -1,9 +1,11 @@
 """A data set opens by what the user names: a parquet file, a saved folder, a folder of files, each with its columns."""
 
+import numpy as np
 import pytest
 from datasets import DatasetDict
 
-from hf_pgg.data.loading import open_dataset
+from hf_pgg.data.boxes import mask_to_box
+from hf_pgg.data.loading import Annotations, open_dataset
 
 
 @pytest.fixture(scope="module")
@@ -49,3 +51,25 @@ def test_what_cannot_be_opened_is_refused_in_a_sentence(name, options, words, fo
     with pytest.raises(ValueError, match=words) as caught:
         open_dataset(str(folder / name), **options)
     assert "\n" not in str(caught.value)
+
+
+ANNOTATIONS = {
+    "coco": Annotations("{root}/instances_{split}.json"),
+    "yolo": Annotations("{root}/labels_{split}", "yolo", ["a", "b", "c"]),
+}
+
+
+@pytest.mark.parametrize("kind", ANNOTATIONS)
+@pytest.mark.parametrize(("split", "start"), [("train", 0), ("test", 8)])
+def test_annotations_beside_a_folder_give_classes_and_provenance(kind, split, start, annotated_folder, photos):
+    annotations = ANNOTATIONS[kind]._replace(path=ANNOTATIONS[kind].path.replace("{root}", str(annotated_folder)))
+    rows = open_dataset(str(annotated_folder / "{split}"), split, columns={"label": "label"}, annotations=annotations)
+    assert rows.features["label"].names == ["a", "b", "c"] and len(rows) == 8
+    order = [int(number) for number in sorted(map(str, range(start, start + 8)))]  # of the file names
+    expected = photos.select(range(start, start + 8) if kind == "coco" else order)
+    assert rows["label"][:] == expected["label"][:]
+    for row, photo in zip(rows, expected, strict=True):
+        mask = np.asarray(photo["mask"]) > 127
+        assert ((np.asarray(row["provenance"][0]) > 127) == mask).all() and row["bbox"] == [list(mask_to_box(mask))]
+    with pytest.raises(ValueError, match="has no column 'breed' but image, "):
+        open_dataset(str(annotated_folder / split), split, columns={"breed": "label"}, annotations=annotations)

@@ -14,8 +14,7 @@ from torch import nn
 
 from hf_pgg.cli.main import main
 from hf_pgg.data.boxes import indices_with_boxes
-from hf_pgg.data.images import encode_mask, encode_png
-from hf_pgg.data.loading import image_files
+from hf_pgg.data.images import encode_mask, encode_png, image_files
 from hf_pgg.data.preprocessing import InputSpec
 from hf_pgg.localization.images import LocalizationSettings, box_of_map, boxes_of_map, evaluate_localization
 from hf_pgg.localization.score_maps import score_maps, with_smoothing

@@ -11,13 +11,20 @@ import numpy as np
 import pytest
 from datasets import ClassLabel, load_dataset
 from huggingface_hub import ModelCard
-from transformers import AutoModelForImageClassification, AutoModelForVideoClassification
+from transformers import AutoModelForImageClassification, AutoModelForVideoClassification, ViTImageProcessor
 
 from hf_pgg import add_provenance
+from hf_pgg.cli.arguments import PromptedDataArguments
 from hf_pgg.cli.options import run_recipe
 from hf_pgg.data.boxes import mask_to_box
+from hf_pgg.data.loading import open_dataset
+from hf_pgg.data.preprocessing import InputSpec
+from hf_pgg.data.provenance import guided_rows
 from hf_pgg.demo_data import digits_in_motion
-from recipes import train_cls
+from hf_pgg.generation.prompts import Prompts
+from hf_pgg.localization.attribution import center_gaussian
+from hf_pgg.localization.images import LocalizationSettings, evaluate_localization
+from recipes import train_cls, train_wsol
 from tests.conftest import SIZE, tiny_model
 from tests.hub.server import environment as hub_environment
 
@@ -163,6 +170,25 @@ def pushed(hub, name, folder, token):
     assert not [file for file in files if file.endswith((".bin", ".pt", ".pkl"))]
     assert not [file for file, content in files.items() if token.encode() in content]
     return files
+
+
+def test_recipes_read_annotations_beside_a_folder(annotated_folder, photos):
+    """Of COCO's boxes, `train_cls` makes provenance, `train_wsol` what is measured, the generators take the classes."""
+    root = str(annotated_folder)
+    places = {"dataset_name": root + "/{split}", "annotations": root + "/instances_{split}.json"}
+    config = train_cls.RecipeConfig("out", use_cpu=True)
+    data, _ = train_cls.load_data(train_cls.DataArguments(**places), train_cls.SynthesisArguments(), config)
+    assert [len(data[part]) for part in ("train", "test")] == [8, 8] and guided_rows(data["train"]) == 8
+    task = train_wsol.Task(**places)
+    data = train_wsol.load_data(task, train_wsol.LocalizationConfig("out", use_cpu=True))
+    assert data["train"].column_names == ["image", "label"] and guided_rows(data["train"]) == 0
+    boxed = LocalizationSettings(box_column=task.box_column, box_format=task.box_format, delta=0.1)
+    spec = InputSpec.from_processor(ViTImageProcessor(size={"height": SIZE, "width": SIZE}))
+    found = evaluate_localization(tiny_model("vit"), spec, data["test"], center_gaussian, boxed)
+    assert found["num_maps"] == 8
+    prompted = PromptedDataArguments(**places, split="test")
+    rows = open_dataset(prompted.dataset_name, prompted.split, annotations=prompted.annotated)
+    Prompts(("a photo of {class}",)).check(rows)
 
 
 def test_the_localization_recipe_compares_and_pushes_methods_on_boxes_of_ones_own(hub, alice, photos, tmp_path):
