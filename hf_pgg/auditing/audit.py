@@ -73,7 +73,7 @@ class Audit:
         left_out (`dict[str, int]`): Why rows were left out, and how many.
         reliance ([`~hf_pgg.metrics.reliance.Reliance`]): The margins and answers of every row.
         results (`dict`): Each figure with its interval, see [`~hf_pgg.metrics.reliance.Reliance`].
-        pool ([`~hf_pgg.auditing.variants.Pool`]): The rows as the model reads them, from which the page's images are made.
+        pool ([`~hf_pgg.auditing.variants.Pool`]): The rows as the model reads them.
         display (`Callable`): What turns pixels into an image.
 
     Example:
@@ -89,9 +89,9 @@ class Audit:
     left_out: dict[str, int]
     reliance: Reliance
     settings: AuditSettings
+    pool: Pool = field(repr=False)
+    display: Callable[[torch.Tensor], torch.Tensor] = field(repr=False)
     results: dict[str, dict[str, float]] = field(default_factory=dict)
-    pool: Pool = field(repr=False, default=None)  # type: ignore[assignment]
-    display: Callable[[torch.Tensor], torch.Tensor] = field(repr=False, default=lambda pixels: pixels)
 
     def __post_init__(self) -> None:
         self.results = self.results or self.reliance.result(seed=self.settings.seed)
@@ -177,9 +177,7 @@ def audit(
                 logits[name] = out.float().cpu().numpy().reshape(len(batch), images.shape[1], -1)
         reliance.update(numbers[pool.labels[batch]], logits, None if groups is None else groups[batch].tolist())
     display = classifier.spec.display
-    return Audit(
-        classifier.name, names, classifier.labels, indices, left_out, reliance, settings, pool=pool, display=display
-    )
+    return Audit(classifier.name, names, classifier.labels, indices, left_out, reliance, settings, pool, display)
 
 
 def _batches(rows: Sequence[int], size: int, progress: bool, what: str) -> Iterable[list[int]]:
