@@ -26,7 +26,6 @@ from transformers import AutoImageProcessor, AutoModelForImageClassification, CL
 from hf_pgg.cli.arguments import GenerationArguments, PromptedDataArguments
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.labels import class_feature
-from hf_pgg.data.loading import open_dataset
 from hf_pgg.generation.edits import EditGeneration, ImageEditor, InpaintingEditor, InstructionEditor
 from hf_pgg.generation.filtering import (
     FAILED,
@@ -88,7 +87,7 @@ def main() -> None:
         raise ValueError("--clip_filter needs --clip_positive and --clip_negative, prompts to choose between")
     # on a CPU, too, where Accelerate must be told to look for other processes
     state = PartialState(cpu=not torch.accelerator.is_available())
-    rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name, annotations=data.annotated)
+    rows = data.open_rows()
     needs_class = editing.editor == "image"  # the others see what the image shows
     prompts = Prompts.read(data.prompts, data.prompt_file, label_column=data.label_column, needs_class=needs_class)
     prompts.check(rows)  # before minutes of loading
@@ -110,8 +109,7 @@ def main() -> None:
     if state.is_main_process and (filters.filter_model or filters.clip_filter):
         known = None
         if filters.filter_model:
-            named = (data.dataset_name, filters.filter_split, data.dataset_config_name)
-            known = open_dataset(*named, annotations=data.annotated)
+            known = data.open_rows(split=filters.filter_split)
             if filters.filter_split == data.split or Path(data.dataset_name).is_file():
                 print("the filter's thresholds come from the split that was edited: a model that knows it is too sure")
         filter_edits(known, generation, filters, state)

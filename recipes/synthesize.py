@@ -25,7 +25,6 @@ from accelerate import PartialState
 from hf_pgg.cli.arguments import GenerationArguments, PromptedDataArguments
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.groups import under_every_value
-from hf_pgg.data.loading import open_dataset
 from hf_pgg.generation.conditioning import Conditioner
 from hf_pgg.generation.pipelines import diffusers_library, load_lora, load_pipeline, revision_of
 from hf_pgg.generation.prompts import PROMPT, Prompts
@@ -77,7 +76,7 @@ def main() -> None:
     data, model, sampling, run = parse_options({**groups, "output": GenerationArguments}, description=__doc__)
     # on a CPU, too, where Accelerate must be told to look for other processes
     state = PartialState(cpu=not torch.accelerator.is_available())
-    rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name, annotations=data.annotated)
+    rows = data.open_rows(*filter(None, [sampling.bias_column]))
     prompts = Prompts.read(data.prompts, data.prompt_file, default=PROMPT, label_column=data.label_column)
     prompts.check(rows)  # before minutes of loading
     keep, bias = dict.fromkeys(run.keep_columns), sampling.bias_column

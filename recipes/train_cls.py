@@ -127,8 +127,9 @@ def load_data(data: DataArguments, args: SynthesisArguments, config: RecipeConfi
         return DatasetDict(train=with_generated(rows["train"], args), test=rows[data.test_split]), "aligned"
     rows, names = DatasetDict(), {config.image_column: IMAGE, config.label_column: "label"}
     for part, split in (("train", data.train_split), ("test", data.test_split)):
-        config_name, annotated = data.dataset_config_name, data.annotated
-        rows[part] = open_dataset(data.dataset_name, split, config_name, names, annotations=annotated)
+        options = {"columns": names, "annotations": data.annotated}
+        options["class_columns"] = [data.group_column] if data.group_column else []
+        rows[part] = open_dataset(data.dataset_name, split, data.dataset_config_name, **options)
         if data.mask_column or data.box_column:
             objects = {"mask_column": data.mask_column, "box_column": data.box_column, "box_format": data.box_format}
             rows[part] = add_provenance(rows[part], target_value=data.target_value, **objects)

@@ -152,8 +152,11 @@ def settings_of(cell: Cell, options: Options) -> dict[str, Any]:
 def load_data(args: DataArguments, config: FFRConfig, bias: float | None, seed: int) -> DatasetDict:
     """Real rows: train (tied to the bias), validation and test."""
     embedded = args.dataset_name is None
+    known = {"label_column": config.label_column, "class_columns": [args.bias_column]}
     splits = {
-        name: even_or_odd(digits(name), args.bias_column) if embedded else open_dataset(args.dataset_name, name)
+        name: even_or_odd(digits(name), args.bias_column)
+        if embedded
+        else open_dataset(args.dataset_name, name, **known)
         for name in ("train", "validation", "test")
     }
     if bias is not None:

@@ -21,7 +21,6 @@ from transformers.trainer_utils import get_last_checkpoint
 
 from hf_pgg.cli.arguments import PromptedDataArguments
 from hf_pgg.cli.options import parse_options, run_recipe
-from hf_pgg.data.loading import open_dataset
 from hf_pgg.generation.conditioning import Conditioner
 from hf_pgg.generation.pipelines import diffusers_library, load_pipeline, revision_of
 from hf_pgg.generation.prompts import PROMPT, Prompts
@@ -65,7 +64,7 @@ class LoraConfig(GeneratorConfig):
 def main() -> None:
     groups = {"data": PromptedDataArguments, "model": DiffusionArguments, "loss": LoraConfig}
     data, model, config = parse_options(groups, description=__doc__)
-    rows = open_dataset(data.dataset_name, data.split, data.dataset_config_name, annotations=data.annotated)
+    rows = data.open_rows()
     prompts = Prompts.read(data.prompts, data.prompt_file, default=PROMPT, label_column=data.label_column)
     prompts.check(rows)  # before minutes of loading
 

@@ -100,7 +100,8 @@ def main() -> None:
         if data.dataset_name and name not in data.conditions:
             raise ValueError(f"column '{name}' is not among --conditions {data.conditions}: images would not follow it")
     with config.main_process_first(desc="data"):
-        rows = handwritten_digits("train") if embedded else open_dataset(data.dataset_name, data.split)
+        known = {"label_column": config.label_column, "class_columns": data.conditions}
+        rows = handwritten_digits("train") if embedded else open_dataset(data.dataset_name, data.split, **known)
     if embedded:
         space = digit_space(rows)
     else:

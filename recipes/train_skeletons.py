@@ -125,7 +125,8 @@ def load_data(task: SkeletonArguments, config: SkeletonRecipeConfig) -> DatasetD
     if task.data is None:
         clips = digits_in_motion(seed=config.seed, num_frames=config.num_frames)
     else:
-        clips = {"train": open_dataset(task.data, task.train_split), "test": open_dataset(task.data, task.test_split)}
+        splits, known = {"train": task.train_split, "test": task.test_split}, {"label_column": config.label_column}
+        clips = {part: open_dataset(task.data, split, **known) for part, split in splits.items()}
     columns = [config.video_column, task.mask_column, config.label_column]
     return DatasetDict(
         {

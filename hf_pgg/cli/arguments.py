@@ -6,10 +6,11 @@ import sys
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from datasets import Dataset
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
 from hf_pgg.data.formats import FORMATS
-from hf_pgg.data.loading import Annotations
+from hf_pgg.data.loading import Annotations, open_dataset
 from hf_pgg.training.config import PGGConfig
 from hf_pgg.training.models import ARCHITECTURES
 
@@ -114,6 +115,17 @@ class PromptedDataArguments(AnnotationArguments):
         default_factory=list, metadata={"help": "Templates with {class} and columns, e.g. {caption}."}
     )
     prompt_file: str | None = field(default=None, metadata={"help": "Templates from a text file, one a line."})
+
+    def open_rows(self, *class_columns: str, split: str | None = None) -> Dataset:
+        """Returns the rows of a split, by default the one that is named, with their classes numbered."""
+        return open_dataset(
+            self.dataset_name,
+            split or self.split,
+            self.dataset_config_name,
+            label_column=self.label_column,
+            class_columns=class_columns,
+            annotations=self.annotated,
+        )
 
 
 @dataclass

@@ -122,16 +122,16 @@ def _column_names(rows: Dataset, column: str, split: str) -> list[Any]:
 
 
 def with_classes(dataset: Any, names: Sequence[str], label_column: str = "label", whose: str = "the data set") -> Any:
-    """Returns the dataset with its classes numbered in the order of `names`, matched by name.
+    """Returns the dataset with its classes numbered in the order of `names`, matched by name; some may be missing.
 
-    Classes that were never named (`0`, `1`, ... or `LABEL_0`, ...) say nothing, and are left as they are.
+    Classes that were never named (`0`, `1`, ... or `LABEL_0`, ...) say nothing beside words, and are left as they are.
 
     Args:
         dataset (`Dataset` or `IterableDataset`): Labels stand in `labels`, `label_column` or both.
         whose (`str`): How an error calls the dataset.
 
     Raises:
-        ValueError: If the names are not the same; the message lists the difference.
+        ValueError: If a class is none of `names`; the message lists the difference.
 
     Example:
         >>> with_classes(rows, ["dog", "cat"])["label"][:], rows["label"][:]
@@ -144,9 +144,9 @@ def with_classes(dataset: Any, names: Sequence[str], label_column: str = "label"
     for column in dict.fromkeys((own_label_column(features, label_column), LABELS, label_column)):
         feature = features.get(column)
         label = feature.feature if isinstance(feature, List) else feature
-        if not isinstance(label, ClassLabel) or label.names == names or _unnamed(label.names) or _unnamed(names):
+        if not isinstance(label, ClassLabel) or label.names == names or _say_nothing(label.names, names):
             continue
-        if sorted(set(label.names)) != sorted(names):
+        if not set(label.names) <= set(names) or len(set(label.names)) < len(label.names):
             if column != own_label_column(features, label_column):
                 continue
             raise ValueError(
@@ -161,8 +161,12 @@ def with_classes(dataset: Any, names: Sequence[str], label_column: str = "label"
     return dataset
 
 
-def _unnamed(names: Sequence[str]) -> bool:
-    return any(list(names) == [f"{prefix}{i}" for i in range(len(names))] for prefix in ("", "LABEL_"))
+def _say_nothing(found: Sequence[str], expected: Sequence[str]) -> bool:
+    """Whether one of two lists of names holds none; numbers say something of other numbers, which a file may name."""
+    both = (list(found), list(expected))
+    if all(name.lstrip("-").isdigit() for name in (*found, *expected)):
+        return False
+    return any(names == [f"{prefix}{i}" for i in range(len(names))] for names in both for prefix in ("", "LABEL_"))
 
 
 def _listed(names: Sequence[str]) -> str:

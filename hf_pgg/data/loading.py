@@ -42,6 +42,7 @@ def open_dataset(
     config_name: str | None = None,
     columns: Mapping[str, str] | None = None,
     label_column: str = "label",
+    class_columns: Sequence[str] = (),
     annotations: Annotations | None = None,
 ) -> Dataset:
     """Opens a split of a data set.
@@ -54,6 +55,7 @@ def open_dataset(
             name for an image and its label. A column that has our name already, and is not the one meant, gives way.
         label_column (`str`): Column of the classes: strings and integers are numbered over all splits, see
             [`~hf_pgg.data.labels.encode_classes`]. A folder of class folders that has no such column gets it.
+        class_columns (`Sequence[str]`): Further columns that are numbered so, under their own names.
         annotations ([`Annotations`], *optional*): Of the images in the folder `name`: they give `image`, `label`,
             the contract's columns, and `bbox` (`[x, y, width, height]` of every object).
 
@@ -82,13 +84,15 @@ def open_dataset(
         rows = rows[split]
     label = {ours: theirs for theirs, ours in (columns or {}).items()}.get(label_column, label_column)
     rows = _with_folder_classes(rows, path, label)
-    feature = rows.features.get(label)
-    if isinstance(feature, Value) and is_scalar(feature, "string", "large_string", "int", "uint", "bool"):
-        whole = _load(name, config_name)  # a class may be in another split alone
-        parts = dict(whole) if isinstance(whole, DatasetDict) else {}
-        parts = {key: _with_folder_classes(part, path, label) for key, part in parts.items()}
-        parts = {key: part for key, part in parts.items() if label in part.column_names}
-        rows = encode_classes({**parts, split: rows}, label)[split]
+    kinds = ("string", "large_string", "int", "uint", "bool")
+    for column in (label, *class_columns):
+        feature = rows.features.get(column)
+        if isinstance(feature, Value) and is_scalar(feature, *kinds):
+            whole = _load(name, config_name)  # a class may be in another split alone
+            parts = dict(whole) if isinstance(whole, DatasetDict) else {}
+            parts = {key: _with_folder_classes(part, path, label) for key, part in parts.items()}
+            parts = {key: part for key, part in parts.items() if column in part.column_names}
+            rows = encode_classes({**parts, split: rows}, column)[split]
     return _renamed(rows, name, columns)
 
 

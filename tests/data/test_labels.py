@@ -129,12 +129,40 @@ def test_the_missing_class_stays_missing():
     [
         (["a", "b", "d"], "c is not expected, d is missing"),
         (["a", "b"], "c is not expected"),
-        (["a", "b", "c", "d"], "d is missing"),
     ],
 )
 def test_other_classes_are_refused_with_the_difference(names, words, photos):
     with pytest.raises(ValueError, match=rf"the classes of the test split are a, b, c, and .*: {words}\. Number"):
         with_classes(photos, names, whose="the test split")
+
+
+def test_a_part_of_the_classes_is_matched_by_name(photos):
+    """A test split that shows fewer classes keeps them; one that shows more is refused above."""
+    other = renamed(photos, ["c", "a", "b"])
+    wider = with_classes(other, ["x", "b", "a", "c"], whose="the test split")
+    assert wider.features["label"].names == ["x", "b", "a", "c"]
+    assert [wider.features["label"].int2str(value) for value in wider["label"]] == [
+        photos.features["label"].int2str(value) for value in photos["label"]
+    ]
+
+
+@pytest.mark.parametrize(
+    ("found", "expected", "labels"),
+    [
+        (["0", "2"], ["0", "1", "2"], [0, 2]),  # integers of a split that lacks one, encoded for itself
+        (["0", "1"], ["cat", "dog"], [0, 1]),  # never named
+        (["cat", "dog"], ["LABEL_0", "LABEL_1"], [0, 1]),
+        (["0", "1"], ["3", "5"], None),
+        (["3", "5"], ["0", "1"], None),
+    ],
+)
+def test_numbers_as_names_agree_with_numbers(found, expected, labels):
+    rows = Dataset.from_dict({"label": [0, 1]}, features=Features(label=ClassLabel(names=found)))
+    if labels is None:
+        with pytest.raises(ValueError, match=r"are expected: .* are not expected"):
+            with_classes(rows, expected)
+    else:
+        assert with_classes(rows, expected)["label"][:] == labels
 
 
 def test_a_mixs_partners_have_the_labels_of_their_names(photos):
