@@ -40,13 +40,10 @@ class ActorComposite(ClipSynthesizer):
             Backgrounds may have it too.
         target_value, ignore_value, channel (*optional*): See [`~hf_pgg.data.masks.MaskSettings`].
         background_column (`str`, *optional*): `ClassLabel` of `backgrounds`, kept in the output as `background`.
-        flip (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip of the actor's clip.
-        feather (`float`, *optional*, defaults to 0.7): Standard deviation, in pixels, of the edge's blur; the blurred
-            mask is the provenance.
-        margin (`int`, *optional*, defaults to 3): Pixels by which a background's masks are grown before its actor is
+        flip (`float`): Probability of a horizontal flip of the actor's clip.
+        feather (`float`): Standard deviation, in pixels, of the edge's blur; the blurred mask is the provenance.
+        margin (`int`): Pixels by which a background's masks are grown before its actor is
             filled: masks often miss hair, clothes and shadow.
-        video_column, sampler, size, storage, label_column, seed, epoch, row_id_column: See
-            [`~hf_pgg.synthesis.clips.ClipSynthesizer`].
 
     Example:
         >>> moved = ActorComposite(backgrounds=scenes, mask_column="masks", background_column="label").map(clips)

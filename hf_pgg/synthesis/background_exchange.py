@@ -25,12 +25,7 @@ def fill_target(image: np.ndarray, inside: np.ndarray) -> np.ndarray:
 
     Blurs of doubling width are laid over each other from wide to narrow, each where it saw enough background.
 
-    Args:
-        image (`np.ndarray`): (H, W, 3) uint8.
-        inside (`np.ndarray`): Mask of the target, (H, W) in [0, 1].
-
-    Returns:
-        The filled image (H, W, 3) uint8, unchanged where the mask is 0.
+    The image is (H, W, 3) uint8, and unchanged where `inside`, the mask of the target (H, W) in [0, 1], is 0.
 
     Example:
         >>> image = np.full((8, 8, 3), 50, np.uint8)
@@ -68,8 +63,7 @@ class BackgroundExchange(PairSynthesizer):
 
     Args:
         source (`Dataset`): The pool: the mapped dataset itself or another with provenance, map-style.
-        probability (`float`, *optional*, defaults to 1.0): Share of the rows that are exchanged.
-        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+        probability (`float`): Share of the rows that are exchanged.
 
     Example:
         >>> image = BackgroundExchange(source=rows, seed=1).map(rows)[0]["image"]

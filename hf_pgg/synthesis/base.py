@@ -71,9 +71,9 @@ def _one_thread() -> Iterator[None]:
 class RowTransform(ABC):
     """A `datasets.map` transform whose every draw is decided by (seed, row, epoch), whatever batch the row is in.
 
+    For a new draw each epoch see [`FreshDraws`].
+
     Args:
-        seed (`int`, *optional*, defaults to 0): With the row's id and the epoch, decides every draw.
-        epoch (`int`, *optional*, defaults to 0): See [`FreshDraws`] for a new draw each epoch.
         row_id_column (`str`, *optional*): A column of unique ids (int or str). By default the index that `map` passes
             is the id. Needed where there is no lasting index: `IterableDataset`, `with_transform`, the collator.
 
@@ -120,9 +120,8 @@ class RowTransform(ABC):
         map_kwargs.setdefault("batch_size", 32)  # images: the default of 1000 rows would be held in memory at once
         if isinstance(dataset, IterableDataset):
             dataset = undecoded(dataset)  # of a Dataset, `read_column` takes the stored images
-        return dataset.map(
-            self, batched=True, with_indices=True, features=self.features(dataset.features), **map_kwargs
-        )
+        map_kwargs["features"] = self.features(dataset.features)
+        return dataset.map(self, batched=True, with_indices=True, **map_kwargs)
 
     def _row_id(self, row: Row, index: int | None) -> int | str:
         if self.row_id_column is not None:
@@ -174,9 +173,7 @@ def check_row_ids(dataset: Any, column: str | None) -> None:
 class RowSynthesizer(RowTransform, ABC):
     """A synthesis method of images ([`~hf_pgg.synthesis.images.Synthesizer`]), clips or skeletons.
 
-    Args:
-        label_column (`str`): Column of the class, in the mapped dataset and in the source pool where there is one.
-        seed, epoch, row_id_column: See [`RowTransform`].
+    The `label_column` is that of the mapped dataset, and of the source pool where there is one.
 
     Example:
         >>> from hf_pgg.synthesis import CutMix
@@ -228,9 +225,7 @@ class RowSynthesizer(RowTransform, ABC):
     def __call__(self, batch: Batch, indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
         """A batch of rows (columns of lists) to the columns of the contract.
 
-        Raises:
-            ProvenanceError: If an image cannot be read, naming the row.
-            ValueError: If a column is missing, or there is neither an index nor a `row_id_column`.
+        An image that cannot be read is a ProvenanceError, which names the row; a missing column or id a ValueError.
         """
         columns = {name: read_column(batch, name) for name in batch}
         if self.input_column not in columns:

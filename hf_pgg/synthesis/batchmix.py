@@ -36,12 +36,7 @@ class BatchMix(RowSynthesizer):
 
     The row's persons come first: models of skeletons do not mind the order of persons.
 
-    Args:
-        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
-        num_clips (`int`, *optional*, defaults to 2): Clips in a mix.
-        sampler (`FrameSampler`, *optional*, defaults to 8 frames over the clip): Which frames make the sample.
-        keypoints_column (`str`): Column of the keypoints, in the mapped dataset and in the source pool.
-        label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.base.RowSynthesizer`].
+    `source` is the mapped dataset itself or another with the same classes, map-style.
 
     Example:
         >>> mixed = BatchMix(source=skeletons).map(skeletons)

@@ -23,14 +23,11 @@ def synthesis_by_name(
     """Returns the synthesis method of a name, set up for some rows.
 
     Args:
-        name (`str`): `"composite"`, `"exchange"`, `"cutmix"` or `"resizemix"`.
+        name (`str`): `"composite"`, `"exchange"`, `"cutmix"` or `"resizemix"`, else it is a ValueError.
         rows (`Dataset`): Rows with provenance; the partners of a mix, and the size of composites, are taken from them.
-        backgrounds (`Dataset`, *optional*): Background images, which composites need.
+        backgrounds (`Dataset`, *optional*): Background images, which composites need (ValueError).
         flip (`float`): How often a composite mirrors its object: 0 where a mirrored object is another one, as digits.
         options: Further settings of the method: `seed`, `image_column`, ...
-
-    Raises:
-        ValueError: If there is no such method, or composites have no backgrounds.
 
     Example:
         >>> mixed = synthesis_by_name("cutmix", rows, seed=0).map(rows)

@@ -32,13 +32,12 @@ class ClipSynthesizer(RowSynthesizer, ABC):
     Args:
         video_column (`str`): Column of the clips, in the mapped dataset and in the source pool where there is one:
             `Video(decode=False)` or, cheapest, `List(Image(decode=False))`.
-        sampler (`FrameSampler`, *optional*, defaults to 8 frames over the clip): Which frames make the sample.
+        sampler (`FrameSampler`): Which frames make the sample.
         size (`tuple[int, int]`, *optional*): (height, width) of the sample, to which frames are squashed; by default
             that of the row's own clip.
-        storage (`str`, *optional*, defaults to `"png"`): `"png"` stores the frames exactly (`List(Image())`), `"jpeg"`
+        storage (`str`): `"png"` stores the frames exactly (`List(Image())`), `"jpeg"`
             in a third of the space with errors that stay within 8 pixels of a mask's border (quality 95), `"mp4"` in
             a twentieth as one H.264 file (`Video(decode=False)`), whose errors follow the motion.
-        label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.base.RowSynthesizer`].
 
     Example:
         >>> from hf_pgg.synthesis import VideoMix
@@ -111,11 +110,7 @@ def _encode_jpeg(frame: np.ndarray) -> dict[str, Any]:
 
 @dataclass(frozen=True, kw_only=True)
 class PairClipSynthesizer(ClipSynthesizer, ABC):
-    """A method that mixes each row's clip with clips from a source pool.
-
-    Args:
-        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
-        video_column, sampler, size, storage, label_column, seed, epoch, row_id_column: See [`ClipSynthesizer`].
+    """A method that mixes each row's clip with clips from `source`: the mapped dataset or another of the same classes.
 
     Example:
         >>> from hf_pgg.synthesis import VideoMix

@@ -27,17 +27,9 @@ def composite(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Pastes a cut-out on a background; what falls over the border is lost.
 
-    Args:
-        cutout (`np.ndarray`): (h, w, 3) uint8.
-        alpha (`np.ndarray`): (h, w) float in [0, 1], 1 where the cut-out is solid.
-        background (`np.ndarray`): (H, W, 3) uint8.
-        top, left (`int`): Row and column of the cut-out's corner, which may be negative.
-
-    Returns:
-        The image (H, W, 3) uint8 and the placed alpha (H, W) float32.
-
-    Raises:
-        ValueError: If no pixel of the cut-out lies on the background.
+    Images are uint8; `alpha` (h, w), float in [0, 1], is 1 where the cut-out is solid; `top` and `left` are the row and
+    column of its corner, which may be negative. Returned are the image (H, W, 3) and the placed alpha (H, W) float32.
+    A cut-out of which no pixel lies on the background is a ValueError.
 
     Example:
         >>> white, black = np.full((1, 2, 3), 255, np.uint8), np.zeros((1, 4, 3), np.uint8)
@@ -95,17 +87,16 @@ class Composite(Synthesizer):
         backgrounds (`Dataset`): Pool of background images (column `image`, and `background_column` if it is used).
         mask_column (`str`, *optional*): Masks of the object, of any kind that [`hf_pgg.data.masks`] lists.
         target_value, ignore_value, channel (*optional*): See [`~hf_pgg.data.masks.MaskSettings`].
-        size (`int`, *optional*, defaults to 224): Side of the square output, in pixels.
-        scale (`tuple[float, float]`, *optional*, defaults to (0.5, 0.9)): Bounds of the uniform draw of the object's
+        size (`int`): Side of the square output, in pixels.
+        scale (`tuple[float, float]`): Bounds of the uniform draw of the object's
             longer side, relative to `size`.
         placement (`"random"` or `"center"`): Anywhere inside the image, or in its middle.
-        flip (`float`, *optional*, defaults to 0.5): Probability of a horizontal flip of the object.
-        feather (`float`, *optional*, defaults to 0.7): Standard deviation, in output pixels, of the edge's blur; the
+        flip (`float`): Probability of a horizontal flip of the object.
+        feather (`float`): Standard deviation, in output pixels, of the edge's blur; the
             blurred alpha is the provenance.
         background_column (`str`, *optional*): `ClassLabel` of `backgrounds`, kept in the output as `background`.
         cooccurrence (`tuple` of `tuple[float, ...]`, *optional*): Row c gives the probabilities of the background
             classes for label c; by default every image of the pool is equally likely.
-        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
 
     Example:
         >>> tied = ((1.0, 0.0), (0.0, 1.0))  # cats on the beach, dogs in the forest

@@ -33,9 +33,7 @@ class CutMix(PairSynthesizer):
     The weight of the partner's label is the exact share of the pixels that were replaced.
 
     Args:
-        alpha (`float`, *optional*, defaults to 1.0): lambda, the share that stays, is drawn from Beta(alpha, alpha).
-        source, image_column, label_column, seed, epoch, row_id_column: See
-            [`~hf_pgg.synthesis.images.PairSynthesizer`].
+        alpha (`float`): lambda, the share that stays, is drawn from Beta(alpha, alpha).
 
     Example:
         >>> mixed = CutMix(source=rows, seed=2).map(rows)

@@ -30,15 +30,13 @@ _NOISE = 16.0  # of 255: differences that an editor's or a file's noise can have
 def unedited_mask(source: np.ndarray, edit: np.ndarray, *, radius: int = 2, min_difference: float = 4.0) -> np.ndarray:
     """Finds the pixels that an edit left alone.
 
+    The images are (H, W, 3) uint8, aligned; the mask is bool (H, W), True where the image is unchanged.
+
     Args:
-        source, edit (`np.ndarray`): (H, W, 3) uint8, aligned.
         radius (`int`): Radius, in pixels, of the disk that closes gaps in edited areas where the rest of the image is
             noisy, as after recompression; 0 closes none.
         min_difference (`float`): Mean absolute difference (of 255) under which an image counts as unedited: Otsu's
             method always finds two classes, in recompression noise too.
-
-    Returns:
-        bool (H, W), True where the image is unchanged.
 
     Example:
         >>> edit = np.zeros((32, 32, 3), np.uint8)
@@ -79,10 +77,9 @@ class Edit(Synthesizer):
         editor (`Callable`): `image -> image`, (H, W, 3) uint8 array in, array or PIL image out. One that knows what it
             left alone returns `(image, unedited)`, with a mask of any kind that [`hf_pgg.data.masks`] lists.
             It must be picklable and deterministic given its arguments.
-        random (`bool`, *optional*, defaults to `False`): Whether `editor` takes the row's random generator, too.
-        takes_row (`bool`, *optional*, defaults to `False`): Whether its last argument is the row, with its masks.
-        radius, min_difference (*optional*, default to 2 and 4.0): See [`unedited_mask`].
-        image_column, label_column, seed, epoch, row_id_column: See [`~hf_pgg.synthesis.images.Synthesizer`].
+        random (`bool`): Whether `editor` takes the row's random generator, too.
+        takes_row (`bool`): Whether its last argument is the row, with its masks.
+        radius, min_difference: See [`unedited_mask`].
 
     Example:
         >>> def darken_left(image):

@@ -19,10 +19,7 @@ from hf_pgg.synthesis.base import Row, RowSynthesizer
 class Synthesizer(RowSynthesizer, ABC):
     """A synthesis method of images, as a `datasets.map` transform.
 
-    Args:
-        image_column (`str`): Column of the images, in the mapped dataset and in the source pool where there is one.
-        label_column (`str`): Column of the class, likewise.
-        seed, epoch, row_id_column: See [`~hf_pgg.synthesis.base.RowTransform`].
+    The columns are those of the mapped dataset, and of the source pool where there is one.
 
     Example:
         >>> from hf_pgg.synthesis import CutMix
@@ -54,7 +51,6 @@ class PairSynthesizer(Synthesizer, ABC):
 
     Args:
         source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
-        image_column, label_column, seed, epoch, row_id_column: See [`Synthesizer`].
 
     Example:
         >>> from hf_pgg.synthesis.base import Sample

@@ -49,10 +49,9 @@ class MaskAblation(RowTransform):
         kind (`str`): `"dilate"` or `"erode"` by `fraction` of the area, `"random"` (true shape, random place), or
             `"whole"`: I = 0, the penalty over the whole image (for the form l2 alone: the share outside an empty mask
             is constant). Dilated or misplaced masks of several sources may overlap: set `allow_overlap` in the config.
-        fraction (`float`, *optional*, defaults to 0.1): Share of the area, for `"dilate"` and `"erode"`.
+        fraction (`float`): Share of the area, for `"dilate"` and `"erode"`.
         video_column (`str`, *optional*): The rows are clips, in this column: their masks change frame by frame, all by
             one shift where the kind is `"random"`.
-        seed, epoch, row_id_column: See [`~hf_pgg.synthesis.base.RowTransform`].
 
     Example:
         >>> eroded = MaskAblation(kind="erode", fraction=0.5).map(rows)
@@ -70,11 +69,7 @@ class MaskAblation(RowTransform):
 
     @classmethod
     def named(cls, name: str, **options: Any) -> MaskAblation:
-        """From a word of a command line: `"random"`, `"whole"`, `"dilate:0.3"`, `"erode:0.1"`.
-
-        Raises:
-            ValueError: If the kind is unknown or the fraction is no number.
-        """
+        """From a word of a command line (else ValueError): `"random"`, `"whole"`, `"dilate:0.3"`, `"erode:0.1"`."""
         kind, _, fraction = name.partition(":")
         return cls(kind=cast(Kind, kind), fraction=float(fraction or cls.fraction), **options)
 
@@ -83,11 +78,7 @@ class MaskAblation(RowTransform):
         return (PROVENANCE, *([] if self.video_column is None else [self.video_column]), *super().columns)
 
     def __call__(self, batch: Batch, indices: Sequence[int] | None = None) -> dict[str, list[Any]]:
-        """A batch of rows to their new masks.
-
-        Raises:
-            ProvenanceError: If a mask cannot be read, naming the row.
-        """
+        """A batch of rows to their new masks; one that cannot be read is a ProvenanceError, which names the row."""
         columns = {name: read_column(batch, name) for name in self.columns}
         replaced: list[Any] = []
         for i, masks in enumerate(columns[PROVENANCE]):

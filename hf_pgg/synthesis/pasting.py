@@ -15,13 +15,8 @@ from hf_pgg.data.provenance import Sources
 def paste_window(image: np.ndarray, other: np.ndarray, window: tuple[slice, ...]) -> tuple[np.ndarray, np.ndarray]:
     """Replaces a window of an image, or of a clip, by another one.
 
-    Args:
-        image (`np.ndarray`): (H, W, 3), or (T, H, W, 3). It is left as it is.
-        other (`np.ndarray`): Of the shape of `image`, or of the window's.
-        window (`tuple[slice, ...]`): Rows and columns; of a clip, frames, rows and columns.
-
-    Returns:
-        The mix, and the float32 mask (H, W) or (T, H, W) that is 1 where it stems from `other`.
+    The image ([T,] H, W, 3) is left as it is; `other` is of its shape or of that of the window ([frames,] rows,
+    columns). Returned are the mix, and the float32 mask ([T,] H, W) that is 1 where it stems from `other`.
 
     Example:
         >>> mixed, mask = paste_window(np.zeros((2, 3, 3)), np.ones((2, 3, 3)), np.s_[0:1, 1:3])

@@ -6,14 +6,9 @@ On a grid of n x n blocks, the mask z in {0, 1/2, 1} (the row's share of a block
     E(z) =   sum_b  (1 - z_b) s_b + z_b s'_b - eta / n^2 log p(2 z_b)
            + beta / 16n sum_(b, c)  (z_b - z_c)^2 + gamma D_bc(z_b, z_c)
 
-with s and s' the block saliencies (each sums to 1), p the binomial distribution of two draws at lambda, (b, c) the
-neighbours, and D the colour difference across their border. Then each image's blocks are permuted, so that its
-salient ones come to lie where z keeps them. Provenance is z in the coordinates of the mix.
-
-Deviations from the authors' code: saliency comes from a model that stays as it is, not from the one in training; each
-row draws its own n and lambda; mask and transport are optimal, where theirs are approximations. As E is convex in
-z_b - z_c, the mask is one minimum cut (H. Ishikawa, "Exact Optimization for Markov Random Fields with Convex Priors",
-TPAMI 2003).
+whose terms, and the deviations from the authors' code, are in the method's card (`docs/methods/puzzlemix.md`). As E is
+convex in z_b - z_c, the mask is one minimum cut (H. Ishikawa, "Exact Optimization for Markov Random Fields with Convex
+Priors", TPAMI 2003). Provenance is z in the coordinates of the mix.
 """
 
 from __future__ import annotations
@@ -232,16 +227,13 @@ class PuzzleMix(PairSynthesizer):
     Args:
         saliency (`Callable`): `(image (H, W, 3) uint8, label) -> (H, W)`, picklable and deterministic:
             [`InputGradientSaliency`], or your own.
-        blocks (`tuple[int, ...]`, *optional*, defaults to (2, 4, 8, 16)): n is drawn from these.
-        alpha (`float`, *optional*, defaults to 1.0): lambda, the expected share that stays, is drawn from
+        blocks (`tuple[int, ...]`): n is drawn from these.
+        alpha (`float`): lambda, the expected share that stays, is drawn from
             Beta(alpha, alpha).
-        beta, gamma, eta (`float`, *optional*, defaults to 1.2, 0.5 and 0.2): Weights of the smoothness of the mask, of
+        beta, gamma, eta (`float`): Weights of the smoothness of the mask, of
             that of the colours across its borders (at most 1), and of the prior by lambda.
-        transport_cost (`float`, *optional*, defaults to 0.8): Cost of moving a block by the side of the image. At the
-            authors' 0.8 next to no block moves where saliency is smooth; at 0.05 one in twenty did (photographs of
-            pets, a trained EfficientNet).
-        source, image_column, label_column, seed, epoch, row_id_column: See
-            [`~hf_pgg.synthesis.images.PairSynthesizer`].
+        transport_cost (`float`): Cost of moving a block by the side of the image. At the authors' 0.8 next to no block
+            moves where saliency is smooth; at 0.05 one in twenty did (photographs of pets, a trained EfficientNet).
 
     Example:
         >>> def redness(image, label):

@@ -30,10 +30,8 @@ class ResizeMix(PairSynthesizer):
     """Pastes the whole image of a partner from `source`, made small, at a random place of each row's image.
 
     Args:
-        min_scale, max_scale (`float`, *optional*, defaults to 0.1 and 0.8): Bounds of the uniform draw of the pasted
+        min_scale, max_scale (`float`): Bounds of the uniform draw of the pasted
             image's side relative to the row's (tau in the paper).
-        source, image_column, label_column, seed, epoch, row_id_column: See
-            [`~hf_pgg.synthesis.images.PairSynthesizer`].
 
     Example:
         >>> mixed = ResizeMix(source=rows, min_scale=0.5, max_scale=0.5).map(rows)

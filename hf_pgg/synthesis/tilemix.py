@@ -36,10 +36,7 @@ class TileMix(PairClipSynthesizer):
     Every clip is shown whole; the weight of its label is its tile's share of the image.
 
     Args:
-        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
-        grid (`tuple[int, int]`, *optional*, defaults to (1, 2)): Rows and columns of tiles.
-        video_column, sampler, size, storage, label_column, seed, epoch, row_id_column: See
-            [`~hf_pgg.synthesis.clips.ClipSynthesizer`].
+        grid (`tuple[int, int]`): Rows and columns of tiles.
 
     Example:
         >>> TileMix(source=clips, grid=(2, 2)).map(clips)[0]["label_weights"]

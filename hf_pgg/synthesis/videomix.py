@@ -34,12 +34,9 @@ class VideoMix(PairClipSynthesizer):
     """Replaces a cuboid of each row's clip by that of a partner from `source`, resized to the clip.
 
     Args:
-        source (`Dataset`): The pool: the mapped dataset itself or another with the same classes, map-style.
-        mode (`str`, *optional*, defaults to `"spatial"`): `"spatial"` (the same rectangle in every frame),
+        mode (`str`): `"spatial"` (the same rectangle in every frame),
             `"temporal"` (all of the frames in one span of time) or `"spatiotemporal"`.
-        alpha (`float`, *optional*, defaults to 1.0): lambda, the share that stays, is drawn from Beta(alpha, alpha).
-        video_column, sampler, size, storage, label_column, seed, epoch, row_id_column: See
-            [`~hf_pgg.synthesis.clips.ClipSynthesizer`].
+        alpha (`float`): lambda, the share that stays, is drawn from Beta(alpha, alpha).
 
     Example:
         >>> mixed = VideoMix(source=clips, mode="temporal").map(clips)
