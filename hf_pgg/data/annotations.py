@@ -32,8 +32,7 @@ def sampled_clips(
 ) -> Dataset:
     """Returns clips of the sampled frames and their masks, squashed to `side` pixels: decoded once, not every epoch.
 
-    Raises:
-        ProvenanceError: If a clip or its masks cannot be read; it names the row.
+    A clip or masks that cannot be read are a ProvenanceError, which names the row.
 
     Example:
         >>> small = sampled_clips(clips, FrameSampler(4), 8, mask_column="masks")
@@ -58,8 +57,7 @@ def sampled_clips(
 def squashed_rows(dataset: Dataset, size: tuple[int, int], image_column: str = IMAGE) -> Dataset:
     """Returns rows whose images, and masks where they have provenance, are squashed to `size` (height, width).
 
-    Raises:
-        ProvenanceError: If an image or a mask cannot be read; it names the row.
+    An image or a mask that cannot be read is a ProvenanceError, which names the row.
 
     Example:
         >>> small = squashed_rows(rows, (8, 8))

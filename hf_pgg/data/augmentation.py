@@ -73,12 +73,7 @@ class _Albumentations:
 
 
 def augment_sample(augment: Augment, image: torch.Tensor, masks: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-    """Augments an image and its masks together.
-
-    Args:
-        augment (`Callable`): What [`checked_augment`] returned.
-        image (`torch.Tensor`): ([T,] 3, H, W) uint8.
-        masks (`torch.Tensor`): (K, H, W) float32 in [0, 1], or (K * T, H, W) of a clip; K may be 0.
+    """Augments an image ([T,] 3, H, W) uint8 and its masks (K * T, H, W) float32 in [0, 1] together; K may be 0.
 
     Raises:
         ValueError: If it fails, returns something else than image and masks of one size, or returns pixels that are

@@ -178,7 +178,6 @@ class PGGCollator(Collator):
         augment (`Callable`, *optional*): A torchvision v2 transform of `{"image", "masks"}`, or an albumentations
             `Compose`; it draws from torch's generator, and leaves scaling to the collator. For training only.
         synthesis ([`~hf_pgg.synthesis.base.FreshDraws`], *optional*): A method applied to the rows before all else.
-        extra_columns (`Sequence[str]`): Integer columns (groups) passed on as (B,) int64.
         video_column (`str`, *optional*): The column of the clips, where the samples are clips of T frames.
         sampler ([`~hf_pgg.data.frame_sampling.FrameSampler`], *optional*): The frames to take; by default all, for
             clips that were sampled when they were made. `"window"` draws from torch's generator.
@@ -222,15 +221,8 @@ class PGGCollator(Collator):
         return twin
 
     def validate_row(self, row: Mapping[str, Any], name: object, num_classes: int, allow_overlap: bool = False) -> None:
-        validate_row(
-            row,
-            name,
-            num_classes,
-            image_column=self.image_column,
-            video_column=self.video_column,
-            label_column=self.label_column,
-            allow_overlap=allow_overlap,
-        )
+        columns: dict[str, Any] = {"image_column": self.image_column, "video_column": self.video_column}
+        validate_row(row, name, num_classes, **columns, label_column=self.label_column, allow_overlap=allow_overlap)
 
     def __call__(self, rows: Sequence[Mapping[str, Any]]) -> dict[str, torch.Tensor]:
         column = self.input_column

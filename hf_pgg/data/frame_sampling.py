@@ -64,8 +64,6 @@ class FrameSampler:
     """One of the three ways with its settings, as synthesis methods and collators hold it.
 
     Args:
-        num_frames (`int`): Number of frames of a sample.
-        mode (`str`): `"uniform"`, `"dense"` or `"window"`.
         stride (`int`): Frames from one to the next, for `"dense"` and `"window"`.
         hold_last (`bool`): For these two, whether a clip that is too short repeats its last frame; otherwise it is
             refused.

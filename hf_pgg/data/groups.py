@@ -61,10 +61,7 @@ def column_values(dataset: Dataset, column: str) -> np.ndarray:
 
 
 def count_groups(dataset: Dataset, label_column: str, bias_column: str) -> np.ndarray:
-    """Counts the rows of each group, (labels, biases) int64.
-
-    Raises:
-        ValueError: If a column is missing, is not a `ClassLabel`, or has rows without a value.
+    """Counts the rows of each group, (labels, biases) int64, of two `ClassLabel` columns (else ValueError).
 
     Example:
         >>> scenes = ClassLabel(names=["beach", "forest"])
@@ -132,10 +129,8 @@ def subgroup_counts(real: ArrayLike, rule: str, possible: ArrayLike | None = Non
 def take_per_group(dataset: Dataset, counts: ArrayLike, label_column: str, bias_column: str, seed: int = 0) -> Dataset:
     """Draws rows of each group without replacement; they stay in the order of the dataset.
 
-    A smaller one of the `counts` (labels, biases) takes a part of what a larger one takes.
-
-    Raises:
-        ValueError: If a group has too few rows; the message names it.
+    A smaller one of the `counts` (labels, biases) takes a part of what a larger one takes. A group of too few rows is a
+    ValueError, which names it.
 
     Example:
         >>> scenes = ClassLabel(names=["beach", "forest"])
@@ -228,10 +223,7 @@ def mark_source(rows: Dataset, source: str, image_column: str, label_column: str
     """Returns rows with the columns that real and synthetic rows share, so that they can be joined.
 
     Those are the image, label and bias, the contract's columns (provenance is None where nothing is known), and the
-    class `source`, which is the third of the groups that mixed rows are balanced by.
-
-    Args:
-        source (`str`): `"real"` or `"synthetic"`.
+    class `source` (`"real"` or `"synthetic"`), which is the third of the groups that mixed rows are balanced by.
 
     Example:
         >>> scenes_too = scenes.add_column("bias", [0, 1], feature=scenes.features["label"])
@@ -253,9 +245,6 @@ def under_every_value(rows: Dataset, column: str) -> Dataset:
 
     A prompt that names the column, or a model that is conditioned on it, then makes images of groups that the rows
     hardly show; [`take_per_group`] takes as many of each as [`subgroup_counts`] says.
-
-    Raises:
-        ValueError: If there is no such column or it is not a `ClassLabel`.
 
     Example:
         >>> doubled = under_every_value(rows, "label")

@@ -170,13 +170,7 @@ def to_rgb(value: Any, white: float | None = None) -> np.ndarray:
     """Reads an image of any kind as (H, W, 3) uint8.
 
     Grey is repeated, palettes and CMYK are converted, transparency is laid on black. Wide values are scaled as
-    [`to_uint8`] does.
-
-    Args:
-        white (`float`, *optional*): The stored value that is white, where wide values do not prove it.
-
-    Raises:
-        ValueError: See [`open_image`] and [`to_uint8`].
+    [`to_uint8`] does. Errors are its own, and those of [`open_image`].
 
     Example:
         >>> to_rgb(np.array([[0.0, 1.0]])).tolist()

@@ -16,10 +16,7 @@ _SHOWN = 8  # names of classes in a message
 
 
 def class_feature(features: Features, column: str) -> ClassLabel:
-    """Returns the `ClassLabel` of a column.
-
-    Raises:
-        ValueError: If there is no such column or it is not a `ClassLabel`.
+    """Returns the `ClassLabel` of a column; ValueError if there is no such column or it is none.
 
     Example:
         >>> class_feature(rows.features, "label").names
@@ -34,8 +31,7 @@ def class_feature(features: Features, column: str) -> ClassLabel:
 def class_label(features: Features, label_column: str = "label") -> ClassLabel:
     """Returns the classes of a dataset: those of a list `labels` (the contract), of `label_column`, or of `labels`.
 
-    Raises:
-        ValueError: If there is no such column or it is not a `ClassLabel`.
+    ValueError if there is no such column or it is not a `ClassLabel`.
 
     Example:
         >>> class_label(rows.select_columns("labels").features).names

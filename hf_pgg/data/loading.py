@@ -151,10 +151,7 @@ _as_stored: WeakKeyDictionary[Dataset, Dataset] = WeakKeyDictionary()  # casting
 
 
 def read_row(dataset: Dataset, index: int) -> dict[str, Any]:
-    """Reads one row of a source pool, its images decoded by [`~hf_pgg.data.images.open_image`].
-
-    Raises:
-        ProvenanceError: If one of its images cannot be decoded; the message names the row.
+    """Reads one row of a source pool, its images decoded by [`~hf_pgg.data.images.open_image`]; an error names the row.
 
     Example:
         >>> read_row(rows, 3)["row_id"]
@@ -176,11 +173,7 @@ def read_row(dataset: Dataset, index: int) -> dict[str, Any]:
 def named_images(dataset: Dataset, column: str, names: Sequence[object] | None = None) -> Iterator[np.ndarray]:
     """Yields a column's images, (H, W, 3) uint8 each.
 
-    Args:
-        names (`Sequence`, *optional*): How an error names each row; by default by its index.
-
-    Raises:
-        ProvenanceError: If an image cannot be read; the message names the row.
+    One that cannot be read is a ProvenanceError, which names the row by `names`, by default by its index.
 
     Example:
         >>> [image.shape for image in named_images(rows.select([0, 1]), "image")]
@@ -195,12 +188,8 @@ def named_images(dataset: Dataset, column: str, names: Sequence[object] | None =
 def eight_bit(dataset: Dataset, column: str, white: float, **map_kwargs: Any) -> Dataset:
     """Rewrites a column of images whose range their values do not prove (12 bits in 16, floats of 0 to 255) in 8 bits.
 
-    Args:
-        white (`float`): The stored value that is white, such as 4095; 0 is black.
-        map_kwargs: Passed on to `Dataset.map` (`num_proc`, ...).
-
-    Raises:
-        ProvenanceError: If an image cannot be read, or holds a value above `white`; the message names the row.
+    `white` is the stored value that is white, such as 4095; 0 is black. An image that cannot be read, or holds a value
+    above `white`, is a ProvenanceError, which names the row. `map_kwargs` go to `Dataset.map` (`num_proc`, ...).
 
     Example:
         >>> from PIL.Image import fromarray

@@ -111,11 +111,8 @@ def read_masks(
 
     Args:
         value: A list of masks as [`read_mask`] takes them, one a frame, or one image in which they are stacked from
-            top to bottom.
+            top to bottom; as many and as large as the frames (else ValueError).
         may_be_empty (`bool`): Whether the object may be out of sight in all frames that are read.
-
-    Raises:
-        ValueError: If the masks are not as many and as large as the frames, or [`read_mask`] refuses them.
 
     Example:
         >>> [int(mask[8].argmax()) for mask in read_masks(clips[0]["masks"], (8, 16, 16), indices=np.array([0, 7]))]

@@ -107,11 +107,8 @@ class InputSpec:
     ) -> tuple[torch.Tensor, torch.Tensor]:
         """Turns an image or clip ([T,] C, H, W) uint8 and its masks (K, H, W) into the model's input, by one geometry.
 
-        Args:
-            fitted (`bool`): Leave the geometry of an image that has the model's size as it is: an augmentation's.
-
-        Returns:
-            float32 pixels ([T,] C, h, w) and masks (K, h, w), of `size`.
+        Returned are float32 pixels ([T,] C, h, w) and masks (K, h, w), of `size`. With `fitted` the geometry of an
+        image that has this size already, from an augmentation, stays as it is.
         """
         masks = torch.zeros(0, *image.shape[-2:]) if masks is None else masks
         if fitted and tuple(image.shape[-2:]) == self.size:

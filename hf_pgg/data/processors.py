@@ -16,10 +16,7 @@ from PIL import Image as PILImage
 
 
 def process(processor: Any, image: torch.Tensor) -> torch.Tensor:
-    """Sends an image or clip ([T,] 3, H, W) uint8 through an image or video processor.
-
-    Raises:
-        ValueError: If the processor does not make one image of each.
+    """Sends an image or clip ([T,] 3, H, W) uint8 through a processor; ValueError unless it makes one image of each.
 
     Example:
         >>> from transformers import ViTImageProcessor
@@ -47,10 +44,7 @@ def process(processor: Any, image: torch.Tensor) -> torch.Tensor:
 
 
 def output_size(processor: Any) -> tuple[int, int]:
-    """Returns the (height, width) that every image has after a processor.
-
-    Raises:
-        ValueError: If it depends on the image; the message names the processor's fields.
+    """Returns the (height, width) that every image has after a processor; ValueError if it depends on the image.
 
     Example:
         >>> from transformers import ViTImageProcessor

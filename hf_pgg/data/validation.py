@@ -23,17 +23,12 @@ def validate_row(
     label_column: str = "label",
     allow_overlap: bool = False,
 ) -> None:
-    """Checks one row against the contract.
+    """Checks one row against the contract; a ProvenanceError names the row, the column and the remedy.
 
     Args:
-        row (`Mapping`): Images and masks may be decoded or stand as `{"bytes", "path"}`.
         name: How the error names the row (its index or id).
         num_classes (`int`): Number of classes of the model.
-        video_column (`str`, *optional*): The column of the clips, where the samples are clips.
         allow_overlap (`bool`): Whether masks of different sources may sum to more than 1, as after a declared dilation.
-
-    Raises:
-        ProvenanceError: If the row does not keep the contract; the message names the row, the column and the remedy.
 
     Example:
         >>> validate_row({"image": rows[0]["image"], "label": 5}, 7, num_classes=2)  # doctest: +ELLIPSIS
@@ -59,11 +54,7 @@ def validate_sources(
 ) -> None:
     """Checks labels, weights and masks of a row: the part of [`validate_row`] for any modality.
 
-    Args:
-        size (`tuple[int, int]`): (width, height) in pixels of a mask as it is stored.
-
-    Raises:
-        ProvenanceError: See [`validate_row`].
+    `size` is the (width, height) in pixels of a mask as it is stored.
 
     Example:
         >>> validate_sources({**rows[0], "labels": [0, 1]}, 7, num_classes=2, size=(16, 16))  # doctest: +ELLIPSIS

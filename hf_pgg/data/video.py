@@ -115,12 +115,8 @@ def sample_clip(
 ) -> SampledClip:
     """Reads the frames of a clip that a sampler takes, all of them where there is none.
 
-    Args:
-        value: The clip as [`open_clip`] takes it.
-        size (`tuple[int, int]`, *optional*): (height, width) to which the frames are brought; by default their own.
-
-    Raises:
-        ValueError: If the clip is too short for the sampler, or cannot be read (a `VideoError`).
+    The clip is as [`open_clip`] takes it, `size` the (height, width) to which the frames are brought. One that is too
+    short for the sampler, or cannot be read (a `VideoError`), is a ValueError.
 
     Example:
         >>> clip = sample_clip(clips[0]["video"], FrameSampler(4), np.random.default_rng(0))
@@ -163,14 +159,13 @@ def sample_shape(
 def probe_clips(dataset: Dataset, column: str = "video", *, decode: bool = False, **map_kwargs: Any) -> Dataset:
     """Says of each row what its clip holds, and what is wrong with it where it cannot be read.
 
+    Returned is a dataset of as many rows: `num_frames`, `height`, `width`, `fps` (None where unknown), `problem` (None,
+    or a [`~hf_pgg.data.video_file.VideoError`]'s `problem`) and `message`.
+
     Args:
         decode (`bool`): Whether every frame is decoded, which finds damage inside a file and frames of changing size,
             at the cost of reading the whole dataset.
         map_kwargs: Passed on to `Dataset.map` (`num_proc`, ...).
-
-    Returns:
-        A dataset of as many rows: `num_frames`, `height`, `width`, `fps` (None where unknown), `problem` (None, or a
-        [`~hf_pgg.data.video_file.VideoError`]'s `problem`) and `message`.
 
     Example:
         >>> broken = Dataset.from_dict({"video": [{"bytes": b"no video", "path": None}]})
@@ -180,14 +175,9 @@ def probe_clips(dataset: Dataset, column: str = "video", *, decode: bool = False
     as_stored = undecoded(dataset.select_columns([column]))
     kinds = {"num_frames": "int64", "height": "int64", "width": "int64", "fps": "float64"}
     kinds |= {"problem": "string", "message": "string"}
-    return as_stored.map(
-        _probe_row,
-        input_columns=column,
-        fn_kwargs={"decode": decode},
-        remove_columns=column,
-        features=Features({name: Value(kind) for name, kind in kinds.items()}),
-        **map_kwargs,
-    )
+    map_kwargs["features"] = Features({name: Value(kind) for name, kind in kinds.items()})
+    options = {"input_columns": column, "remove_columns": column, "fn_kwargs": {"decode": decode}}
+    return as_stored.map(_probe_row, **options, **map_kwargs)
 
 
 def _probe_row(value: Any, decode: bool) -> dict[str, Any]:
@@ -206,10 +196,7 @@ def encode_clip(frames: np.ndarray, fps: float = 25.0, crf: int = 18) -> dict[st
     """Writes frames (T, H, W, 3) uint8 as the value of a `Video` column: an mp4 file (H.264, yuv420p).
 
     Lossy: at crf 18 a value moves by 2 to 3 of 255 on average, and colours run across the border of a mask. The bytes
-    do not depend on the number of cores.
-
-    Raises:
-        ValueError: If the frames are not (T, H, W, 3) uint8 with even height and width.
+    do not depend on the number of cores. Odd heights and widths are a ValueError.
 
     Example:
         >>> encode_clip(np.zeros((2, 16, 16, 3), np.uint8))["bytes"][4:8]

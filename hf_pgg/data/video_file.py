@@ -104,11 +104,8 @@ class Clip(AbstractContextManager["Clip"], ABC):
     def read(self, indices: ArrayLike, size: Size | None = None) -> np.ndarray:
         """Reads the frames at `indices` (any order, repeats allowed) as (T, H, W, 3) uint8.
 
-        Args:
-            size (`tuple[int, int]`, *optional*): (height, width) to which frames are resized, antialiased bilinear.
-
-        Raises:
-            VideoError: If a frame is corrupt or out of range, or sizes differ and no `size` is given.
+        `size` is the (height, width) to which frames are resized, antialiased bilinear. A frame that is corrupt or out
+        of range is a VideoError, and so are differing sizes where no `size` is given.
         """
         order = np.asarray(indices, dtype=np.int64)
         found = dict(self.frames(order, size))
