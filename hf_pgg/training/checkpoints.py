@@ -53,12 +53,8 @@ def _publish(folder: str, state: Any, save_total_limit: int | None) -> str:
         final.rename(staging / "replaced")
     written.rename(final)
     shutil.rmtree(staging)
-    rotate_checkpoints(
-        output_dir=folder,
-        save_total_limit=save_total_limit,
-        best_model_checkpoint=state.best_model_checkpoint,
-        use_mtime=True,
-    )
+    best = state.best_model_checkpoint
+    rotate_checkpoints(folder, save_total_limit=save_total_limit, best_model_checkpoint=best, use_mtime=True)
     return str(final)
 
 
@@ -133,7 +129,6 @@ def complete_model(model: Any, processor: Any, names: Sequence[str] | None) -> N
     """Makes what is saved of a model say how it was trained: float32 weights, class names, the preprocessing of timm.
 
     Args:
-        model (`nn.Module`): A model with a `transformers` configuration.
         processor: The image processor. timm's wrapper saves no file of its own but reads the configuration; others are
             saved beside the model.
         names (`Sequence[str]`, *optional*): The data's class names, for a model that has none of its own (`LABEL_0`,

@@ -33,38 +33,37 @@ class PGGConfig(TrainingArguments):
     Training arguments with input gradient guidance: all of `transformers.TrainingArguments`, and:
 
     Args:
-        alpha (`float`, *optional*, defaults to `10.0`): Weight of the guidance loss; 0 trains plainly. The default
+        alpha (`float`): Weight of the guidance loss; 0 trains plainly. The default
             was chosen on validation data for `share`; other forms have other scales.
-        guidance_form (`str`, *optional*, defaults to `"share"`): A name in `hf_pgg.guidance.forms.FORMS`.
-        guidance_mode (`str`, *optional*, defaults to `"auto"`): `"exact"` (differentiates twice),
+        guidance_form (`str`): A name in `hf_pgg.guidance.forms.FORMS`.
+        guidance_mode (`str`): `"exact"` (differentiates twice),
             `"finite_difference"` (first-order: ordinary passes only), or `"auto"`, see
             [`~hf_pgg.training.validation.is_exact`].
-        guidance_fraction (`float`, *optional*, defaults to `1.0`): Part of the rows with provenance that each batch
+        guidance_fraction (`float`): Part of the rows with provenance that each batch
             guides, drawn at random and scaled: an unbiased saving.
-        guidance_labels (`str`, *optional*, defaults to `"all"`): `"all"`, or `"one"` label a sample, drawn at random
+        guidance_labels (`str`): `"all"`, or `"one"` label a sample, drawn at random
             and scaled: an unbiased saving where samples have several.
         guidance_step (`float`, *optional*): Step of the finite difference, relative to the norm of the input; by
             default [`~hf_pgg.guidance.forward.default_step`].
-        guidance_difference (`str`, *optional*, defaults to `"auto"`): `"one-sided"`, `"central"` (one more pass), or
+        guidance_difference (`str`): `"one-sided"`, `"central"` (one more pass), or
             `"auto"`: central where the precision needs it.
-        guidance_logit (`str`, *optional*, defaults to `"label"`): `"label"` or `"centered"` (less the mean logit).
-        alpha_warmup_ratio (`float`, *optional*, defaults to `0.0`): Share of the steps over which alpha grows linearly.
-        freeze_batch_norm (`bool`, *optional*, defaults to `False`): Train with batch norm's running statistics, which
+        guidance_logit (`str`): `"label"` or `"centered"` (less the mean logit).
+        alpha_warmup_ratio (`float`): Share of the steps over which alpha grows linearly.
+        freeze_batch_norm (`bool`): Train with batch norm's running statistics, which
             saves the separate guidance pass that batch statistics need.
-        image_column (`str`, *optional*, defaults to `"image"`): Column of the images.
-        label_column (`str`, *optional*, defaults to `"label"`): Column of the labels of rows without `labels`.
+        label_column (`str`): Column of the labels of rows without `labels`.
         video_column (`str`, *optional*): Column of the clips, where the samples are clips.
         num_frames (`int`, *optional*): Frames taken evenly from each clip; by default all of them.
         group_columns (`list[str]`, *optional*): Integer columns handed to `compute_metrics` as `.groups`.
         image_size (`int`, *optional*): Input size in pixels, other than the image processor's.
-        allow_overlap (`bool`, *optional*, defaults to `False`): Accept masks that sum over 1 (dilated or random ones).
-        validate_rows (`int`, *optional*, defaults to `10000`): Rows of each dataset checked before the first step,
+        allow_overlap (`bool`): Accept masks that sum over 1 (dilated or random ones).
+        validate_rows (`int`): Rows of each dataset checked before the first step,
             evenly spaced when there are more; 0 checks none.
-        eval_target_share (`bool`, *optional*, defaults to `True`): Measure the target gradient share in evaluation,
+        eval_target_share (`bool`): Measure the target gradient share in evaluation,
             on rows with provenance; costs a backward pass.
         license (`str`, *optional*): Licence of the trained model, which its card states: an identifier of the Hub such
             as `"apache-2.0"`.
-        max_nonfinite_steps (`int`, *optional*, defaults to `10`): Guidance losses in a row that may be NaN or infinite
+        max_nonfinite_steps (`int`): Guidance losses in a row that may be NaN or infinite
             (each is skipped and counted) before training stops.
 
     Raises:

@@ -34,12 +34,7 @@ class GroupBalancedSampler(WeightedRandomSampler):
     """Draws every group as often as any other, with replacement; as many draws an epoch as there are rows.
 
     The draws depend on the seed and the epoch alone, so that a resumed run sees what an uninterrupted one sees.
-
-    Args:
-        groups: (N,) integers, the group of each row.
-
-    Raises:
-        ValueError: If there are no groups, or not one for each row.
+    `groups` are (N,) integers, N > 0 (else ValueError), the group of each row.
 
     Example:
         >>> groups = np.array([0] * 97 + [1] * 3)
@@ -69,9 +64,7 @@ class GroupBalancedSampler(WeightedRandomSampler):
 class ResamplingTrainer(PGGTrainer):
     """A [`~hf_pgg.PGGTrainer`] whose batches hold every group equally often.
 
-    Args:
-        group_column (`str`): Integer column of the training set, see [`~hf_pgg.data.groups.add_groups`].
-        kwargs: Those of [`~hf_pgg.PGGTrainer`].
+    `group_column` holds integers, see [`~hf_pgg.data.groups.add_groups`].
 
     Example:
         >>> from hf_pgg.data.groups import add_groups
@@ -106,12 +99,8 @@ class GroupDRO:
     2020), algorithm 1: q_g <- q_g exp(eta l_g) / Z, then L = sum_g q_g l_g, with l_g the mean loss of group g in the
     batch, 0 where it has no row.
 
-    Args:
-        present: (G,) bool, the groups that have training rows; they start equal, the others stay at 0.
-        step_size (`float`): eta.
-
-    Raises:
-        ValueError: If no group has rows, or the step size is not positive.
+    `present` (G,) bool marks the groups that have training rows; they start equal, the others stay at 0. `step_size` is
+    eta. No such group, or no positive eta, is a ValueError.
 
     Example:
         >>> dro = GroupDRO([True, True], step_size=0.1)
@@ -182,7 +171,6 @@ class GroupDROTrainer(PGGTrainer):
         group_column (`str`): `ClassLabel` of the training set, see [`~hf_pgg.data.groups.add_groups`]; it must be among
             `args.group_columns`, which bring it into the batch.
         step_size (`float`): eta of [`GroupDRO`].
-        kwargs: Those of [`~hf_pgg.PGGTrainer`].
 
     Example:
         >>> GroupDROTrainer(None, PGGConfig(use_cpu=True), train_dataset=rows)

@@ -33,10 +33,6 @@ def push_checkpoint(trainer: Any, checkpoint: str) -> None:
     What loading needs of the checkpoint is copied, with the card: the folder may be deleted (`save_total_limit`), and
     the next checkpoint written, before the push has ended.
 
-    Args:
-        trainer (`Trainer`): The trainer whose model it is.
-        checkpoint (`str`): The checkpoint's folder.
-
     Example:
         >>> from types import SimpleNamespace
         >>> args = SimpleNamespace(hub_strategy=HubStrategy.END)
@@ -154,9 +150,7 @@ def has_own_card(folder: str) -> bool:
 def draft_card(trainer: Any, folder: str) -> None:
     """Writes the record of a run so far, `results.json`, and its card, unless a card of one's own stands there.
 
-    Args:
-        trainer ([`~hf_pgg.PGGTrainer`]): The trainer; its last evaluation, if there was one, gives the results.
-        folder (`str`): The folder of the saved model.
+    The trainer's last evaluation, if there was one, gives the results.
 
     Example:
         >>> import tempfile

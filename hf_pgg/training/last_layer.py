@@ -158,12 +158,8 @@ def refit_head(
 ) -> LastLayer:
     """Refits the last layer of a model (DFR) on its features of some rows, best validation rows, and writes the head.
 
-    Args:
-        group_column (`str`): Integer column of the rows, see [`~hf_pgg.data.groups.add_groups`].
-        options: Those of [`fit_last_layer`].
-
-    Raises:
-        ValueError: If a class of the model has no row, or as [`fit_last_layer`].
+    `group_column` holds integers, see [`~hf_pgg.data.groups.add_groups`]; options and errors are those of
+    [`fit_last_layer`], and a class of the model without rows is a ValueError.
 
     Example:
         >>> from hf_pgg.training.models import image_classifier

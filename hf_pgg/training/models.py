@@ -49,16 +49,11 @@ def image_classifier(
 
     Args:
         label (`ClassLabel`): The classes; a checkpoint of other classes gets a new head.
-        image_size (`int`, *optional*, defaults to 48): Side of the small network's images, in pixels.
-        model_name_or_path (`str`, *optional*):
-            Hub id or folder of a checkpoint; by default a small network with random weights is made.
-        architecture (`str`): Kind of the small network: `"convnext"` or `"vit"`.
-        model_revision (`str`): Revision of the checkpoint on the Hub.
+        model_name_or_path (`str`, *optional*): Hub id or folder of a checkpoint; by default a small network with random
+            weights is made, for images of 48 pixels.
+        architecture (`str`): Kind of the small network: `"convnext"` or `"vit"` (else ValueError).
         squash (`bool`): Have the image processor squash whole images to `image_size` (by default the checkpoint's
             size), where the checkpoint's own would crop.
-
-    Raises:
-        ValueError: If there is no such architecture.
 
     Example:
         >>> model, processor = image_classifier(ClassLabel(names=["cat", "dog"]), 16, architecture="vit")
@@ -81,11 +76,8 @@ def image_classifier(
     processor = ViTImageProcessor(size={"height": size, "width": size})
     # layer norm and GELU: nothing leaks between samples, and finite differences see a smooth function
     if architecture == "convnext":
-        shape: dict[str, Any] = {
-            "hidden_sizes": [32, 64, 128, 192],
-            "depths": [1, 1, 2, 1],
-            "layer_scale_init_value": 1.0,
-        }
-        return ConvNextForImageClassification(ConvNextConfig(**shape, image_size=size, **head)), processor
+        shape: dict[str, Any] = {"hidden_sizes": [32, 64, 128, 192], "depths": [1, 1, 2, 1]}
+        config = ConvNextConfig(**shape, layer_scale_init_value=1.0, image_size=size, **head)
+        return ConvNextForImageClassification(config), processor
     shape = {"hidden_size": 192, "num_hidden_layers": 6, "num_attention_heads": 3, "intermediate_size": 576}
     return ViTForImageClassification(ViTConfig(**shape, image_size=size, patch_size=8, **head)), processor

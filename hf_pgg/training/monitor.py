@@ -19,9 +19,7 @@ _NAMES = ("guidance_loss", "share", "guided", "classification_loss", "right", "s
 class Telemetry:
     """Adds up what the micro-batches report between two logs, on the device, so that no step waits for it.
 
-    Args:
-        max_nonfinite_steps (`int`): Batches in a row whose guidance may be NaN or infinite before training stops.
-        num_classes (`int`): Number of classes of the model, which says what accuracy is chance.
+    `max_nonfinite_steps` are the batches in a row whose guidance may be NaN or infinite before training stops.
 
     Example:
         >>> telemetry = Telemetry(max_nonfinite_steps=10, num_classes=2)
@@ -102,11 +100,8 @@ class Telemetry:
     def is_finite(self, guidance: Guidance, step: int, agree: Callable[[bool], bool] = bool) -> bool:
         """Returns False if this batch must train without guidance; then the next steps are smaller (`backoff`).
 
-        Args:
-            agree (`Callable`): Returns what the processes together say, where they must skip a batch together.
-
-        Raises:
-            RuntimeError: After `max_nonfinite_steps` in a row.
+        `agree` returns what the processes together say, where they must skip a batch together. After
+        `max_nonfinite_steps` in a row it is a RuntimeError.
         """
         if agree(bool(torch.isfinite(guidance.loss).all() and torch.isfinite(guidance.surrogate).all())):
             self._nonfinite_in_a_row = 0
@@ -132,9 +127,7 @@ class Telemetry:
     def watch_for_collapse(self, accuracy: float, state: Any) -> None:
         """Warns if guidance has destroyed the features: the training accuracy is at chance after a fifth of the steps.
 
-        Args:
-            accuracy (`float`): Accuracy on the training batches between the last two calls of `flush`.
-            state (`TrainerState`): The state of the run.
+        `accuracy` is that on the training batches between the last two calls of `flush`.
         """
         chance = 1 / self.num_classes
         if state.global_step <= 0.2 * state.max_steps:

@@ -19,12 +19,7 @@ _FIGURES = "stage.json"  # written last: it says that the stage is finished
 
 
 def stage_arguments(args: PGGConfig, folder: str | Path, steps: int, evaluations: int = 6) -> PGGConfig:
-    """Returns the settings of a stage, whose best checkpoint by the worst group of validation rows is kept.
-
-    Args:
-        folder (`str` or `Path`): Folder of the stage.
-        steps (`int`): Steps of the stage.
-        evaluations (`int`): How many checkpoints are compared.
+    """Returns the settings of a stage: of `evaluations` checkpoints the best by the worst group of validation rows.
 
     Example:
         >>> args = stage_arguments(PGGConfig(use_cpu=True), "out/stage_one", steps=60)
@@ -60,11 +55,8 @@ def finished_model(folder: str | Path) -> Path | None:
 def train_stage(trainer: PGGTrainer, folder: str | Path) -> dict[str, Any]:
     """Trains a stage, unless it is finished, and saves its model to `model` in its folder; goes on where it stopped.
 
-    Args:
-        trainer ([`PGGTrainer`]): Made with [`stage_arguments`].
-
-    Returns:
-        The figures of the stage: its steps, the best one, the guided rows, and the last training figures.
+    The trainer is made with [`stage_arguments`]. Returned are the figures of the stage: its steps, the best one, the
+    guided rows, and the last training figures.
 
     Example:
         >>> from tempfile import TemporaryDirectory
