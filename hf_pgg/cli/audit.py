@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import argparse
-from typing import Any
 
-_EXAMPLES = """
+HELP = "measure how much the background decides what a checkpoint answers"
+DESCRIPTION = "Exchange the backgrounds of a data set's images, and measure how many answers follow."
+EXAMPLES = """examples:
   hf-pgg audit out/plain photos/ --mask_column mask
       the verdict, the table, and audit/audit.html with the rows that the background decides most
   hf-pgg audit out/guided photos/ --mask_column mask --against out/plain
@@ -14,22 +15,15 @@ _EXAMPLES = """
       ends with exit code 1 if the background effect is above 0.5"""
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds `audit` to the commands of `hf-pgg`.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `hf-pgg audit`.
 
     Example:
         >>> parser = argparse.ArgumentParser()
-        >>> add_parser(parser.add_subparsers())
-        >>> parser.parse_args(["audit", "out/plain", "photos/", "--box_column", "bbox"]).draws
+        >>> add_options(parser)
+        >>> parser.parse_args(["out/plain", "photos/", "--box_column", "bbox"]).draws
         4
     """
-    parser = commands.add_parser(
-        "audit",
-        help="measure how much the background decides what a checkpoint answers",
-        description="Exchange the backgrounds of a data set's images, and measure how many answers follow.",
-        epilog="examples:" + _EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("model", help="Hub id or folder of an image classifier (safetensors)")
     parser.add_argument(
         "dataset", help="Hub id, folder or parquet file of images with one class and a mask or box each"

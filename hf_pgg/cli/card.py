@@ -5,30 +5,24 @@ from __future__ import annotations
 import argparse
 import json
 from pathlib import Path
-from typing import Any
 
-_EXAMPLES = """
+HELP = "write the model card of a run from its results.json"
+DESCRIPTION = "Write the model card of a run from its results.json."
+EXAMPLES = """examples:
   hf-pgg card out/train_cls/guided           writes README.md beside its results.json
   hf-pgg card out/train_cls                  the cards of all runs in one comparison's results.json
   hf-pgg card out/train_cls/guided --output -    prints it"""
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds `card` to the commands of `hf-pgg`.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `hf-pgg card`.
 
     Example:
         >>> parser = argparse.ArgumentParser()
-        >>> add_parser(parser.add_subparsers())
-        >>> parser.parse_args(["card", "out/guided", "--output", "-"]).output
+        >>> add_options(parser)
+        >>> parser.parse_args(["out/guided", "--output", "-"]).output
         '-'
     """
-    parser = commands.add_parser(
-        "card",
-        help="write the model card of a run from its results.json",
-        description="Write the model card of a run from its results.json.",
-        epilog="examples:" + _EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("results", metavar="RUN", help="folder of a run or of a comparison, or its results.json")
     parser.add_argument("--output", help="file to write, or - to print (default: README.md beside the record)")
     parser.add_argument("--overwrite", action="store_true", help="replace a card that exists already")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from hf_pgg.cli.choices import MAPS, MOST_IMAGES
 
@@ -11,7 +11,9 @@ if TYPE_CHECKING:
     from hf_pgg.localization.classifier import Classifier
     from hf_pgg.localization.score_maps import ScoredImage
 
-_EXAMPLES = """
+HELP = "draw where one or two checkpoints look, and print what they say"
+DESCRIPTION = "Draw where one or two checkpoints look, and print what they say."
+EXAMPLES = """examples:
   hf-pgg explain out/guided cat.jpg dog.png
       the input gradient of what the checkpoint answers
   hf-pgg explain out/plain photos/ --against out/guided --output plain_and_guided.png
@@ -22,22 +24,15 @@ _EXAMPLES = """
 Bright is where the evidence lies, from each map's own minimum to its maximum: maps compare in place, not strength."""
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds `explain` to the commands of `hf-pgg`.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `hf-pgg explain`.
 
     Example:
         >>> parser = argparse.ArgumentParser()
-        >>> add_parser(parser.add_subparsers())
-        >>> parser.parse_args(["explain", "out/guided", "cat.jpg"]).method
+        >>> add_options(parser)
+        >>> parser.parse_args(["out/guided", "cat.jpg"]).method
         ['input_gradient']
     """
-    parser = commands.add_parser(
-        "explain",
-        help="draw where one or two checkpoints look, and print what they say",
-        description="Draw where one or two checkpoints look, and print what they say.",
-        epilog="examples:" + _EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("model", help="Hub id or folder of an image classifier (safetensors)")
     parser.add_argument("images", nargs="+", help=f"images, or folders of them; at most {MOST_IMAGES}")
     parser.add_argument("--against", help="a second checkpoint, beside the first")

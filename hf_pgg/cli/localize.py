@@ -16,28 +16,23 @@ if TYPE_CHECKING:
 
     from hf_pgg.localization.score_maps import ScoredImage
 
-_EXAMPLES = """
+HELP = "write boxes around what a checkpoint looks at, as COCO JSON"
+DESCRIPTION = "Boxes around what a classifier looks at, as COCO JSON, for images without annotations."
+EXAMPLES = """example:
   hf-pgg localize facebook/deit-tiny-patch16-224 photos/ --output boxes.json --overlays boxes/
   hf-pgg localize out/guided photos/ --annotations instances.json
       says, too, how many boxes meet an annotated one (IoU of 0.5 or more)"""
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds `localize` to the commands of `hf-pgg`.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `hf-pgg localize`.
 
     Example:
         >>> parser = argparse.ArgumentParser()
-        >>> add_parser(parser.add_subparsers())
-        >>> parser.parse_args(["localize", "out/guided", "photos/"]).threshold
+        >>> add_options(parser)
+        >>> parser.parse_args(["out/guided", "photos/"]).threshold
         0.3
     """
-    parser = commands.add_parser(
-        "localize",
-        help="write boxes around what a checkpoint looks at, as COCO JSON",
-        description="Boxes around what a classifier looks at, as COCO JSON, for images without annotations.",
-        epilog="example:" + _EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("model", help="Hub id or local folder of an image classification checkpoint")
     parser.add_argument("images", nargs="+", help="images, or folders of them")
     parser.add_argument("--output", default="boxes.json", help="COCO file to write (%(default)s)")

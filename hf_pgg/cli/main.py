@@ -12,6 +12,7 @@ from typing import NoReturn
 from hf_pgg import __version__
 from hf_pgg.cli import audit, card, explain, localize, preview
 
+_COMMANDS = {"preview": preview, "explain": explain, "localize": localize, "audit": audit, "card": card}
 _EXAMPLES = """
   hf-pgg preview                                          samples of the embedded data, where provenance is green
   hf-pgg explain out/plain cat.jpg --against out/guided   where two checkpoints look
@@ -63,8 +64,9 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--version", action="version", version=__version__)
     commands = parser.add_subparsers(dest="command", required=True, metavar="COMMAND")
-    for command in (preview, explain, localize, audit, card):
-        command.add_parser(commands)
+    for name, command in _COMMANDS.items():
+        how = {"help": command.HELP, "description": command.DESCRIPTION, "epilog": command.EXAMPLES}
+        command.add_options(commands.add_parser(name, **how, formatter_class=argparse.RawDescriptionHelpFormatter))
     return parser
 
 

@@ -11,7 +11,9 @@ from hf_pgg.cli.choices import MOST_IMAGES, SYNTHESES, add_annotation_options
 if TYPE_CHECKING:
     from datasets import Dataset
 
-_EXAMPLES = """
+HELP = "draw synthesized samples beside their provenance"
+DESCRIPTION = "Draw synthesized samples beside their provenance."
+EXAMPLES = """examples:
   hf-pgg preview
       the embedded digits on photographs: composites, no file needed
   hf-pgg preview photos/ --mask_column mask --synthesis cutmix --output cutmix.png
@@ -29,22 +31,15 @@ _EMBEDDED = "digits on photographs"
 _ROW_ID = "previewed_row"
 
 
-def add_parser(commands: argparse._SubParsersAction[Any]) -> None:
-    """Adds `preview` to the commands of `hf-pgg`.
+def add_options(parser: argparse.ArgumentParser) -> None:
+    """Adds the options of `hf-pgg preview`.
 
     Example:
         >>> parser = argparse.ArgumentParser()
-        >>> add_parser(parser.add_subparsers())
-        >>> parser.parse_args(["preview", "photos/"]).synthesis
+        >>> add_options(parser)
+        >>> parser.parse_args(["photos/"]).synthesis
         'composite'
     """
-    parser = commands.add_parser(
-        "preview",
-        help="draw synthesized samples beside their provenance",
-        description="Draw synthesized samples beside their provenance.",
-        epilog="examples:" + _EXAMPLES,
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-    )
     parser.add_argument("dataset", nargs="?", help="Hub id, folder or parquet file (default: the embedded data)")
     parser.add_argument("--split", default="train", help="split to show (%(default)s)")
     parser.add_argument("--config", help="configuration of the data set")
