@@ -58,12 +58,8 @@ DATA = ("real", "usb", "asb", "ffr")
 
 @dataclass
 class DataArguments:
-    dataset_name: str | None = field(
-        default=None, metadata={"help": "Hub id or folder with splits train, validation, test; default: embedded."}
-    )
-    synthetic_dataset: str | None = field(
-        default=None, metadata={"help": "Synthetic rows of every group: Hub id, folder or parquet, split train."}
-    )
+    dataset_name: str | None = field(default=None, metadata={"help": "Splits train, validation, test (embedded)."})
+    synthetic_dataset: str | None = field(default=None, metadata={"help": "Synthetic rows of all groups, split train."})
     synthetic_artifact: int = field(default=0, metadata={"help": "Grey levels of a checkerboard on synthetic images."})
     bias_column: str = field(default="bias", metadata={"help": "ClassLabel that the label is tied to."})
     real_masks: bool = field(default=False, metadata={"help": "Embedded data: keep the masks of the real digits."})
@@ -73,9 +69,7 @@ class DataArguments:
 class CellArguments:
     method: list[str] = field(default_factory=lambda: ["erm"], metadata={"help": "Training.", "choices": list(METHODS)})
     data: list[str] = field(default_factory=lambda: ["ffr"], metadata={"help": "Training rows.", "choices": DATA})
-    bias: list[float] = field(
-        default_factory=list, metadata={"help": "Share of the majority in the training rows; default: embedded, 0.99."}
-    )
+    bias: list[float] = field(default_factory=list, metadata={"help": "Majority's share of training rows (0.99)."})
     seeds: list[int] = field(default_factory=lambda: [0], metadata={"help": "Seeds of everything that is drawn."})
     guided: bool = field(default=False, metadata={"help": "Guide the rows that have provenance."})
 

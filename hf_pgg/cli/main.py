@@ -13,7 +13,7 @@ from hf_pgg import __version__
 from hf_pgg.cli import audit, card, explain, localize, preview
 
 _COMMANDS = {"preview": preview, "explain": explain, "localize": localize, "audit": audit, "card": card}
-_EXAMPLES = """
+EXAMPLES = """
   hf-pgg preview                                          samples of the embedded data, where provenance is green
   hf-pgg explain out/plain cat.jpg --against out/guided   where two checkpoints look
   hf-pgg localize out/guided photos/ --overlays boxes/    boxes around what a classifier looks at, as COCO JSON
@@ -59,7 +59,7 @@ def _parser() -> argparse.ArgumentParser:
     parser = _Parser(
         prog="hf-pgg",
         description="Look at synthesized training samples and at what classifiers trained on them see.",
-        epilog="examples:" + _EXAMPLES,
+        epilog="examples:" + EXAMPLES,
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--version", action="version", version=__version__)

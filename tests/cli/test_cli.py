@@ -97,7 +97,7 @@ def test_help_teaches_with_examples(capsys):
 
 @pytest.mark.parametrize(
     "examples",
-    [command._EXAMPLES for command in (cli, preview, explain, localize, card)],
+    [command.EXAMPLES for command in (cli, preview, explain, localize, card)],
     ids=["all", "preview", "explain", "localize", "card"],
 )
 def test_every_example_in_the_help_can_be_parsed(examples):
