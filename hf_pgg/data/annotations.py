@@ -19,6 +19,7 @@ from hf_pgg.data.provenance import (
     LABEL_WEIGHTS,
     LABELS,
     PROVENANCE,
+    ProvenanceError,
     naming_row,
     provenance_features,
     sources_of,
@@ -40,9 +41,12 @@ def sampled_clips(
     """
 
     def sample(row: Mapping[str, Any], index: int) -> dict[str, Any]:
-        with naming_row(index, f"{video_column} or {mask_column}", "Mend or drop the row."):
+        try:
             found = sample_clip(row[video_column], sampler, np.random.default_rng(0), (side, side))
             masks = read_clip_masks(row[mask_column], found)
+        except (ValueError, OSError) as error:
+            columns, remedy = f"{video_column} or {mask_column}", "Mend or drop the row."
+            raise ProvenanceError(index, columns, str(error), remedy) from error
         return {video_column: [encode_png(frame) for frame in found.frames], mask_column: encode_mask(masks)}
 
     features = Features({**dataset.features, video_column: List(Image()), mask_column: Image()})

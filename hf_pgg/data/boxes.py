@@ -138,8 +138,6 @@ def check_box_column(
         if value is None or value == []:
             continue
         boxes: list[list[float]] = []
-        if not image_column and not isinstance(value, list):
-            raise ValueError(f"row {i}, column '{box_column}': {value!r:.80} are no boxes: give a list, one a frame")
         for t, entry in enumerate([value] if image_column else value):
             try:
                 found = _numbers(entry)

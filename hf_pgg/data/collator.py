@@ -240,10 +240,8 @@ class PGGCollator(Collator):
 
     def _sample(self, row: Mapping[str, Any], column: str) -> tuple[torch.Tensor, Sources]:
         """The model's input ([T,] C, H, W) of a row, and its sources; without masks where they are not known."""
-        if not isinstance(row, Mapping):
-            raise ValueError(f"the row is a {type(row).__name__}: give a dict of image and label")
         if row.get(column) is None:
-            made = "; what makes `pixel_values` leaves no image for the masks: keep it, give a transform as `augment`"
+            made = "; a transform that makes `pixel_values` leaves no image for the masks: give it as `augment`"
             raise ValueError(f"the row has {sorted(row)}, no {column}{made if 'pixel_values' in row else ''}")
         if self.video_column is None:
             array = to_rgb(row[column])

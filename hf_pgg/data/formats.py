@@ -87,11 +87,7 @@ def read_coco(annotations: str, images: str) -> Dataset:
                     objects.append(FoundObject(names[own["category_id"]], _coco_mask(own, size)))
             yield AnnotatedImage(str(file), file, objects)
 
-    return objects_to_rows(
-        rows(),
-        sorted(names.values()),
-        sized=all(image.get("width") and image.get("height") for image in content["images"]),
-    )
+    return objects_to_rows(rows(), sorted(names.values()), sized=all("width" in image for image in content["images"]))
 
 
 def _coco_mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarray:
@@ -122,8 +118,6 @@ def read_yolo(labels: str, images: str, names: Sequence[str]) -> Dataset:
         ValueError: labels does not exist
     """
     root, folder, files = _existing(labels), Path(images), image_files([images])
-    if folder.is_file():
-        raise ValueError(f"{images} is a file: give the folder of the images")
     with reading(images):
         _distinct([str(path.relative_to(folder).with_suffix("")) for path in files], "names without suffix")
 

@@ -79,8 +79,8 @@ def objects_to_rows(found: Iterable[AnnotatedImage], names: Sequence[str], sized
     """
     columns: dict[str, list[Any]] = {name: [] for name in ("image", LABELS, LABEL_WEIGHTS, PROVENANCE, "label", "bbox")}
     number = {name: i for i, name in enumerate(names)}
-    if isinstance(names, str) or len(number) < len(names):
-        raise ValueError(f"the classes are {names!r}: give a list of distinct names")
+    if len(number) < len(names):
+        raise ValueError(f"the classes {list(names)} are not distinct")
     for where, image, objects in found:
         shown = sorted({item.name for item in objects})
         if not shown:

@@ -36,8 +36,6 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], size: Sequence[int]) -
     points = np.concatenate(given).reshape(-1, 2)
     if not (np.isfinite(points).all() and (points > -1).all() and (points < np.add(size, 1)).all()):
         raise ValueError(f"a polygon leaves the image of {width}x{height}")
-    if min(size) > 2 and points.min() >= 0 and points.max() <= 1:
-        raise ValueError(f"a polygon lies within one pixel of {width}x{height}: give pixels, not shares of the image")
     try:
         from pycocotools import mask as coco  # the optional extra
     except ImportError as error:

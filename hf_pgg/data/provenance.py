@@ -67,8 +67,7 @@ def naming_row(row: object, column: str, remedy: str = "Mend or remove the row."
     except ColumnError as error:
         raise ProvenanceError(row, error.column, error.problem, error.remedy) from error
     except (ValueError, OSError, KeyError) as error:
-        text = str(error.args[0] if isinstance(error, KeyError) and error.args else error)
-        raise ProvenanceError(row, column, text, remedy) from error
+        raise ProvenanceError(row, column, str(error.args[0] if error.args else error), remedy) from error
 
 
 class ColumnError(ValueError):
@@ -85,9 +84,12 @@ class ColumnError(ValueError):
 
 
 def provenance_features(label: ClassLabel, *, video: Any = None, **extra: Any) -> Features:
-    """Returns the `Features` of a dataset that keeps the contract, and of `extra` columns.
+    """Returns the `Features` of a dataset that keeps the contract.
 
-    `video` is the feature of the clips that stand in place of the images: `Video(decode=False)` or `List(Image())`.
+    Args:
+        video (*optional*): `Video(decode=False)` or `List(Image())`: the feature of the clips that stand in place of
+            the images.
+        extra: Further columns, name to feature.
 
     Example:
         >>> list(provenance_features(ClassLabel(names=["cat", "dog"]), scene=Value("string")))

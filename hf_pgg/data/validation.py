@@ -35,8 +35,10 @@ def validate_row(
         Traceback (most recent call last):
         hf_pgg.data.provenance.ProvenanceError: row 7, column 'label': label 5 is outside 0..1. Set `num_labels` ...
     """
-    with naming_row(name, video_column or image_column, "Replace or remove the row."):
+    try:
         num_frames, height, width = sample_shape(row, image_column, video_column)
+    except (ValueError, OSError) as error:
+        raise ProvenanceError(name, video_column or image_column, str(error), "Replace or remove the row.") from error
     size = (width, num_frames * height)
     validate_sources(row, name, num_classes, size, label_column=label_column, allow_overlap=allow_overlap)
 

@@ -16,7 +16,7 @@ from datasets import ClassLabel, Dataset, Features
 
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.loading import read_row
-from hf_pgg.data.provenance import IMAGE, Sources, naming_row, provenance_features
+from hf_pgg.data.provenance import IMAGE, ProvenanceError, Sources, provenance_features
 from hf_pgg.skeletons.rows import KEYPOINT_FEATURE, KEYPOINTS, sample_row
 from hf_pgg.synthesis.base import Row, RowSynthesizer, Sample
 from hf_pgg.synthesis.pasting import place_sources
@@ -75,5 +75,8 @@ class BatchMix(RowSynthesizer):
 
     def _partner(self, rng: np.random.Generator) -> tuple[np.ndarray, Sources]:
         index = int(rng.integers(len(self.source)))
-        with naming_row(f"{index} of the source", self.keypoints_column, "Mend or drop the row."):
+        try:
             return self._sample(read_row(self.source, index), rng)
+        except ValueError as error:
+            remedy = "Mend or drop the row."
+            raise ProvenanceError(f"{index} of the source", self.keypoints_column, str(error), remedy) from error

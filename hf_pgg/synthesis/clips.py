@@ -17,7 +17,7 @@ from PIL import Image as PILImage
 from hf_pgg.data.frame_sampling import FrameSampler
 from hf_pgg.data.images import encode_png
 from hf_pgg.data.loading import read_row
-from hf_pgg.data.provenance import PROVENANCE, VIDEO, Sources, naming_row, provenance_features, sources_of
+from hf_pgg.data.provenance import PROVENANCE, VIDEO, ProvenanceError, Sources, provenance_features, sources_of
 from hf_pgg.data.video import SampledClip, encode_clip, sample_clip
 from hf_pgg.data.video_file import Size
 from hf_pgg.synthesis.base import Row, RowSynthesizer
@@ -87,8 +87,11 @@ class ClipSynthesizer(RowSynthesizer, ABC):
         """A row of a pool, drawn uniformly, and its sampled clip. Errors name the pool's row."""
         index = int(rng.integers(len(pool)))
         row = read_row(pool, index)
-        with naming_row(f"{index} of the pool", self.video_column, "`probe_clips` finds such rows."):
+        try:
             return row, self.sample(row, rng, size)
+        except ValueError as error:
+            remedy = "`probe_clips` finds such rows."
+            raise ProvenanceError(f"{index} of the pool", self.video_column, str(error), remedy) from error
 
     def sources(self, row: Row, clip: SampledClip) -> Sources:
         """The row's sources in its sampled clip, with masks (T, H, W)."""

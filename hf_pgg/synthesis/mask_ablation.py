@@ -15,7 +15,7 @@ from scipy.ndimage import distance_transform_edt
 
 from hf_pgg.data.images import decode_mask, encode_mask
 from hf_pgg.data.loading import read_column
-from hf_pgg.data.provenance import PROVENANCE, naming_row
+from hf_pgg.data.provenance import PROVENANCE, ProvenanceError
 from hf_pgg.data.video import open_clip
 from hf_pgg.synthesis.base import Batch, RowTransform
 
@@ -88,11 +88,13 @@ class MaskAblation(RowTransform):
                 replaced.append(None)
                 continue
             rng, frames = self.generator(name), None
-            with naming_row(name, PROVENANCE, "Mend or drop the row."):
+            try:
                 if self.video_column is not None:
                     with open_clip(row[self.video_column]) as clip:
                         frames = len(clip)
                 masks = [None if mask is None else decode_mask(mask, frames).astype(np.float32) / 255 for mask in masks]
+            except (ValueError, OSError) as error:
+                raise ProvenanceError(name, PROVENANCE, str(error), "Mend or drop the row.") from error
             replaced.append([None if mask is None else encode_mask(self._replace(mask, rng)) for mask in masks])
         return {PROVENANCE: replaced}
 

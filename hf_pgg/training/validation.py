@@ -24,7 +24,6 @@ from hf_pgg.training.config import PGGConfig
 
 logger = logging.get_logger(__name__)
 _FIRST_ROWS = 4  # of a stream
-_MADE = "what makes `pixel_values` leaves no image for the masks: keep the images, and give a transform as `augment`"
 
 
 def _base(model: Any) -> Any:
@@ -176,9 +175,11 @@ def _check_first_rows(dataset: Any, name: str, num_classes: int, args: PGGConfig
     with torch.random.fork_rng(devices=[]):  # looking changes no draw of the run
         for i, row in enumerate(islice(dataset, min(_FIRST_ROWS, args.validate_rows))):
             if collator.input_column not in row:
-                remedy = _MADE if "pixel_values" in row else "name it in the arguments"
-                found = f"has {sorted(row)}, no column '{collator.input_column}'"
-                raise ValueError(f"row {i} of the {name} dataset {found}: {remedy}")
+                made = " A transform that makes `pixel_values` leaves no image for the masks: give it as `augment`."
+                raise ValueError(
+                    f"row {i} of the {name} dataset has {sorted(row)}, no column '{collator.input_column}'."
+                    + (made if "pixel_values" in row else " Name it in the arguments.")
+                )
             if collator.synthesis is None:
                 absent = [group for group in args.group_columns or [] if group not in row and collator.labelled]
                 if absent:
@@ -282,6 +283,8 @@ def checked_dataset(
     if isinstance(dataset, dict):
         known: dict[str, Any] = {"num_classes": num_classes, "names": names, "args": args}
         return {key: checked_dataset(own, key, collator, **known) for key, own in dataset.items()}
+    if isinstance(dataset, IterableDataset):
+        dataset = undecoded(dataset)  # the collator reads the images, and names a row that it cannot read
     if names is not None and isinstance(dataset, (Dataset, IterableDataset)):
         dataset = with_classes(dataset, names, collator.label_column, f"the {name} dataset")
     check_dataset(dataset, name, num_classes, args, collator)
@@ -292,8 +295,7 @@ def _check_columns(dataset: Dataset, name: str, args: PGGConfig, collator: Colla
     columns, sample = dataset.column_names, collator.input_column
     if sample not in columns:
         option = {args.video_column: "video_column", args.image_column: "image_column"}.get(sample, "input_column")
-        remedy = _MADE if "pixel_values" in columns else f"set `{option}`"
-        raise ValueError(f"the {name} dataset has no column '{sample}' but {columns}: {remedy}")
+        raise ValueError(f"the {name} dataset has no column '{sample}' but {columns}: set `{option}`")
     if collator.labelled and LABELS not in columns and collator.label_column not in columns:
         raise ValueError(
             f"the {name} dataset has neither '{LABELS}' nor '{collator.label_column}' but {columns}: set `label_column`"

@@ -11,7 +11,7 @@ from PIL import Image as PILImage
 from hf_pgg import ProvenanceError, add_provenance, provenance_features
 from hf_pgg.data.boxes import boxes_to_mask
 from hf_pgg.data.images import decode_mask, encode_mask, encode_png, to_rgb
-from hf_pgg.data.provenance import Sources, merge_sources, naming_row
+from hf_pgg.data.provenance import Sources, merge_sources
 from hf_pgg.data.validation import validate_row
 
 
@@ -190,16 +190,3 @@ def test_sources_are_resized_frame_by_frame():
     clip, image = (Sources([0], [1.0], [mask]).resized((2, 3)).masks[0] for mask in (frames, frames[1]))
     assert clip.shape == (2, 2, 3) and image.shape == (2, 3)
     assert not clip[0].any() and (clip[1] == 1).all() and (image == 1).all()
-
-
-@pytest.mark.parametrize(
-    ("error", "text"),
-    [
-        (FileNotFoundError(2, "No such file", "cat.png"), r"\[Errno 2\] No such file: 'cat.png'"),
-        (KeyError("mask"), "mask"),
-    ],
-)
-def test_an_error_that_names_its_row_keeps_its_words(error, text):
-    message = rf"^row 3, column 'source': {text}\. Mend or remove the row\.$"
-    with pytest.raises(ProvenanceError, match=message), naming_row(3, "source"):
-        raise error

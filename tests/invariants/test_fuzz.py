@@ -11,9 +11,11 @@ import pytest
 
 from tests.invariants.fuzz.clips import check_clip_case
 from tests.invariants.fuzz.images import check_image_case
+from tests.invariants.fuzz.training import check_training_case
 from tests.invariants.fuzz.verdicts import Finding
 
-CHECKS = {"images": check_image_case, "more images": check_image_case, "clips": check_clip_case}
+CHECKS = {"images": check_image_case, "clips": check_clip_case, "training": check_training_case}
+ORDER = ("images", "clips", "images", "images", "clips", "images", "training")
 
 
 def run(count: int, seed: int, folder: Path) -> None:
@@ -22,7 +24,7 @@ def run(count: int, seed: int, folder: Path) -> None:
     number = 0
     while rows < count:
         rng = np.random.default_rng([seed, number])
-        name = list(CHECKS)[number % len(CHECKS)]
+        name = ORDER[number % len(ORDER)]
         case_folder = folder / str(number)
         case_folder.mkdir()
         try:

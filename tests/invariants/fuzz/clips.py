@@ -14,7 +14,7 @@ from hf_pgg.data.images import encode_mask, encode_png
 from hf_pgg.synthesis import ActorComposite, TileMix, VideoMix
 from tests.invariants.fuzz import steps
 from tests.invariants.fuzz.boxes import FORMATS, NO_BOX, as_format, covered, draw_corners
-from tests.invariants.fuzz.masks import MASKS
+from tests.invariants.fuzz.masks import MASKS, NO_MEANING
 from tests.invariants.fuzz.oracle import check_mix, decoded
 from tests.invariants.fuzz.rows import (
     LABEL,
@@ -141,8 +141,8 @@ def spoil_clip_mask(
         first = {0: Truth(truths[bad].shown, [0], [1.0], [truths[bad].targets[0][0]], [], [])}  # type: ignore[index]
         frames = Columns(mask=list(value))
         fault = spoil_mask(rng, frames, first, 0, kind)  # type: ignore[arg-type]
-        empty = fault.what == "mask: empty"
-        columns["mask"][bad] = [frames["mask"][0]] * len(value) if empty else frames["mask"]
+        everywhere = fault.what.removeprefix("mask: ") in ("empty", *NO_MEANING)  # the frames are read together
+        columns["mask"][bad] = [frames["mask"][0]] * len(value) if everywhere else frames["mask"]
         what = fault.what
     return Fault(frozenset({bad}), frozenset({"mask"}), f"clip's masks: {what}")
 

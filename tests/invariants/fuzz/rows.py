@@ -197,7 +197,7 @@ def boxed_case(rng: np.random.Generator, folder: Path) -> Case:
     kinds, name = image_kinds(folder), str(rng.choice(FORMATS))
     columns, truths, count, several = Columns(), [], int(rng.integers(4, 8)), rng.random() < 0.5
     faulty = int(rng.integers(count)) if rng.random() < 0.35 else None
-    fault = None
+    fault, given = None, []
     for i in range(count):
         size = (int(rng.integers(12, 20)), int(rng.integers(21, 30))) if i == faulty else None
         first = draw_target(rng, size)
@@ -216,6 +216,7 @@ def boxed_case(rng: np.random.Generator, folder: Path) -> Case:
         value = value if several else value[0]
         unknown = rng.random() < 0.15 and i != faulty
         value = (None if rng.random() < 0.5 else []) if unknown else value
+        given += value if several and value else [value] if value else []
         columns.append(image=stored, bbox=value)
         truths.append(simple_truth(shown, mask > 0, int(rng.integers(3)), None if unknown else mask, 1 / 255))
     number = Value("float64")
@@ -228,8 +229,13 @@ def boxed_case(rng: np.random.Generator, folder: Path) -> Case:
     rows = Dataset.from_dict(dict(columns), features=Features(features))
     found = fault or other
     groups = ("group",) if "group" in columns else ()
+    settings = {"box_column": "bbox", "box_format": name}
+    if found is None and given and name in ("xywh", "xyxy") and rng.random() < 0.3:
+        del settings["box_format"]  # it can be told from boxes that are no corners alone
+        if all(box[2] > box[0] and box[3] > box[1] for box in given):
+            found = Fault(None, frozenset({"bbox"}), "boxes of an unknown format")
     title = f"boxes: {name}" + (f", {found.what}" if found else "")
-    return Case(title, rows, truths, {"box_column": "bbox", "box_format": name}, found, options, {}, groups)
+    return Case(title, rows, truths, settings, found, options, {}, groups)
 
 
 def striped(rng: np.random.Generator, count: int) -> tuple[np.ndarray, list[np.ndarray], list[np.ndarray]]:
