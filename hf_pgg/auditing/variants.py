@@ -19,12 +19,8 @@ FILLS = ("grey", "blur", "surroundings")
 def fill(pixels: torch.Tensor, inside: torch.Tensor) -> torch.Tensor:
     """Fills the masked part of images with what surrounds it: averages of ever larger blocks, the finest that saw any.
 
-    Args:
-        pixels: (B, C, H, W) float, normalised or not.
-        inside: (B, 1, H, W) in [0, 1], 1 where pixels are replaced.
-
-    Returns:
-        (B, C, H, W), unchanged where the mask is 0. Where a mask covers all, zeros.
+    The pixels are (B, C, H, W) float, normalised or not; `inside` (B, 1, H, W) is 1 where they are replaced, 0 where
+    they stay unchanged. Where a mask covers all, there come zeros.
 
     Example:
         >>> image, mask = torch.full((1, 1, 4, 4), 50.0), torch.zeros(1, 1, 4, 4)

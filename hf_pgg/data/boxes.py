@@ -235,7 +235,6 @@ def read_clip_boxes(
     Args:
         value (`Sequence`): One box, or a list of boxes, for each of the `length` frames. None, an empty list, and
             frames that all have no box give None: the object is unknown.
-        size (`Sequence[int]`): Width and height of the frames in pixels.
 
     Raises:
         ValueError: If there is not one entry a frame, some frames alone have a box, or a box is none of its frame.

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import xml.etree.ElementTree as ElementTree
+from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -103,10 +104,8 @@ def _coco_mask(annotation: Mapping[str, Any], size: tuple[int, int]) -> np.ndarr
 def read_yolo(labels: str, images: str, names: Sequence[str]) -> Dataset:
     """Reads a folder of YOLO text files, one for each image and of its name; boxes or polygons become masks.
 
-    A line is the number of a class, then centre and size of a box, or the points of a polygon, as shares of the image.
-
-    Args:
-        names (`Sequence[str]`): The classes, in the order of their numbers.
+    A line is the number of a class in `names`, then centre and size of a box, or the points of a polygon, as shares of
+    the image.
 
     Raises:
         ValueError: If a line is no object of its image, an image shows several classes, or two images have one name;
@@ -155,10 +154,7 @@ def read_voc(annotations: str, images: str, masks: str | None = None, names: Seq
     """Reads a folder of Pascal VOC XML files; boxes, or class-id PNGs of the same names in `masks`, become masks.
 
     Corners count pixels from 1 and include the last one. In a PNG 0 is background, 255 the uncertain border, which
-    counts as outside, and n the n-th class.
-
-    Args:
-        names (`Sequence[str]`, *optional*): The classes in the order of their ids, without the background; for `masks`.
+    counts as outside, and n the n-th class of `names`.
 
     Raises:
         ValueError: If a box or mask is none of its image, or an image shows several classes; it names the file.
@@ -289,8 +285,8 @@ def _existing(path: str | Path) -> Path:
 
 
 def _distinct(values: Sequence[Any], what: str) -> None:
-    twice = (
-        next((value for value in values if values.count(value) > 1), None) if len(set(values)) < len(values) else None
-    )
-    if twice is not None:
-        raise ValueError(f"{twice!r} stands twice among the {what}: an annotation would belong to both, so rename one")
+    for value, count in Counter(values).items():
+        if count > 1:
+            raise ValueError(
+                f"{value!r} stands twice among the {what}: an annotation would belong to both, so rename one"
+            )

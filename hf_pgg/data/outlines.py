@@ -13,10 +13,7 @@ import numpy as np
 
 
 def polygons_to_mask(polygons: Sequence[Sequence[float]], size: Sequence[int]) -> np.ndarray:
-    """Fills polygons `[x1, y1, x2, y2, ...]` in pixels in a bool mask (height, width).
-
-    Args:
-        size (`Sequence[int]`): Width and height of the image in pixels.
+    """Fills polygons `[x1, y1, x2, y2, ...]` in pixels in a bool mask (height, width) of an image of (width, height).
 
     Raises:
         ValueError: If a polygon has fewer than three points, leaves the image by a pixel or holds no numbers.
@@ -45,11 +42,10 @@ def polygons_to_mask(polygons: Sequence[Sequence[float]], size: Sequence[int]) -
 
 
 def run_lengths_to_mask(runs: Any, size: Sequence[int]) -> np.ndarray:
-    """Reads COCO's run lengths, as a list of numbers or compressed, as a bool mask (height, width).
+    """Reads COCO's run lengths, as a list of numbers or compressed, as a bool mask of an image of (width, height).
 
     Args:
         runs: `{"size": [height, width], "counts": ...}`: lengths of outside and object in turn, down the columns.
-        size (`Sequence[int]`): Width and height of the image in pixels.
 
     Raises:
         ValueError: If they are for another size, or are no run lengths of all its pixels.

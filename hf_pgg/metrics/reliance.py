@@ -30,17 +30,10 @@ _CHUNK = 2_000_000  # counts of a bootstrap that are held at once
 
 
 def margins(logits: ArrayLike, labels: ArrayLike) -> np.ndarray:
-    """Returns the margin of the true label: its logit less the largest of the others.
+    """Returns the margin of the true label: its logit less the largest of the others, positive where it is right.
 
-    Args:
-        logits: (N, ..., classes) float.
-        labels: (N,) integers.
-
-    Returns:
-        (N, ...) float64; positive where the answer is right.
-
-    Raises:
-        ValueError: If a logit is not finite, or a label is none of the classes.
+    Of logits (N, ..., classes) and labels (N,) the margins are (N, ...) float64. A logit that is not finite, or a label
+    that is none of the classes, is a ValueError.
 
     Example:
         >>> margins([[2.0, 0.5, 1.0], [2.0, 0.5, 1.0]], [0, 1])
@@ -164,12 +157,7 @@ class Reliance:
         return {name: _with_interval(float(value[0]), drawn.get(name), confidence) for name, value in values.items()}
 
     def by(self, keys: ArrayLike, names: Mapping[Any, str] | None = None) -> list[dict[str, Any]]:
-        """Lists the figures of the rows that share a key (their class, their group), the most at risk first.
-
-        Args:
-            keys: (N,), a value of each row.
-            names (`Mapping`, *optional*): What each value is called.
-        """
+        """Lists the figures of the rows that share a key (N,) (their class, their group), the most at risk first."""
         keys, moments = np.asarray(keys), self._moments()
         spread, rows = self.spread, []
         for key in np.unique(keys):

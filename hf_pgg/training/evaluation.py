@@ -25,9 +25,7 @@ from hf_pgg.training.processes import agree_on_provenance, is_sharded
 class GroupedEvalPrediction(EvalPrediction):
     """What the `compute_metrics` of a [`~hf_pgg.PGGTrainer`] receives.
 
-    Args:
-        groups (`Mapping`): Group column to (N,) int64, an array as `label_ids` is.
-        kwargs: Those of `transformers.EvalPrediction`; `label_ids` is (N,) int64, the first label of each row.
+    `groups` are group column to (N,) int64, an array as `label_ids` is, which holds the first label of each row.
 
     Example:
         >>> scenes = {"scene": np.array([7])}
@@ -126,10 +124,7 @@ def _usual(value: Any) -> Any:
 
 
 class EvaluatedRows:
-    """What an evaluation gathers beside predictions and labels, batch by batch.
-
-    Args:
-        concatenate (`bool`): Whether the groups are joined, or a list with one array a batch.
+    """What an evaluation gathers beside predictions and labels, batch by batch; it may `concatenate` the groups.
 
     Example:
         >>> rows = EvaluatedRows()

@@ -54,15 +54,9 @@ def _first_row(dataset: Any, collator: Collator) -> Any:
 
 
 def dry_forward(model: nn.Module, inputs: Mapping[str, Any], num_classes: int | None, *, guided: bool) -> int:
-    """Runs a model on one row, and returns the number of its classes.
+    """Runs a model on one row (1, ...), and returns the number of its classes; ValueError if it tells none, or fails.
 
-    Args:
-        inputs: The model's inputs (1, ...) by name.
-        num_classes (`int`, *optional*): Number of classes that the model's configuration tells.
-        guided (`bool`): Whether its logits must be differentiable in its input.
-
-    Raises:
-        ValueError: If it returns no logits (B, classes), or fails.
+    Its configuration says that they are `num_classes`; if `guided`, its logits must be differentiable in its input.
 
     Example:
         >>> dry_forward(model, {"pixel_values": torch.zeros(1, 3, 16, 16)}, 2, guided=True)

@@ -30,11 +30,7 @@ def agree_on_provenance(accelerator: Any, batch: Mapping[str, Any], input_name: 
     """Returns a batch with provenance if that of any process has it, and with as many places for labels everywhere.
 
     Without this, a process whose batch has no guided row, or fewer labels a row, would make fewer passes than the
-    others, which then wait for it for ever.
-
-    Args:
-        accelerator (`Accelerator`): Joins the processes.
-        input_name (`str`): The key of the guided input (B, ...).
+    others, which then wait for it for ever. `input_name` is the key of the guided input (B, ...).
 
     Example:
         >>> from accelerate import Accelerator
