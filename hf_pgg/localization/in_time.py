@@ -294,7 +294,8 @@ def measure_joined(
     window = window or int(np.median(probe_clips(data["validation"], video_column)["num_frames"]))
     stride = stride or max(window // 8, 1)
     columns = {"video_column": video_column, "label_column": label_column, "box_column": box_column}
-    boxed = {part: data[part].select(check_box_column(data[part], box_column, box_format)) for part in data}
+    parts = {part: data[part] for part in ("validation", "test")}
+    boxed = {part: rows.select(check_box_column(rows, box_column, box_format)) for part, rows in parts.items()}
 
     def measure(rows: Dataset, settings: Sequence[tuple[float, float]]) -> dict[tuple[float, float], dict[str, float]]:
         clips = join_clips(rows, join_plan(rows[label_column], seed), **columns, box_format=box_format)
