@@ -26,7 +26,6 @@ from transformers import set_seed
 from hf_pgg import PGGTrainer, add_provenance
 from hf_pgg.cli.arguments import AnnotationArguments, CompareArguments, ModelArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
-from hf_pgg.data.boxes import BOX_FORMATS
 from hf_pgg.data.labels import class_label, with_classes
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.provenance import CONTRACT_COLUMNS, IMAGE, guided_rows
@@ -56,7 +55,6 @@ class DataArguments(AnnotationArguments):
     test_split: str = field(default="test", metadata={"help": "Split to report on."})
     mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, for rows without provenance."})
     box_column: str | None = field(default=None, metadata={"help": "Boxes of the object, instead."})
-    box_format: str | None = field(default=None, metadata={"help": "What a box's numbers are.", "choices": BOX_FORMATS})
     target_value: int | None = field(default=None, metadata={"help": "The object's value, if the mask is a label map."})
     group_column: str | None = field(default=None, metadata={"help": "Background class; with the label it is a group."})
     bias: float = field(default=0.9, metadata={"help": "Embedded data: how often a class is on its own photograph."})

@@ -28,7 +28,7 @@ from hf_pgg import CutMix, MaskAblation, PGGTrainer, PuzzleMix, ResizeMix, add_p
 from hf_pgg.cli.arguments import AnnotationArguments, CompareArguments, ModelArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data.annotations import squashed_rows
-from hf_pgg.data.boxes import BOX_FORMATS, mask_to_box
+from hf_pgg.data.boxes import mask_to_box
 from hf_pgg.data.images import decode_mask, encode_png
 from hf_pgg.data.labels import class_label
 from hf_pgg.data.loading import open_dataset
@@ -67,7 +67,6 @@ class DataArguments(AnnotationArguments):
     selection_split: str = field(default="train", metadata={"help": "Its annotated rows choose map and threshold."})
     test_split: str = field(default="test", metadata={"help": "Split to report on."})
     box_column: str = field(default="bbox", metadata={"help": "Boxes of the object; rows may have None."})
-    box_format: str | None = field(default=None, metadata={"help": "What a box's numbers are.", "choices": BOX_FORMATS})
     mask_column: str | None = field(default=None, metadata={"help": "Mask of the object, for PxAP."})
     target_value: int | None = field(default=None, metadata={"help": "The object's value, if the mask is a label map."})
     ignore_value: int | None = field(default=None, metadata={"help": "Value of mask pixels that PxAP leaves out."})

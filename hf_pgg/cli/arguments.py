@@ -9,6 +9,7 @@ from pathlib import Path
 from datasets import Dataset
 from transformers.trainer_utils import SaveStrategy, SchedulerType
 
+from hf_pgg.data.boxes import BOX_FORMATS
 from hf_pgg.data.formats import FORMATS
 from hf_pgg.data.loading import Annotations, open_dataset
 from hf_pgg.training.config import PGGConfig
@@ -80,21 +81,25 @@ class RecipeConfig(PGGConfig):
 
 @dataclass(kw_only=True)
 class AnnotationArguments:
-    """Annotations beside a folder of images; `dataset_name` is then that folder.
+    """Annotations of images: beside a folder, which `dataset_name` then names, or in a column of objects.
 
     Example:
         >>> AnnotationArguments(annotations="instances_{split}.json").annotated
-        Annotations(path='instances_{split}.json', format='coco', names=[])
+        Annotations(path='instances_{split}.json', format='coco', names=[], box_format=None)
     """
 
-    annotations: str | None = field(default=None, metadata={"help": "File or folder of them ('{split}' is filled in)."})
+    annotations: str | None = field(
+        default=None, metadata={"help": "Their file, folder ('{split}' is filled in) or column."}
+    )
     annotation_format: str = field(default="coco", metadata={"help": "Of --annotations.", "choices": FORMATS})
     class_names: list[str] = field(default_factory=list, metadata={"help": "Of --annotations, in order (YOLO, VOC)."})
+    box_format: str | None = field(default=None, metadata={"help": "What a box's numbers are.", "choices": BOX_FORMATS})
 
     @property
     def annotated(self) -> Annotations | None:
         """What [`~hf_pgg.data.loading.open_dataset`] is told of them."""
-        return Annotations(self.annotations, self.annotation_format, self.class_names) if self.annotations else None
+        found = (self.annotation_format, self.class_names, self.box_format)
+        return Annotations(self.annotations, *found) if self.annotations else None
 
 
 @dataclass

@@ -8,7 +8,7 @@ from argparse import ArgumentParser
 MAPS = ("cam", "grad_cam", "guided_grad_cam", "input_gradient", "smooth_gradient", "attention_rollout")
 SYNTHESES = ("composite", "exchange", "cutmix", "resizemix", "none")
 MOST_IMAGES = 24  # on one sheet
-FORMATS = ("coco", "yolo", "voc")
+FORMATS = ("coco", "yolo", "voc", "objects")
 
 
 def add_annotation_options(parser: ArgumentParser) -> None:
@@ -20,6 +20,6 @@ def add_annotation_options(parser: ArgumentParser) -> None:
         >>> parser.parse_args(["--annotations", "instances.json"]).annotation_format
         'coco'
     """
-    parser.add_argument("--annotations", help="file or folder of annotations of the images in a folder")
+    parser.add_argument("--annotations", help="of the images in a folder: file or folder; or a column of objects")
     parser.add_argument("--annotation_format", default="coco", choices=FORMATS, help="their format (%(default)s)")
     parser.add_argument("--class_names", nargs="+", default=(), help="their classes, in order (YOLO, VOC)")

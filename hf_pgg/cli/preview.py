@@ -91,7 +91,7 @@ def _rows(args: argparse.Namespace) -> Dataset:
     from hf_pgg.demo_data import digits_on_photographs
 
     if args.dataset is not None:
-        found = (args.annotations, args.annotation_format, args.class_names)
+        found = (args.annotations, args.annotation_format, args.class_names, args.box_format)
         annotations = Annotations(*found) if args.annotations else None
         options = {"label_column": args.label_column, "annotations": annotations}
         rows = open_dataset(args.dataset, args.split, args.config, **options)

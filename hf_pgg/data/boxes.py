@@ -148,14 +148,21 @@ def check_box_column(
         known += [i] if boxes else []
         distinct.update(map(tuple, boxes))
     if box_format is None and distinct:
-        _refuse_ambiguous(np.array(sorted(distinct)), box_column)
+        refuse_ambiguous(np.array(sorted(distinct)), box_column)
     if image_column:
         warn_of_turned(dataset, image_column, f"the boxes of column '{box_column}'", known)
     return known
 
 
-def _refuse_ambiguous(boxes: np.ndarray, box_column: str) -> None:
-    """Refuses boxes in pixels, of which none proves that they are no corners, or no centres and sizes."""
+def refuse_ambiguous(boxes: np.ndarray, box_column: str) -> None:
+    """Refuses boxes (N, 4) in pixels, of which none proves that they are no corners, or no centres and sizes.
+
+    Example:
+        >>> refuse_ambiguous(np.array([[9, 0, 4, 9]]), "bbox")  # no corners, and no centre as far up
+        >>> refuse_ambiguous(np.array([[4, 4, 9, 9]]), "bbox")
+        Traceback (most recent call last):
+        ValueError: column 'bbox': each of 1 distinct boxes could be 'xywh' or 'xyxy', such as [4, 4, 9, 9]: set ...
+    """
     if boxes.max() <= 1:
         return  # shares of the image, which the reader refuses with its row
     starts = {name: _to_corners(boxes, name) for name in ("xyxy", "cxcywh")}

@@ -17,13 +17,13 @@ from datasets import ClassLabel, Dataset
 from numpy.typing import ArrayLike
 from PIL import Image as PILImage
 
-from hf_pgg.data.boxes import boxes_to_mask, read_boxes
+from hf_pgg.data.boxes import boxes_to_mask, read_boxes, refuse_ambiguous
 from hf_pgg.data.images import image_files, open_image, undecoded
 from hf_pgg.data.objects import AnnotatedImage, FoundObject, objects_to_rows, reading
 from hf_pgg.data.outlines import polygons_to_mask, run_lengths_to_mask
 from hf_pgg.data.provenance import whole_number
 
-FORMATS = ("coco", "yolo", "voc")
+FORMATS = ("coco", "yolo", "voc", "objects")
 
 
 def read_annotated(
@@ -38,6 +38,8 @@ def read_annotated(
     """
     if annotation_format not in FORMATS:
         raise ValueError(f"annotation_format is {annotation_format!r}: choose one of {', '.join(FORMATS)}")
+    if annotation_format == "objects":
+        raise ValueError(f"'{annotations}' is a column of objects, not beside a folder of images: see `read_objects`")
     if annotation_format == "coco":
         return read_coco(annotations, images)
     if annotation_format == "voc":
@@ -216,9 +218,11 @@ def _class_ids(path: Path, size: tuple[int, int], names: Sequence[str]) -> list[
 
 
 def read_objects(
-    dataset: Dataset, box_format: str, objects_column: str = "objects", image_column: str = "image"
+    dataset: Dataset, box_format: str | None = None, objects_column: str = "objects", image_column: str = "image"
 ) -> Dataset:
     """Reads a detection set of the Hub, whose column holds `bbox` and `category` (or `label`) of each object.
+
+    Without a `box_format` the boxes must prove that they are `[x, y, width, height]` in pixels.
 
     Raises:
         ValueError: If the column is none, a box leaves its image, or a row shows several classes; it names the row.
@@ -238,6 +242,9 @@ def read_objects(
     columns: list[Any] = [row or [] for row in dataset.with_format(None)[objects_column]]
     columns = [row if isinstance(row, dict) else {name: [item[name] for item in row] for name in ("bbox", key)}
                for row in columns]  # fmt: skip
+    boxes = [box for row in columns for box in row["bbox"] or [] if box is not None and len(box) == 4]
+    if box_format is None and boxes:
+        refuse_ambiguous(np.array(boxes, np.float64), objects_column)
     known = {value for row in columns for value in row[key] or [] if value is not None}
     names = kind.names if isinstance(kind, ClassLabel) else [str(value) for value in sorted(known)]
 
@@ -271,7 +278,7 @@ def _image_size(path: Path, stated: Sequence[int | None] = (None, None)) -> tupl
     return size
 
 
-def _box_mask(box: ArrayLike | None, size: tuple[int, int], box_format: str) -> np.ndarray:
+def _box_mask(box: ArrayLike | None, size: tuple[int, int], box_format: str | None) -> np.ndarray:
     corners = read_boxes(box, size, box_format)
     if corners is None:
         raise ValueError("an object has no box")

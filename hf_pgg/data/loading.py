@@ -11,20 +11,23 @@ import numpy as np
 from datasets import Dataset, DatasetDict, Image, Value, load_dataset, load_from_disk
 from datasets.exceptions import DatasetsError
 
-from hf_pgg.data.formats import read_annotated
+from hf_pgg.data.formats import read_annotated, read_objects
 from hf_pgg.data.images import encode_png, open_image, stored_feature, to_rgb, undecoded
 from hf_pgg.data.labels import encode_classes, is_scalar
 from hf_pgg.data.provenance import IMAGE, LABELS, naming_row
 
+_NUMBERED = ("string", "large_string", "int", "uint", "bool")  # what becomes a class
+
 
 class Annotations(NamedTuple):
-    """Annotations beside a folder of images, as [`~hf_pgg.data.formats.read_annotated`] reads them.
+    """Annotations of images: beside a folder of them, or in a column of objects; see [`hf_pgg.data.formats`].
 
     Args:
         path (`str`): File (COCO) or folder of them; `{split}` in it, and in the name of the folder of images, is
-            replaced by the split.
+            replaced by the split. Of `"objects"` the column.
         format (`str`): One of [`~hf_pgg.data.formats.FORMATS`].
         names (`Sequence[str]`): The classes in order, which YOLO files number.
+        box_format (`str`, *optional*): Of a column of objects, see [`~hf_pgg.data.boxes.read_boxes`].
 
     Example:
         >>> Annotations("instances_{split}.json").format
@@ -34,6 +37,7 @@ class Annotations(NamedTuple):
     path: str
     format: str = "coco"
     names: Sequence[str] = ()
+    box_format: str | None = None
 
 
 def open_dataset(
@@ -56,8 +60,8 @@ def open_dataset(
         label_column (`str`): Column of the classes: strings and integers are numbered over all splits, see
             [`~hf_pgg.data.labels.encode_classes`]. A folder of class folders that has no such column gets it.
         class_columns (`Sequence[str]`): Further columns that are numbered so, under their own names.
-        annotations ([`Annotations`], *optional*): Of the images in the folder `name`: they give `image`, `label`,
-            the contract's columns, and `bbox` (`[x, y, width, height]` of every object).
+        annotations ([`Annotations`], *optional*): Of the images: they give `image`, `label`, the contract's columns,
+            and `bbox` (`[x, y, width, height]` of every object).
 
     Raises:
         ValueError: If there is no such data set, split or column.
@@ -69,7 +73,7 @@ def open_dataset(
         >>> open_dataset(folder, columns={"label": "animal"}).column_names
         ['image', 'animal']
     """
-    if annotations is not None:
+    if annotations is not None and annotations.format != "objects":
         file, folder = (part.replace("{split}", split) for part in (annotations.path, name))
         return _renamed(read_annotated(file, folder, annotations.format, annotations.names or None), name, columns)
     path = Path(name)
@@ -82,12 +86,14 @@ def open_dataset(
         if split not in rows:
             raise ValueError(f"there is no split '{split}': choose {', '.join(rows)}")
         rows = rows[split]
-    label = {ours: theirs for theirs, ours in (columns or {}).items()}.get(label_column, label_column)
+    named = {ours: theirs for theirs, ours in (columns or {}).items()}
+    if annotations is not None:
+        return read_objects(rows, annotations.box_format, annotations.path, named.get(IMAGE, IMAGE))
+    label = named.get(label_column, label_column)
     rows = _with_folder_classes(rows, path, label)
-    kinds = ("string", "large_string", "int", "uint", "bool")
     for column in (label, *class_columns):
         feature = rows.features.get(column)
-        if isinstance(feature, Value) and is_scalar(feature, *kinds):
+        if isinstance(feature, Value) and is_scalar(feature, *_NUMBERED):
             whole = _load(name, config_name)  # a class may be in another split alone
             parts = dict(whole) if isinstance(whole, DatasetDict) else {}
             parts = {key: _with_folder_classes(part, path, label) for key, part in parts.items()}

@@ -73,3 +73,21 @@ def test_annotations_beside_a_folder_give_classes_and_provenance(kind, split, st
         assert ((np.asarray(row["provenance"][0]) > 127) == mask).all() and row["bbox"] == [list(mask_to_box(mask))]
     with pytest.raises(ValueError, match="has no column 'breed' but image, "):
         open_dataset(str(annotated_folder / split), split, columns={"breed": "label"}, annotations=annotations)
+
+
+def test_a_column_of_objects_gives_classes_and_provenance(photos, tmp_path):
+    """As the Hub's detection sets have it; boxes that could be corners are refused until their format is stated."""
+    boxes = [list(mask_to_box(np.asarray(row["mask"]) > 127)) for row in photos]
+    objects = [{"bbox": [box], "category": [label]} for box, label in zip(boxes, photos["label"], strict=True)]
+    rows = photos.select_columns(["image"]).rename_column("image", "photo").add_column("objects", objects)
+    rows.to_parquet(tmp_path / "train.parquet")
+    options = {"columns": {"photo": "image", "label": "label"}}
+    stated = Annotations("objects", "objects", box_format="xywh")
+    known = open_dataset(str(tmp_path), annotations=stated, **options)
+    assert known["bbox"][:] == [[box] for box in boxes] and known["label"][:] == photos["label"][:]
+    assert known.column_names[0] == "image" and all(masks is not None for masks in known["provenance"])
+    rows.select([i for i, box in enumerate(boxes) if box[0] < box[2]][:1]).to_parquet(tmp_path / "train.parquet")
+    with pytest.raises(ValueError, match="column 'objects': each of 1 distinct boxes could be 'xywh' or"):
+        open_dataset(str(tmp_path), annotations=stated._replace(box_format=None), **options)
+    with pytest.raises(ValueError, match="column 'things' is None: give the one that holds `bbox`"):
+        open_dataset(str(tmp_path), annotations=stated._replace(path="things"), **options)
