@@ -103,13 +103,15 @@ def _metadata(record: Mapping[str, Any]) -> ModelCardData:
         for name, value in results.items()
         if shown
     ]
+    own = ["hf_pgg", task, "input-gradient-guidance", *(["localization"] if "localization" in record else [])]
     return ModelCardData(
+        language=record["model"].get("language"),
         license=record["model"].get("license"),
         library_name="transformers",
         pipeline_tag=task,
         base_model=base_repo,
         datasets=[repo] if repo else None,
-        tags=["hf_pgg", task, "input-gradient-guidance", *(["localization"] if "localization" in record else [])],
+        tags=list(dict.fromkeys([*own, *record.get("tags", [])])),
         metrics=list(results) or None,
         model_name=record["model"]["name"],
         eval_results=evaluated or None,

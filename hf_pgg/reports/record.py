@@ -1,7 +1,7 @@
 """The record of a run: everything that its model card states, as a dictionary that `results.json` holds.
 
     task          "image-classification" or "video-classification"
-    model         {name, base_model, from_scratch, license, repo}: the Hub's name of the pushed model, or None
+    model         {name, base_model, from_scratch, license, language, repo}: the Hub's name of the pushed model, or None
     data          {name, repo, revision, fingerprint, train_rows, test_rows, classes, arguments}
     synthesis     {method, version, ...}: every setting of the synthesis method, see `synthesis_settings`
     method        {name, alpha, any_guided, form, mode, seed, steps, ...}
@@ -10,6 +10,7 @@
     localization  {map, threshold, selection, test}: how boxes are cut from maps, and what was tried
     comparison    [{method, seeds, metric: mean over the seeds, spread: {metric: standard deviation}}]
     figures       [{file, title}] beside the card
+    tags          what the model is tagged with besides
     draft         True where it was written while training, see `hf_pgg.training.hub.draft_card`
     environment   what `environment()` returns        collapsed_at, nonfinite_steps
 
@@ -219,6 +220,7 @@ def run_record(
         "results": dict(results),
         "comparison": [],
         "figures": [],
+        "tags": _tags(trainer),
         "collapsed_at": trainer.collapsed_at,
         "nonfinite_steps": trainer.nonfinite_steps,
         "environment": environment(),
@@ -228,15 +230,17 @@ def run_record(
 
 def _model_part(trainer: Any, base_model: str | bool | None) -> dict[str, Any]:
     """The record's `model`: what it is called, and what it was before."""
-    config = getattr(trainer.model, "config", None)
-    told = getattr(config, "_name_or_path", None) if base_model is None else base_model
-    base = str(told) if told else None
+    card, config = trainer.card_told, getattr(trainer.model, "config", None)
+    if base_model is None:
+        base_model = card.get("finetuned_from") or getattr(config, "_name_or_path", None)
+    base = str(base_model) if base_model else None
     return {
-        "name": Path(trainer.args.output_dir).name,
+        "name": card.get("model_name") or Path(trainer.args.output_dir).name,
         "base_model": base,
         "base_repo": hub_id(base),
         "from_scratch": base_model is False,
-        "license": trainer.args.license,
+        "license": card.get("license") or trainer.args.license,
+        "language": card.get("language"),
         "repo": trainer.hub_model_id if trainer.args.push_to_hub else None,
     }
 
@@ -245,11 +249,14 @@ def _data_part(
     trainer: Any, name: str | None, revision: str | None, test_rows: int | None, arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
     """The record's `data`: what the model was trained on."""
-    train = trainer.train_dataset
+    train, card = trainer.train_dataset, trainer.card_told
     source, commit = hub_source(train)
+    name = name or ", ".join(_listed(card.get("dataset"))) or None
+    if card.get("dataset_args"):
+        arguments = {**arguments, "dataset_args": ", ".join(_listed(card["dataset_args"]))}
     return {
         "name": name or source,
-        "repo": hub_id(name) or source,
+        "repo": next(iter(_listed(card.get("dataset_tags"))), None) or hub_id(name) or source,
         "revision": revision or commit,
         "fingerprint": getattr(train, "_fingerprint", None),
         "train_rows": len(train) if hasattr(train, "__len__") else None,
@@ -257,6 +264,16 @@ def _data_part(
         "classes": list(getattr(getattr(trainer.model, "config", None), "id2label", {}).values()),
         "arguments": dict(arguments),
     }
+
+
+def _listed(value: str | Sequence[str] | None) -> list[str]:
+    return [value] if isinstance(value, str) else list(value or [])
+
+
+def _tags(trainer: Any) -> list[str]:
+    """What `create_model_card` and `model.add_model_tags` were told."""
+    own = getattr(trainer.model, "model_tags", None)
+    return [*_listed(trainer.card_told.get("tags")), *_listed(trainer.card_told.get("tasks")), *_listed(own)]
 
 
 def _method_part(trainer: Any, name: str | None, synthesis: str | None, seconds: float | None) -> dict[str, Any]:

@@ -7,6 +7,8 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +23,7 @@ from transformers.utils.hub import PushInProgress, hf_api
 from hf_pgg.reports.model_card import model_card
 from hf_pgg.reports.record import run_record
 from hf_pgg.training.checkpoints import AtomicCheckpoints
+from hf_pgg.training.runs import saying_that_a_disk_is_full
 
 logger = logging.get_logger(__name__)
 _DRAFT = "<!-- A draft of hf_pgg"  # the template's last line
@@ -98,16 +101,22 @@ class PublishedCheckpoints(AtomicCheckpoints):
 
     Example:
         >>> [name for name in vars(PublishedCheckpoints) if not name.startswith("_")]
-        ['create_model_card']
+        ['card_told', 'create_model_card']
     """
 
     data_collator: Any
+    card_told: Mapping[str, Any] = {}  # the arguments of `create_model_card`
 
     def _save(self, output_dir: str | None = None, state_dict: dict[str, Any] | None = None) -> None:
         """The stock one without `training_args.bin`, which would hold the Hub's token, and with the card."""
-        folder, writes = output_dir or str(self.args.output_dir), self.args.should_save
-        if not writes and not getattr(self, "is_distributed_loading_by_transformers", False):
+        folder = output_dir or str(self.args.output_dir)
+        if not self.args.should_save and not getattr(self, "is_distributed_loading_by_transformers", False):
             return
+        with nullcontext() if self.staging else saying_that_a_disk_is_full(folder):
+            self._write(folder, state_dict)
+
+    def _write(self, folder: str, state_dict: dict[str, Any] | None) -> None:
+        writes = self.args.should_save
         Path(folder).mkdir(parents=True, exist_ok=True)
         model: Any = self.accelerator.unwrap_model(self.model, keep_torch_compile=False)
         if hasattr(model, "save_pretrained"):
@@ -125,10 +134,34 @@ class PublishedCheckpoints(AtomicCheckpoints):
         if not self.staging and self.is_world_process_zero():
             push_checkpoint(self, checkpoint_folder)
 
-    def create_model_card(self, *args: Any, **kwargs: Any) -> None:
-        """The stock draft for models of other inputs than images and clips, whose saves write the run's own card."""
-        if self.data_collator.spec is None and not has_own_card(str(self.args.output_dir)):
-            super().create_model_card(*args, **kwargs)
+    def create_model_card(
+        self,
+        language: str | None = None,
+        license: str | None = None,
+        tags: str | list[str] | None = None,
+        model_name: str | None = None,
+        finetuned_from: str | None = None,
+        tasks: str | list[str] | None = None,
+        dataset_tags: str | list[str] | None = None,
+        dataset: str | list[str] | None = None,
+        dataset_args: str | list[str] | None = None,
+    ) -> None:
+        """Writes the run's card with what is told here, which later saves keep; a card of one's own stays as it is.
+
+        Models of other inputs than images and clips get the stock draft.
+        """
+        folder, told = str(self.args.output_dir), {key: value for key, value in locals().items() if value is not None}
+        told = {key: value for key, value in told.items() if key not in ("self", "__class__")}
+        if not self.is_world_process_zero():
+            return
+        if has_own_card(folder):
+            logger.warning(f"{folder}/README.md is a card of your own: it stays as it is, without {', '.join(told)}")
+        elif self.data_collator.spec is None:
+            super().create_model_card(**told)
+        else:
+            self.card_told = {**self.card_told, **told}
+            Path(folder).mkdir(parents=True, exist_ok=True)
+            draft_card(self, folder)
 
 
 def has_own_card(folder: str) -> bool:

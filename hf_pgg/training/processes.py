@@ -55,12 +55,14 @@ def agree_on_provenance(accelerator: Any, batch: Mapping[str, Any], input_name: 
     return batch
 
 
-def finite_everywhere(accelerator: Any, finite: bool, device: torch.device) -> bool:
-    """Returns whether all processes say so: they skip a batch together, or one would wait for the others' backward.
+def all_agree(accelerator: Any, yes: bool) -> bool:
+    """Returns whether all processes say yes: what one refuses all refuse, or one would wait for the others for ever.
 
     Example:
         >>> from accelerate import Accelerator
-        >>> finite_everywhere(Accelerator(cpu=True), True, torch.device("cpu"))
+        >>> all_agree(Accelerator(cpu=True), True)
         True
     """
-    return bool(accelerator.gather(torch.tensor([int(finite)], device=device)).min())
+    if accelerator.num_processes == 1:
+        return yes
+    return bool(accelerator.gather(torch.tensor([int(yes)], device=accelerator.device)).min())

@@ -32,7 +32,7 @@ from hf_pgg.training.evaluation import RowEvaluation, inputs_of
 from hf_pgg.training.hub import PublishedCheckpoints
 from hf_pgg.training.monitor import Telemetry
 from hf_pgg.training.probing import can_run_alone, dry_forward, first_batch
-from hf_pgg.training.processes import agree_on_provenance, finite_everywhere, is_sharded
+from hf_pgg.training.processes import agree_on_provenance, all_agree, is_sharded
 from hf_pgg.training.validation import (
     class_order,
     is_exact,
@@ -272,7 +272,7 @@ class PGGTrainer(RowEvaluation, PublishedCheckpoints):
         return guided_forward(model, module, inputs, labels, provenance, guided, settings, loop)
 
     def _is_finite(self, guidance: Guidance, sharded: bool) -> bool:
-        agree = partial(finite_everywhere, self.accelerator, device=self.args.device) if sharded else bool
+        agree = partial(all_agree, self.accelerator) if sharded else bool
         return self.telemetry.is_finite(guidance, self.state.global_step, agree)
 
     def _generator(self) -> torch.Generator:

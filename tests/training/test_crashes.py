@@ -95,7 +95,7 @@ def test_twenty_kills(mode, folder):
 def test_a_full_disk_leaves_the_last_good_checkpoint(folder):
     path = folder("full")
     code, errors = finish(start(path, "finite_difference", 2000))
-    assert code != 0 and "File too large" in errors
+    assert code != 0 and "disk full: writing to" in errors
     last = get_last_checkpoint(str(path / "out"))
     assert last.endswith("checkpoint-4")
     AutoModelForImageClassification.from_pretrained(last)
