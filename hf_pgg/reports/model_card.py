@@ -113,7 +113,7 @@ def _metadata(record: Mapping[str, Any]) -> ModelCardData:
         datasets=[repo] if repo else None,
         tags=list(dict.fromkeys([*own, *record.get("tags", [])])),
         metrics=list(results) or None,
-        model_name=record["model"]["name"],
+        model_name=record["model"].get("title") or record["model"]["name"],
         eval_results=evaluated or None,
     )
 

@@ -1,7 +1,7 @@
 """The record of a run: everything that its model card states, as a dictionary that `results.json` holds.
 
     task          "image-classification" or "video-classification"
-    model         {name, base_model, from_scratch, license, language, repo}: the Hub's name of the pushed model, or None
+    model         {name, title, base_model, from_scratch, license, language, repo}: its folder, its card's title, ...
     data          {name, repo, revision, fingerprint, train_rows, test_rows, classes, arguments}
     synthesis     {method, version, ...}: every setting of the synthesis method, see `synthesis_settings`
     method        {name, alpha, any_guided, form, mode, seed, steps, ...}
@@ -19,14 +19,12 @@ The command in it has no token: each is replaced by `***`.
 
 from __future__ import annotations
 
-import json
 import platform
 import re
 import shlex
 import subprocess
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import fields
 from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -34,15 +32,15 @@ from typing import Any
 
 import numpy as np
 import torch
-from datasets import Dataset
 from huggingface_hub import get_token
-from huggingface_hub.errors import HFValidationError
-from huggingface_hub.utils import validate_repo_id
+
+from hf_pgg.reports.origins import hub_id, hub_source, synthesis_settings
+
+__all__ = ["comparison_rows", "environment", "hub_id", "hub_source", "run_record", "synthesis_settings"]
 
 _PACKAGES = ("hf_pgg", "torch", "torchvision", "transformers", "datasets", "accelerate", "timm", "numpy")
 _TOKEN = re.compile(r"hf_[A-Za-z0-9]{16,}")
 _SECRET_OPTION = re.compile(r"-{1,2}\w*(token(?!iz)|password|secret|api_key)\w*", re.IGNORECASE)
-_COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 # ---------------------------------------------------------------------------------------------- where it ran
@@ -114,63 +112,6 @@ def _processor() -> str:
     return f"{names[0]}, {platform.machine()}" if names else platform.machine()
 
 
-# ---------------------------------------------------------------------------------------------- what it was made of
-
-
-def hub_id(name: str | None) -> str | None:
-    """Returns the name if it can be that of a repository on the Hub, and is no file or folder here; else None.
-
-    Example:
-        >>> hub_id("some/model"), hub_id("digits on photographs")
-        ('some/model', None)
-    """
-    if name is None or Path(name).exists() or Path(name).is_absolute():
-        return None
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return None
-    return name
-
-
-def hub_source(dataset: Any) -> tuple[str | None, str | None]:
-    """Returns repository and commit that a data set was loaded from, or two None.
-
-    `load_dataset` keeps what came from the Hub in `NAMESPACE___NAME/CONFIG/VERSION/COMMIT/`, which holds offline too.
-
-    Example:
-        >>> hub_source(rows)  # made in memory
-        (None, None)
-    """
-    for file in getattr(dataset, "cache_files", []):
-        *_, repo, _, _, commit, _ = ("", "", "", "", *Path(file["filename"]).parts)
-        if _COMMIT.fullmatch(commit):
-            return repo.replace("___", "/"), commit
-    return None, None
-
-
-def synthesis_settings(method: Any) -> dict[str, Any]:
-    """Lists a synthesis method's name, version and every setting; a pool of rows by its size and fingerprint.
-
-    Example:
-        >>> from hf_pgg import CutMix
-        >>> settings = synthesis_settings(CutMix(source=rows, seed=3))
-        >>> settings["method"], settings["seed"]
-        ('CutMix', 3)
-    """
-    settings: dict[str, Any] = {"method": type(method).__name__}
-    for field in fields(method):
-        value = getattr(method, field.name)
-        if field.name.startswith("_") or value is None:
-            continue
-        if isinstance(value, Dataset):
-            value = f"{len(value)} rows (fingerprint {value._fingerprint})"
-        elif not isinstance(value, str | int | float | tuple | list):
-            value = getattr(value, "__qualname__", type(value).__name__)
-        settings[field.name] = json.loads(json.dumps(value))  # tuples as lists: as it will be read
-    return settings
-
-
 # ---------------------------------------------------------------------------------------------- what came out
 
 
@@ -235,7 +176,8 @@ def _model_part(trainer: Any, base_model: str | bool | None) -> dict[str, Any]:
         base_model = card.get("finetuned_from") or getattr(config, "_name_or_path", None)
     base = str(base_model) if base_model else None
     return {
-        "name": card.get("model_name") or Path(trainer.args.output_dir).name,
+        "name": Path(trainer.args.output_dir).name,
+        "title": card.get("model_name"),
         "base_model": base,
         "base_repo": hub_id(base),
         "from_scratch": base_model is False,
