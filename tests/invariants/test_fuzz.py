@@ -11,11 +11,17 @@ import pytest
 
 from tests.invariants.fuzz.clips import check_clip_case
 from tests.invariants.fuzz.images import check_image_case
+from tests.invariants.fuzz.others import check_other_case
 from tests.invariants.fuzz.training import check_training_case
 from tests.invariants.fuzz.verdicts import Finding
 
-CHECKS = {"images": check_image_case, "clips": check_clip_case, "training": check_training_case}
-ORDER = ("images", "clips", "images", "images", "clips", "images", "training")
+CHECKS = {
+    "images": check_image_case,
+    "clips": check_clip_case,
+    "training": check_training_case,
+    "others": check_other_case,
+}
+ORDER = ("images", "clips", "others", "images", "others", "images", "clips", "others", "images", "training")
 
 
 def run(count: int, seed: int, folder: Path) -> None:

@@ -12,8 +12,8 @@ from datasets import ClassLabel, Dataset, Features, Image, List, Value
 
 from hf_pgg.data.images import encode_mask, encode_png
 from tests.invariants.fuzz.boxes import FORMATS, NO_BOX, as_format, covered, draw_corners
-from tests.invariants.fuzz.masks import MASKS, NO_MASK, NO_MEANING
-from tests.invariants.fuzz.scenes import NO_IMAGES, draw_target, image_kinds
+from tests.invariants.fuzz.masks import MASKS, NO_MASK, NO_MEANING, MaskKind
+from tests.invariants.fuzz.scenes import NO_IMAGES, draw_target, image_kinds, stored_turned, turned_file
 from tests.invariants.fuzz.verdicts import Fault
 
 CLASSES = ["ant", "bee", "cat", "dog", "elk", "fox"]
@@ -158,10 +158,21 @@ def masked_case(rng: np.random.Generator, folder: Path) -> Case:
         case_fault = spoil_mask(rng, columns, truths, faulty, kind)
     elif case_fault is None and fate < 0.42:
         case_fault = spoil_image(rng, columns, truths)
+    elif case_fault is None and fate < 0.47 and convention.feature == Image():
+        case_fault = turn_apart(rng, columns, truths, convention)
     settings = {"mask_column": "mask", **convention.options}
     rows = Dataset.from_dict(dict(columns), features=Features(features))
     name = f"masks: {kind}" + (f", {case_fault.what}" if case_fault else "")
     return Case(name, rows, truths, {**settings, **_label(options)}, case_fault, options, settings, ("group",))
+
+
+def turn_apart(rng: np.random.Generator, columns: Columns, truths: Sequence[Truth], convention: MaskKind) -> Fault:
+    """An image that its tag turns by a quarter, with a mask of the pixels as they are stored."""
+    bad, orientation = int(rng.integers(len(truths))), int(rng.integers(5, 9))
+    target = draw_target(rng, (int(rng.integers(12, 20)), int(rng.integers(21, 30))))
+    columns["image"][bad] = turned_file(np.dstack([target * np.uint8(200)] * 3), orientation)
+    columns["mask"][bad] = convention.encode(stored_turned(target, orientation), rng)[0]
+    return Fault(frozenset({bad}), frozenset({"mask", "image"}), "mask: not turned with its image")
 
 
 def _label(options: Mapping[str, Any]) -> dict[str, Any]:
