@@ -3,7 +3,7 @@ VENV ?= .venv
 PYTHON ?= python3
 BIN = $(VENV)/bin
 
-.PHONY: demo test lint notebooks docs
+.PHONY: demo test lint notebooks docs lowest
 
 $(BIN)/.installed: pyproject.toml
 	$(PYTHON) -m venv $(VENV)
@@ -28,3 +28,6 @@ lint: $(BIN)/.installed  ## lint, types, and what may import what
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+lowest:  ## the core tests with the lowest releases that pyproject.toml allows, in an environment of their own; needs uv
+	scripts/lowest.sh

@@ -48,10 +48,18 @@ def _run(args: argparse.Namespace) -> None:
             card = model_card(record)
         except KeyError as error:
             raise ValueError(f"{path} is not the record of a run: {error} is missing") from error
+        except Exception as error:  # whatever the template makes of values of other kinds
+            problem = " ".join(str(error).split())
+            raise ValueError(f"{path} is not the record of a run ({type(error).__name__}: {problem})") from error
         if args.output == "-":
             print(card.content)
             continue
-        folder = path.parent / record["model"]["name"] if several else path.parent
+        name = str(record["model"]["name"])
+        if several and (name in ("", ".", "..") or Path(name).name != name or "\\" in name):
+            raise ValueError(
+                f"{path}: the run's name {name!r} is not that of a folder beside it, so nothing is written"
+            )
+        folder = path.parent / name if several else path.parent
         target = Path(args.output) if args.output else folder / "README.md"
         if target.exists() and not args.overwrite:
             raise ValueError(f"{target} exists already: give --overwrite to replace it")

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
 from typing import Any
 
+from packaging.version import Version
 from transformers import TrainingArguments
 
 from hf_pgg.data.collator import PGGCollator
@@ -20,6 +23,27 @@ CHOICES = {
     "guidance_difference": ("auto", "one-sided", "central"),
     "guidance_logit": ("label", "centered"),
 }
+
+
+# below these, training is silently wrong: the loss is divided twice; a run is not resumed exactly
+LOWEST = {"transformers": "5.20", "accelerate": "1.8"}
+
+
+def refuse_releases(installed: Mapping[str, str]) -> None:
+    """Refuses releases (name to version) with which training is known to be silently wrong.
+
+    Example:
+        >>> refuse_releases({"transformers": "5.11.0", "accelerate": "1.8.0"})
+        Traceback (most recent call last):
+        ImportError: transformers 5.11.0 trains silently wrong with hf_pgg: pip install 'transformers>=5.20'
+    """
+    for name, lowest in LOWEST.items():
+        if Version(installed[name]) < Version(lowest):
+            remedy = f"pip install '{name}>={lowest}'"
+            raise ImportError(f"{name} {installed[name]} trains silently wrong with hf_pgg: {remedy}")
+
+
+refuse_releases({name: version(name) for name in LOWEST})
 
 
 def _option(default: Any, text: str) -> Any:

@@ -1,5 +1,6 @@
 """The command line as a user has it: what it writes and prints, and one sentence and code 2 where it cannot."""
 
+import argparse
 import json
 import shlex
 from pathlib import Path
@@ -432,3 +433,23 @@ def test_card_refuses_in_a_sentence(capsys, tmp_path):
         error = refused(capsys, "card", tmp_path)
         assert error.startswith("hf-pgg card: ") and words in error and error.count("\n") == 1
     assert not (tmp_path / "README.md").exists()
+
+
+@pytest.mark.parametrize("name", ["../../../x", "/tmp/elsewhere", "a/b", "..", ""])
+def test_a_card_is_written_beside_its_record_alone(name, record, tmp_path):
+    record["model"]["name"] = name
+    folder = tmp_path / "runs"
+    folder.mkdir()
+    (folder / "results.json").write_text(json.dumps([record]))
+    with pytest.raises(ValueError, match="is not that of a folder beside it, so nothing is written"):
+        card._run(argparse.Namespace(results=str(folder), output=None, overwrite=True))
+    assert [file.name for file in tmp_path.rglob("*") if file.is_file()] == ["results.json"]
+
+
+@pytest.mark.parametrize("change", [{"model": 3}, {"method": "plain"}, {"results": [1]}, {"environment": {}},
+                                    {"groups": {"rows": [{"name": "a"}]}}, {"comparison": 7}])  # fmt: skip
+def test_a_record_of_other_kinds_is_refused_in_a_line(change, record, tmp_path):
+    (tmp_path / "results.json").write_text(json.dumps({**record, **change}))
+    with pytest.raises(ValueError, match=r"results\.json is not the record of a run") as refused:
+        card._run(argparse.Namespace(results=str(tmp_path), output="-", overwrite=False))
+    assert "\n" not in str(refused.value)
