@@ -198,7 +198,8 @@ def spoil_mask(
         columns[column][bad] = numbers[what].astype(dtype).tolist()
     else:
         unclear = {} if MASKS[kind].options else NO_MEANING
-        what = str(rng.choice([*NO_MASK, *unclear]))
+        square = target.shape[0] == target.shape[1]  # of which no size shows that it lies
+        what = str(rng.choice([kind for kind in (*NO_MASK, *unclear) if not (square and kind == "lying")]))
         columns[column][bad] = {**NO_MASK, **unclear}[what](target)
     return Fault(frozenset({bad}), frozenset({column}), f"mask: {what}")
 
