@@ -14,6 +14,7 @@ from types import ModuleType
 from typing import Any
 
 from hf_pgg.cli.options import parse_options
+from hf_pgg.reports.comparison import append_record
 
 
 @dataclass
@@ -52,10 +53,7 @@ def main(
     (arguments,) = parse_options({"options": PlanArguments})
     path = Path(arguments.results or default_results)
     if arguments.run:
-        record = execute(run_class(**json.loads(arguments.run)), arguments.data)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        with path.open("a") as file:
-            file.write(json.dumps(record) + "\n")
+        append_record(path, execute(run_class(**json.loads(arguments.run)), arguments.data))
         return
     done = finished(path, run_class)
     todo: Sequence[Any] = [run for run in getattr(plans, arguments.plan)() if key_of(run) not in done]

@@ -6,12 +6,14 @@ Even training digits stand on the one photograph, odd ones on the other. The row
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from datasets import ClassLabel, Dataset, concatenate_datasets
 from numpy.typing import ArrayLike
 
+from hf_pgg.data.images import encode_png, to_rgb
 from hf_pgg.demo_data import photographs
 from hf_pgg.synthesis import Composite
 
@@ -64,6 +66,22 @@ def paste_on_photographs(
         )
         pasted.append(method.map(rows.select(np.flatnonzero(on == value))).remove_columns("mask"))
     return concatenate_datasets(pasted)
+
+
+def checkerboard(rows: Dataset, levels: int, image_column: str = "image") -> Dataset:
+    """Marks images with what real ones lack: a checkerboard that adds and takes away `levels` grey levels.
+
+    Example:
+        >>> checkerboard(rows, 12)[0]["image"].getpixel((0, 0)), rows[0]["image"].getpixel((0, 0))
+        ((28, 28, 28), (40, 40, 40))
+    """
+
+    def mark(row: Mapping[str, Any]) -> dict[str, Any]:
+        image = to_rgb(row[image_column]).astype(np.int16)
+        board = levels * (2 * (np.indices(image.shape[:2]).sum(0) % 2) - 1)
+        return {image_column: encode_png(np.clip(image + board[..., None], 0, 255).astype(np.uint8))}
+
+    return rows.map(mark, features=rows.features)
 
 
 def stand_in(cutouts: Dataset, counts: ArrayLike, bias_column: str, seed: int) -> Dataset:

@@ -3,23 +3,18 @@
     accelerate launch recipes/train_ffr.py --method erm groupdro --data real usb asb ffr --bias 0.99 --seeds 0 1
     accelerate launch recipes/train_ffr.py --dataset_name my/faces --synthetic_dataset my/generated --bias_column gender
 
-One cell is a method on a data set at a bias and a seed; each cell appends a line to `results.jsonl`, finished ones are
-skipped, and the table of all lines is printed. `docs/methods/from_fake_to_real.md` says what `usb`, `asb` and `ffr` are
-and how checkpoints are chosen; `--data real` has no synthetic row. Where rows are mixed, the groups of `resample` and
-`groupdro` are (label, bias, real or synthetic). DFR refits on the validation rows.
+One cell is a method on a data set at a bias and a seed; each appends a line to `results.jsonl`, a finished one is
+skipped, and the table of all is printed. `docs/methods/from_fake_to_real.md` says what the methods and data are.
 
-The embedded data: is a handwritten digit even or odd, on one of two photographs; the training digits of a class stand
-on its own one with the given bias, validation and test digits on either as often. **By default its synthetic rows are
-a stand-in, not a generator's**: training digits, pasted smaller and with softer edges than the real ones, so that real
-and synthetic can be told apart. `train_pixel_generator.py` trains a generator:
+The embedded data: is a handwritten digit even or odd, on its class's own one of two photographs with the given bias.
+**By default its synthetic rows are a stand-in, not a generator's**: training digits, pasted smaller and with softer
+edges than the real ones. `train_pixel_generator.py` trains a generator:
 
     accelerate launch recipes/train_ffr.py --synthetic_dataset out/pixel_generator/images
 """
 
 from __future__ import annotations
 
-import hashlib
-import json
 import time
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
@@ -37,23 +32,22 @@ from hf_pgg.cli.arguments import ModelArguments, RecipeConfig
 from hf_pgg.cli.options import parse_options, run_recipe
 from hf_pgg.data import groups
 from hf_pgg.data.groups import GROUP, add_groups
-from hf_pgg.data.images import encode_png, to_rgb
 from hf_pgg.data.loading import open_dataset
 from hf_pgg.data.provenance import IMAGE, PROVENANCE, guided_rows
 from hf_pgg.demo_data import digits
-from hf_pgg.demo_parity import SIZE, even_or_odd, paste_on_photographs, stand_in
+from hf_pgg.demo_parity import SIZE, checkerboard, even_or_odd, paste_on_photographs, stand_in
 from hf_pgg.generation.resumable import source_digest
 from hf_pgg.metrics import group_accuracies, group_metrics
-from hf_pgg.metrics.groups import current_names
-from hf_pgg.reports.comparison import mean_and_spread, read_records, step_budget
+from hf_pgg.reports.comparison import append_record, read_records, settings_table, step_budget
 from hf_pgg.reports.record import environment
 from hf_pgg.training.debias import GroupDROTrainer, ResamplingTrainer
 from hf_pgg.training.last_layer import refit_head
 from hf_pgg.training.models import image_classifier
-from hf_pgg.training.stages import finished_model, stage_arguments, train_stage
+from hf_pgg.training.stages import evaluation_figures, finished_model, run_folder, stage_arguments, train_stage
 
 METHODS = {"erm": PGGTrainer, "resample": ResamplingTrainer, "groupdro": GroupDROTrainer, "dfr": PGGTrainer}
 DATA = ("real", "usb", "asb", "ffr")
+COLUMNS = {"worst_group_accuracy": "worst group", "mean_group_accuracy": "mean of the groups"}
 
 
 @dataclass
@@ -76,8 +70,6 @@ class CellArguments:
 
 @dataclass
 class FFRConfig(RecipeConfig):
-    """The recipe's defaults."""
-
     output_dir: str | None = field(default="out/train_ffr", metadata={"help": "Folder that everything is written to."})
     num_train_epochs: float = field(default=10, metadata={"help": "Passes over real and synthetic rows together."})
     learning_rate: float = field(default=2e-3, metadata={"help": "Peak step size of stage one and of the baselines."})
@@ -104,7 +96,6 @@ def main() -> None:
     if data_args.dataset_name and not data_args.synthetic_dataset and set(cells.data) != {"real"}:
         raise ValueError(f"--data {' '.join(cells.data)} needs --synthetic_dataset, rows of every (label, bias) group")
     torch.set_flush_denormal(True)  # guidance drives gradients near zero, and denormal floats are slow on a CPU
-
     results, options = Path(config.output_dir) / "results.jsonl", (data_args, model_args, config)
     biases = cells.bias or [None if data_args.dataset_name else 0.99]
     splits: dict[tuple[float | None, int], DatasetDict] = {}  # the real rows at hand: those of one bias and seed
@@ -119,21 +110,19 @@ def main() -> None:
                 splits = {(bias, seed): load_data(data_args, config, bias, seed)}
         record = run_cell(cell, splits[bias, seed], options)
         if config.process_index == 0:
-            results.parent.mkdir(parents=True, exist_ok=True)
-            with results.open("a") as file:
-                file.write(json.dumps({"settings": settings, **record, "environment": environment()}) + "\n")
+            append_record(results, {"settings": settings, **record, "environment": environment()})
     if config.process_index == 0:
-        print(table(read_records(results)))
+        print(settings_table(read_records(results), ("bias", "data", "method", "guided"), "test", COLUMNS))
         print("written:", results)
 
 
 def settings_of(cell: Cell, options: Options) -> dict[str, Any]:
     """What a run depends on: equal settings, equal run."""
     data, model, config = options
-    names = ["max_steps", "num_train_epochs", "train_batch_size", "gradient_accumulation_steps", "world_size"]
-    names += ["learning_rate", "stage_two_learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay"]
-    names += ["evaluations", "image_size", "freeze_batch_norm", "label_column", "image_column", "optim"]
-    names += ["max_grad_norm", "bf16", "fp16", "label_smoothing_factor"]
+    names = ["max_steps", "num_train_epochs", "train_batch_size", "gradient_accumulation_steps", "world_size", "optim"]
+    names += ["learning_rate", "stage_two_learning_rate", "lr_scheduler_type", "warmup_steps", "weight_decay", "bf16"]
+    names += ["evaluations", "image_size", "freeze_batch_norm", "label_column", "image_column", "max_grad_norm", "fp16"]
+    names += ["label_smoothing_factor"]
     if cell.guided:
         names += ["alpha", "alpha_warmup_ratio", *(name for name in vars(config) if name.startswith("guidance_"))]
     synthetic = None
@@ -146,13 +135,12 @@ def settings_of(cell: Cell, options: Options) -> dict[str, Any]:
 def load_data(args: DataArguments, config: FFRConfig, bias: float | None, seed: int) -> DatasetDict:
     """Real rows: train (tied to the bias), validation and test."""
     embedded = args.dataset_name is None
+    names = ("train", "validation", "test")
     known = {"label_column": config.label_column, "class_columns": [args.bias_column]}
-    splits = {
-        name: even_or_odd(digits(name), args.bias_column)
-        if embedded
-        else open_dataset(args.dataset_name, name, **known)
-        for name in ("train", "validation", "test")
-    }
+    if embedded:
+        splits = {name: even_or_odd(digits(name), args.bias_column) for name in names}
+    else:
+        splits = {name: open_dataset(args.dataset_name, name, **known) for name in names}
     if bias is not None:
         splits["train"] = groups.biased_split(splits["train"], config.label_column, args.bias_column, bias, seed)
     if embedded:
@@ -182,14 +170,8 @@ def load_synthetic(real: Dataset, counts: np.ndarray, args: DataArguments, confi
             if getattr(theirs, "names", None) != ours.names:
                 raise ValueError(f"column '{column}' of {args.synthetic_dataset} is {theirs}, of the real rows {ours}")
         rows = groups.take_per_group(rows, counts, *columns[1:], seed)
-    rows, amplitude = groups.mark_source(rows, "synthetic", *columns), args.synthetic_artifact
-
-    def mark(row: dict[str, Any]) -> dict[str, Any]:
-        image = to_rgb(row[config.image_column]).astype(np.int16)
-        board = amplitude * (2 * (np.indices(image.shape[:2]).sum(0) % 2) - 1)
-        return {config.image_column: encode_png(np.clip(image + board[..., None], 0, 255).astype(np.uint8))}
-
-    return rows.map(mark, features=rows.features) if amplitude else rows
+    rows = groups.mark_source(rows, "synthetic", *columns)
+    return checkerboard(rows, args.synthetic_artifact, config.image_column) if args.synthetic_artifact else rows
 
 
 @lru_cache
@@ -215,20 +197,17 @@ def run_cell(cell: Cell, splits: DatasetDict, options: Options) -> dict[str, Any
     rows = int(groups.subgroup_counts(real, "usb").sum()) + len(train)
     steps = step_budget(config, rows)
     config = replace(config, alpha=config.alpha if cell.guided else 0.0, seed=cell.seed, group_columns=[GROUP])
-    record: dict[str, Any] = {
-        "groups": evaluated["test"].features[GROUP].names,
-        "real_rows": real.tolist(),
-        "synthetic_rows": (counts if synthetic is not None else 0 * counts).tolist(),
-        "stage_one": None,
-    }
+    drawn = (counts if synthetic is not None else 0 * counts).tolist()
+    names = evaluated["test"].features[GROUP].names
+    record: dict[str, Any] = {"groups": names, "real_rows": real.tolist(), "synthetic_rows": drawn, "stage_one": None}
     start, erm = None, settings_of(cell._replace(method="erm"), options)
     # DFR refits the head of what ERM trained
-    folder = run_folder(config, "runs", erm if cell.method == "dfr" else settings_of(cell, options))
+    folder = run_folder(config.output_dir, "runs", erm if cell.method == "dfr" else settings_of(cell, options))
     if cell.data == "ffr":  # stage one, once for all methods
         first = max(round(steps * len(synthetic) / rows), 1)
         steps = max(steps - first, 1)
         shared = {name: value for name, value in erm.items() if name != "stage_two_learning_rate"}
-        stage_one = run_folder(config, "stage_one", shared)
+        stage_one = run_folder(config.output_dir, "stage_one", shared)
         known = (add_groups(synthetic, columns), evaluated["validation"])
         _, record["stage_one"] = run_stage(PGGTrainer, known, stage_one, first, None, (data_args, model_args, config))
         start = finished_model(stage_one)
@@ -240,16 +219,9 @@ def run_cell(cell: Cell, splits: DatasetDict, options: Options) -> dict[str, Any
     trainer, figures = run_stage(METHODS[cell.method], known, folder, steps, start, (data_args, model_args, config))
     record |= figures
     if cell.method == "dfr":
-        layer = refit_head(trainer.model, evaluated["validation"], trainer.data_collator, seed=cell.seed)
-        record["dfr_C"] = layer.C
+        record["dfr_C"] = refit_head(trainer.model, known[1], trainer.data_collator, seed=cell.seed).C
         trainer.save_model(str(folder / "dfr"))
-    for name, part in evaluated.items():
-        found = trainer.evaluate(part, metric_key_prefix=name)
-        record[name] = {
-            key.removeprefix(f"{name}_"): value
-            for key, value in found.items()
-            if key.startswith(f"{name}_") and not key.endswith(("_runtime", "_per_second"))
-        }
+    record |= {name: evaluation_figures(trainer, part, name) for name, part in evaluated.items()}
     return {**record, "seconds": round(time.time() - started, 1)}
 
 
@@ -270,29 +242,8 @@ def run_stage(
 
 def group_figures(prediction: Any) -> dict[str, float]:
     arguments = prediction.predictions.argmax(1), prediction.label_ids, prediction.groups[GROUP]
-    each, figures = group_accuracies(*arguments), group_metrics(*arguments)
-    return {**figures, **{f"accuracy_of_group_{group}": entry["accuracy"] for group, entry in each.items()}}
-
-
-def run_folder(config: FFRConfig, kind: str, settings: dict[str, Any]) -> Path:
-    """A folder of its own for each run."""
-    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
-    return Path(config.output_dir) / kind / digest
-
-
-def table(records: list[dict[str, Any]]) -> str:
-    """One line for each data, method and guidance: the worst group and the mean of the groups on test, spread, runs."""
-    lines = ["| bias | data | method | guided | worst group | mean of the groups | runs |", "|" + " --- |" * 7]
-    cells: dict[tuple[Any, ...], list[dict[str, Any]]] = {}
-    for record in records:
-        key = tuple(record["settings"][name] for name in ("bias", "data", "method", "guided"))
-        cells.setdefault(key, []).append(current_names(record["test"]))
-    for (*key, guided), runs in cells.items():
-        names = ("worst_group_accuracy", "mean_group_accuracy")
-        figures = (mean_and_spread(run[name] for run in runs) for name in names)
-        line = (*key, "yes" if guided else "no", *figures, len(runs))
-        lines.append(f"| {' | '.join(map(str, line))} |")
-    return "\n".join(lines)
+    each = {f"accuracy_of_group_{g}": found["accuracy"] for g, found in group_accuracies(*arguments).items()}
+    return {**group_metrics(*arguments), **each}
 
 
 if __name__ == "__main__":

@@ -102,11 +102,8 @@ def main() -> None:
     with config.main_process_first(desc="data"):
         known = {"label_column": config.label_column, "class_columns": data.conditions}
         rows = handwritten_digits("train") if embedded else open_dataset(data.dataset_name, data.split, **known)
-    if embedded:
-        space = digit_space(rows)
-    else:
-        shape = {name: getattr(data, name) for name in ("size", "patch", "image_column", "mask_column")}
-        space = PixelSpace.of(rows, data.conditions, **shape)
+    shape = {name: getattr(data, name) for name in ("size", "patch", "image_column", "mask_column")}
+    space = digit_space(rows) if embedded else PixelSpace.of(rows, data.conditions, **shape)
     source = rows if data.bias_column is None else under_every_value(rows, data.bias_column)
     prompts_of(space, config.label_column).check(source)  # before minutes of training
     unet = trained_before(out, rows, space, asdict(data), config)

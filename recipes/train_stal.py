@@ -133,9 +133,8 @@ def main() -> None:
         results, localization = evaluate(trainer, data, task)
         if trainer.is_world_process_zero():
             drawn = (trainer.model, trainer.data_collator.spec, data["test"], localization)
-            sampler = FrameSampler(args.num_frames)
             boxes = {"box_column": task.box_column, "box_format": task.box_format}
-            save_clip_animation(Path(args.output_dir) / CLIPS, *drawn, sampler, **boxes)
+            save_clip_animation(Path(args.output_dir) / CLIPS, *drawn, FrameSampler(args.num_frames), **boxes)
         return run_record(
             trainer,
             results,
@@ -239,13 +238,11 @@ def evaluate(trainer: PGGTrainer, data: DatasetDict, task: ClipArguments) -> tup
     maps = clip_maps(task.attributions, task.smoothing, task.over_time)
     results, localization = measure_maps(model, spec, data, maps, sampler, **boxes)
     known = add_provenance(sampled(data["test"], task, args), mask_column=task.mask_column, video_column=VIDEO)
-    measured = trainer.evaluate(known, metric_key_prefix="test")
-    results["target_gradient_share"] = measured["test_target_gradient_share"]
+    results["target_gradient_share"] = trainer.evaluate(known)["eval_target_gradient_share"]
     if task.joined:
         method = ClipMap(*(localization[key] for key in ("map", "smoothing", "over_time"))).method
-        joined = measure_joined(model, spec, data, method, sampler, stride=task.joined_stride, **boxes)
-        results |= {key: joined.pop(key) for key in ("temporal_iou", "temporal_iou_untrimmed")}
-        localization["joined"] = joined
+        localization["joined"] = measure_joined(model, spec, data, method, sampler, stride=task.joined_stride, **boxes)
+        results |= {key: localization["joined"].pop(key) for key in ("temporal_iou", "temporal_iou_untrimmed")}
     return results, localization
 
 

@@ -11,7 +11,6 @@ there is not run again.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -28,6 +27,7 @@ from hf_pgg.data.loading import open_dataset
 from hf_pgg.guidance.engines import exact_guidance, input_gradient
 from hf_pgg.guidance.forms import share
 from hf_pgg.guidance.modes import second_derivatives
+from hf_pgg.reports.comparison import append_record, read_records
 from hf_pgg.reports.record import environment
 
 FITTED, OTHERS, BATCH, STEPS, EVERY = 32, 64, 16, 60, 10
@@ -94,15 +94,13 @@ def main() -> None:
     (arguments,) = parse_options({"options": Arguments}, description=__doc__)
     torch.set_flush_denormal(True)
     results = RESULTS / "guidance_transfer.jsonl"
-    stored = map(json.loads, results.read_text().splitlines() if results.exists() else [])
-    done = {(record["kind"], record["seed"]) for record in stored}
+    done = {(record["kind"], record["seed"]) for record in read_records(results)}
     for seed in arguments.seeds:
         for kind in ("mixes", "automatic"):
             if (kind, seed) in done:
                 continue
             record = {"kind": kind, "seed": seed, "curve": fit(kind, seed, arguments), "environment": environment()}
-            with results.open("a") as file:
-                file.write(json.dumps(record) + "\n")
+            append_record(results, record)
 
 
 if __name__ == "__main__":

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 from huggingface_hub import upload_folder
 
+from hf_pgg.metrics.groups import current_names
 from hf_pgg.reports.model_card import model_card
 from hf_pgg.reports.record import comparison_rows
 
@@ -137,6 +138,34 @@ def results_table(records: Sequence[Record], columns: Mapping[str, Cell]) -> str
     return "\n".join(lines)
 
 
+def settings_table(records: Sequence[Record], settings: Sequence[str], split: str, figures: Mapping[str, str]) -> str:
+    """Writes a table in Markdown: one line for each combination of settings, with mean and spread over its runs.
+
+    Args:
+        records: Each holds its `settings`, and its figures under the name of `split`.
+        figures (`Mapping[str, str]`): Names of figures to the titles of their columns.
+
+    Example:
+        >>> real = {"data": "real", "guided": True}
+        >>> records = [{"settings": real, "test": {"accuracy": value}} for value in (0.5, 0.7)]
+        >>> print(settings_table(records, ["data", "guided"], "test", {"accuracy": "accuracy"}))
+        | data | guided | accuracy | runs |
+        | --- | --- | --- | --- |
+        | real | yes | 0.600 ± 0.141 | 2 |
+    """
+    lines = [f"| {' | '.join([*settings, *figures.values(), 'runs'])} |"]
+    lines += ["|" + " --- |" * (len(settings) + len(figures) + 1)]
+    cells: dict[tuple[Any, ...], list[Any]] = {}
+    for record in records:
+        values = [record["settings"][name] for name in settings]
+        key = tuple(("no", "yes")[value] if isinstance(value, bool) else value for value in values)
+        cells.setdefault(key, []).append(current_names(record[split]))
+    for key, runs in cells.items():
+        line = (*key, *(mean_and_spread(run[name] for run in runs) for name in figures), len(runs))
+        lines.append(f"| {' | '.join(map(str, line))} |")
+    return "\n".join(lines)
+
+
 def step_time(records: Sequence[Record]) -> Cell:
     """Makes the cell that gives the median time of a step over that of the first method of `records`.
 
@@ -171,6 +200,21 @@ def read_records(path: Path) -> list[Record]:
         []
     """
     return [json.loads(line) for line in path.read_text().splitlines()] if path.exists() else []
+
+
+def append_record(path: Path, record: Record) -> None:
+    """Adds a line to a JSON-lines file, which is made if need be: [`read_records`] reads it.
+
+    Example:
+        >>> import tempfile
+        >>> path = Path(tempfile.mkdtemp(), "runs", "results.jsonl")
+        >>> append_record(path, {"seed": 0})
+        >>> read_records(path)
+        [{'seed': 0}]
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.open("a") as file:
+        file.write(json.dumps(record) + "\n")
 
 
 def report(records: Sequence[Record], columns: Mapping[str, Cell], figures: Mapping[str, str], config: Any) -> None:

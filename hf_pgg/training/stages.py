@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import shutil
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -40,6 +42,17 @@ def stage_arguments(args: PGGConfig, folder: str | Path, steps: int, evaluations
         metric_for_best_model="worst_group_accuracy",
         greater_is_better=True,
     )
+
+
+def run_folder(output_dir: str | Path | None, kind: str, settings: Mapping[str, Any]) -> Path:
+    """Returns the folder of a run, in which no run of other settings lies.
+
+    Example:
+        >>> run_folder("out", "stage_one", {"seed": 0}).as_posix()
+        'out/stage_one/de7d7744ccd7722e'
+    """
+    digest = hashlib.sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:16]
+    return Path(output_dir or ".") / kind / digest
 
 
 def finished_model(folder: str | Path) -> Path | None:
@@ -98,4 +111,22 @@ def _figures(trainer: PGGTrainer) -> dict[str, Any]:
         "train_accuracy": last.get("train_accuracy"),
         "collapsed_at": trainer.collapsed_at,
         "nonfinite_steps": trainer.nonfinite_steps,
+    }
+
+
+def evaluation_figures(trainer: Any, rows: Any, name: str) -> dict[str, float]:
+    """Evaluates on rows, and returns the figures without the rows' name and without what they took.
+
+    Example:
+        >>> from types import SimpleNamespace
+        >>> found = {"test_accuracy": 0.5, "test_runtime": 2.0, "epoch": 3.0}
+        >>> evaluation_figures(SimpleNamespace(evaluate=lambda rows, metric_key_prefix: found), rows, "test")
+        {'accuracy': 0.5}
+    """
+    found = trainer.evaluate(rows, metric_key_prefix=name).items()
+    took = ("_runtime", "_per_second")
+    return {
+        key.removeprefix(f"{name}_"): value
+        for key, value in found
+        if key.startswith(f"{name}_") and not key.endswith(took)
     }
