@@ -244,7 +244,8 @@ def under_every_value(rows: Dataset, column: str) -> Dataset:
     """Returns the rows once for each value of a `ClassLabel` column, which is set to it: every label under every bias.
 
     A prompt that names the column, or a model that is conditioned on it, then makes images of groups that the rows
-    hardly show; [`take_per_group`] takes as many of each as [`subgroup_counts`] says.
+    hardly show; [`take_per_group`] takes as many of each as [`subgroup_counts`] says. A column that is not a
+    `ClassLabel` raises a `ValueError`.
 
     Example:
         >>> doubled = under_every_value(rows, "label")
