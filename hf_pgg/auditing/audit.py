@@ -109,6 +109,9 @@ class Audit:
     @property
     def verdict(self) -> str:
         """One sentence: what the background does to the answers."""
+        answers = np.unique(self.reliance.answers("original"))
+        if len(answers) == 1:
+            return f"Every answer is {self.labels[int(answers[0])]}: this classifier tells nothing apart."
         effect, noise = self.results["background_effect"], self.results["fill_effect"]["value"]
         ratio, flips = self.results["effect_ratio"]["value"], self.results["flip_rate"]
         if not np.isfinite(effect["value"]):

@@ -78,16 +78,19 @@ def as_markdown(audit: Audit, against: Audit | None = None) -> str:
         f"| {words} | " + " | ".join(_told(results.get(name)) for _, results in columns) + " |"
         for name, words in _rows(audit)
     ]
-    lines += ["", f"{len(audit.rows)} rows, 95 % intervals of {_how(audit)}", "", "Classes most at risk:", ""]
-    lines += [
-        "| class | rows | accuracy | on random backgrounds | answers changed |",
-        "| --- | --- | --- | --- | --- |",
-    ]
-    lines += [
-        f"| {row['name']} | {row['rows']} | {row['accuracy_original']:.2f} | {row['accuracy_random']:.2f} |"
-        f" {row['flip_rate']:.2f} |"
-        for row in audit.by_class[:_MOST]
-    ]
+    lines += ["", f"{len(audit.rows)} rows, 95 % intervals of {_how(audit)}"]
+    for title, found in (("Classes most at risk", audit.by_class[:_MOST]), ("Groups", audit.by_group)):
+        if found:
+            lines += [
+                "",
+                f"| {title} | rows | accuracy | on random backgrounds | answers changed |",
+                "|" + " --- |" * 5,
+            ]
+        for row in found:
+            figures = (row[name] for name in ("accuracy_original", "accuracy_random", "flip_rate"))
+            lines.append(
+                f"| {row['name']} | {row['rows']} | " + " | ".join(f"{figure:.2f}" for figure in figures) + " |"
+            )
     return "\n".join(lines) + "\n"
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import argparse
 
+from hf_pgg.cli.choices import add_annotation_options
+
 HELP = "measure how much the background decides what a checkpoint answers"
 DESCRIPTION = "Exchange the backgrounds of a data set's images, and measure how many answers follow."
 EXAMPLES = """examples:
@@ -36,6 +38,7 @@ def add_options(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--mask_column", help="column of the objects' masks (default: the provenance)")
     parser.add_argument("--box_column", help="column of the objects' boxes, in place of masks")
     parser.add_argument("--box_format", help="what the numbers of a box are, such as xyxy")
+    add_annotation_options(parser)
     parser.add_argument("--target_value", type=float, help="the object's value in masks of several values")
     parser.add_argument("--ignore_value", type=float, help="value of masks' pixels that are of neither")
     parser.add_argument("--channel", help="channel of the masks, where they have several")
@@ -61,10 +64,12 @@ def _run(args: argparse.Namespace) -> None:
 
     from hf_pgg.auditing.audit import AuditSettings, audit
     from hf_pgg.auditing.report import as_markdown, exceeded, write_report
-    from hf_pgg.data.loading import open_dataset
+    from hf_pgg.data.loading import Annotations, open_dataset
     from hf_pgg.localization.classifier import load_classifier
 
-    rows = open_dataset(args.dataset, args.split, args.config_name, label_column=args.label_column)
+    named = (args.annotations, args.annotation_format, args.class_names, args.box_format)
+    known = {"label_column": args.label_column, "annotations": Annotations(*named) if args.annotations else None}
+    rows = open_dataset(args.dataset, args.split, args.config_name, **known)
     settings = AuditSettings(**{field.name: getattr(args, field.name) for field in fields(AuditSettings)})
     device = "cuda" if torch.cuda.is_available() else "cpu"
     models = [load_classifier(args.model, args.revision, args.image_size)]

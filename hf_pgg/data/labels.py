@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -100,7 +101,17 @@ def encode_classes(splits: Mapping[str, Dataset], *columns: str) -> DatasetDict:
         shown = ", ".join(f"{i} {name}" for i, name in list(enumerate(names))[:_SHOWN])
         more = ", ..." if len(names) > _SHOWN else ""
         _logger.warning(f"column '{column}' of {', '.join(splits)}: {len(names)} classes are numbered {shown}{more}")
+        _warn_of_unseen(values, column)
     return DatasetDict(splits)
+
+
+def _warn_of_unseen(values: Mapping[str, Sequence[Any]], column: str) -> None:
+    """Warns of classes that training has no row of: misspelt, or never to be answered."""
+    for split, own in values.items():
+        seen = {None, *values.get("train", own)}
+        unseen = Counter(value for value in own if value not in seen)
+        for name, count in unseen.items():
+            _logger.warning(f"column '{column}': {name!r} is in {split} ({count} rows), not in train: is it misspelt?")
 
 
 def _column_names(rows: Dataset, column: str, split: str) -> list[Any]:

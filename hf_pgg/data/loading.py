@@ -122,7 +122,12 @@ def _load(name: str, config_name: str | None, split: str | None = None) -> Datas
             return load_from_disk(name)
         return load_dataset(name, config_name, split=split)
     except (DatasetsError, OSError, ValueError) as error:
-        raise ValueError(f"the data set {name} cannot be opened: {str(error).splitlines()[0]}") from error
+        problem = str(error).splitlines()[0]
+        if not path.exists():
+            problem = f"there is no folder or file of that name, and from the Hub: {problem}"
+        if "Unknown split" in problem:
+            problem += f" Name one of them, or give the folder that holds a folder '{split}'."
+        raise ValueError(f"the data set {name} cannot be opened: {problem}") from error
 
 
 def _with_folder_classes(rows: Dataset, folder: Path, label_column: str) -> Dataset:

@@ -173,6 +173,14 @@ def test_mixes_are_refused():
         audit(classifier(1, 1), mixed)
 
 
+def test_a_classifier_with_one_answer_is_told():
+    model = Reader(0, 0)
+    model.levels.data = -torch.arange(CLASSES).float()  # logits that follow nothing
+    model.forward = lambda pixel_values: ImageClassifierOutput(logits=model.levels.expand(len(pixel_values), -1))
+    found = audit(Classifier("constant", model, SPEC, dict(enumerate(NAMES))), dataset(16), MASKED)
+    assert found.verdict == "Every answer is class 0: this classifier tells nothing apart."
+
+
 # ---------------------------------------------------------------------------------------------- the images
 
 
@@ -260,7 +268,7 @@ def test_the_command_writes_a_report_and_fails_above_a_threshold(tmp_path, capsy
     words += ["--mask_column", "mask", "--against", str(tmp_path / "model"), "--group_column", "scene"]
     main(words)
     said = capsys.readouterr().out
-    assert "difference, paired" in said and "written: " in said
+    assert "difference, paired" in said and "| Groups | rows |" in said and "written: " in said
     assert sorted(file.name for file in (tmp_path / "out").iterdir()) == ["audit.html", "audit.json", "audit.md"]
     with pytest.raises(SystemExit) as ended:
         main([*words, "--fail_above", "effect=-1"])

@@ -264,3 +264,15 @@ def test_groups_that_cannot_exist_get_no_rows():
 def test_a_boolean_or_index_column_may_hold_classes_of_every_width():
     rows = Dataset.from_dict({"scene": [0, 1, 1]}, features=Features(scene=Value("uint8")))
     assert column_values(rows, "scene").tolist() == [0, 1, 1]
+
+
+def test_a_class_that_training_has_no_row_of_is_warned_of(caplog):
+    splits = {
+        "train": Dataset.from_dict({"shape": ["disc", "square", None]}),
+        "test": Dataset.from_dict({"shape": ["sqare", "disc", "sqare"]}),
+    }
+    encode_classes(splits, "shape")
+    assert "column 'shape': 'sqare' is in test (2 rows), not in train: is it misspelt?" in caplog.text
+    caplog.clear()
+    encode_classes({"train": splits["train"]}, "shape")
+    assert "misspelt" not in caplog.text

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from datasets import DatasetDict
+from PIL import Image as PILImage
 
 from hf_pgg.data.boxes import mask_to_box
 from hf_pgg.data.loading import Annotations, open_dataset
@@ -91,3 +92,12 @@ def test_a_column_of_objects_gives_classes_and_provenance(photos, tmp_path):
         open_dataset(str(tmp_path), annotations=stated._replace(box_format=None), **options)
     with pytest.raises(ValueError, match="column 'things' is None: give the one that holds `bbox`"):
         open_dataset(str(tmp_path), annotations=stated._replace(path="things"), **options)
+
+
+def test_a_split_or_a_folder_that_is_not_there_is_told_with_the_remedy(tmp_path):
+    (tmp_path / "train" / "cat").mkdir(parents=True)
+    PILImage.new("RGB", (8, 8)).save(tmp_path / "train" / "cat" / "1.png")
+    with pytest.raises(ValueError, match="give the folder that holds a folder 'test'"):
+        open_dataset(str(tmp_path), "test")
+    with pytest.raises(ValueError, match="there is no folder or file of that name"):
+        open_dataset("nowhere/to_be_found", "train")
