@@ -80,7 +80,7 @@ def exchange(case: Case, known: Dataset, pool: Dataset, partners: list[Truth], s
         whole = targets is not None and all(mask is not None for mask in targets)
         target = np.clip(sum(targets), 0, 1) if whole else np.ones(image.shape[:2])  # type: ignore[arg-type]
         kept = target > 1 - 1 / 512
-        if np.abs(image[kept].astype(int) - truth.shown[kept].astype(int)).max(initial=0) > 3:
+        if np.abs(image[kept].astype(int) - truth.shown[kept].astype(int)).max(initial=0) > 3 + 255 * truth.tolerance:
             raise wrong("the target's own pixels changed")
         gone = target < 0.02
         if any_colour(image[gone][None], truth.colours).any():
@@ -112,10 +112,10 @@ def composite(case: Case, known: Dataset, pool: Dataset, partners: list[Truth], 
             raise wrong(f"a composite with labels {row['labels']} (right: {truth.labels}) and an empty or wrong mask")
         limit = 0.75 if truth.tolerance > 0.1 or _is_soft(truth) else 0.35
         ours, theirs = any_colour(image, truth.inside[0]), any_colour(image, scene)
-        if ours.any() and mask[ours].min() < 1 - limit:
-            raise wrong(f"alpha is {mask[ours].min():.3f} at a pixel of the object")
-        if theirs.any() and mask[theirs].max() > limit:
-            raise wrong(f"alpha is {mask[theirs].max():.3f} at a pixel of the background")
+        # a blend at a border may happen to be of a pure colour: single pixels prove nothing
+        for where, bad in ((ours, ours & (mask < 1 - limit)), (theirs, theirs & (mask > limit))):
+            if bad.sum() > max(2, 0.05 * where.sum()):
+                raise wrong(f"alpha is wrong at {bad.sum()} of {where.sum()} pixels of the object or the background")
     return made
 
 
