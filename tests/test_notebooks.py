@@ -34,9 +34,13 @@ def run(notebook: nbformat.NotebookNode, folder: Path) -> None:
     assert all(cell.execution_count for cell in notebook.cells if cell.cell_type == "code" and cell.source.strip())
 
 
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+LONG = ("03_localization", "04_clip_and_tube")  # minutes each, even with few steps: they measure maps
+SHORT_RUNS = [pytest.param(path, marks=pytest.mark.slow if path.stem in LONG else ()) for path in NOTEBOOKS]
+
+
+@pytest.mark.parametrize("path", SHORT_RUNS, ids=lambda path: path.stem)
 def test_every_cell_of_a_notebook_runs_from_a_clean_kernel(path: Path, tmp_path: Path) -> None:
-    """With a few steps where it says hundreds, so that it runs with every change; whole with `pytest -m notebook`."""
+    """With a few steps where it says hundreds, the quick ones with every change; whole with `pytest -m notebook`."""
     notebook = nbformat.read(path, as_version=4)
     shortened = 0
     for cell in notebook.cells:
