@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import argparse
 
-from hf_pgg.cli.choices import add_annotation_options
+from hf_pgg.cli.choices import add_annotation_options, annotations_of
 
 HELP = "measure how much the background decides what a checkpoint answers"
 DESCRIPTION = "Exchange the backgrounds of a data set's images, and measure how many answers follow."
@@ -64,11 +64,10 @@ def _run(args: argparse.Namespace) -> None:
 
     from hf_pgg.auditing.audit import AuditSettings, audit
     from hf_pgg.auditing.report import as_markdown, exceeded, write_report
-    from hf_pgg.data.loading import Annotations, open_dataset
+    from hf_pgg.data.loading import open_dataset
     from hf_pgg.localization.classifier import load_classifier
 
-    named = (args.annotations, args.annotation_format, args.class_names, args.box_format)
-    known = {"label_column": args.label_column, "annotations": Annotations(*named) if args.annotations else None}
+    known = {"label_column": args.label_column, "annotations": annotations_of(args)}
     rows = open_dataset(args.dataset, args.split, args.config_name, **known)
     settings = AuditSettings(**{field.name: getattr(args, field.name) for field in fields(AuditSettings)})
     device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -3,7 +3,13 @@
 A test holds these lists equal to the library's own.
 """
 
-from argparse import ArgumentParser
+from __future__ import annotations
+
+from argparse import ArgumentParser, Namespace
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from hf_pgg.data.loading import Annotations
 
 MAPS = ("cam", "grad_cam", "guided_grad_cam", "input_gradient", "smooth_gradient", "attention_rollout")
 SYNTHESES = ("composite", "exchange", "cutmix", "resizemix", "none")
@@ -23,3 +29,17 @@ def add_annotation_options(parser: ArgumentParser) -> None:
     parser.add_argument("--annotations", help="of the images in a folder: file or folder; or a column of objects")
     parser.add_argument("--annotation_format", default="coco", choices=FORMATS, help="their format (%(default)s)")
     parser.add_argument("--class_names", nargs="+", default=(), help="their classes, in order (YOLO, VOC)")
+
+
+def annotations_of(args: Namespace) -> Annotations | None:
+    """Returns what the options of [`add_annotation_options`] and `--box_format` say; None without `--annotations`.
+
+    Example:
+        >>> annotations_of(Namespace(annotations=None)) is None
+        True
+    """
+    from hf_pgg.data.loading import Annotations  # a slow start: `--help` does without
+
+    if args.annotations is None:
+        return None
+    return Annotations(args.annotations, args.annotation_format, args.class_names, args.box_format)

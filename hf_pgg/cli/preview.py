@@ -6,7 +6,7 @@ import argparse
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from hf_pgg.cli.choices import MOST_IMAGES, SYNTHESES, add_annotation_options
+from hf_pgg.cli.choices import MOST_IMAGES, SYNTHESES, add_annotation_options, annotations_of
 
 if TYPE_CHECKING:
     from datasets import Dataset
@@ -86,14 +86,12 @@ def _run(args: argparse.Namespace) -> None:
 def _rows(args: argparse.Namespace) -> Dataset:
     """The rows to synthesize from, with provenance where the method needs it."""
     from hf_pgg.data.annotations import add_provenance
-    from hf_pgg.data.loading import Annotations, open_dataset
+    from hf_pgg.data.loading import open_dataset
     from hf_pgg.data.provenance import PROVENANCE
     from hf_pgg.demo_data import digits_on_photographs
 
     if args.dataset is not None:
-        found = (args.annotations, args.annotation_format, args.class_names, args.box_format)
-        annotations = Annotations(*found) if args.annotations else None
-        options = {"label_column": args.label_column, "annotations": annotations}
+        options = {"label_column": args.label_column, "annotations": annotations_of(args)}
         rows = open_dataset(args.dataset, args.split, args.config, **options)
     else:
         splits = digits_on_photographs()

@@ -16,6 +16,7 @@ from hf_pgg.data.collator import Collator
 from hf_pgg.data.images import undecoded
 from hf_pgg.guidance.forward import input_name, read_logits
 from hf_pgg.guidance.modes import evaluation_mode
+from hf_pgg.training.validation import base_model
 
 _WAY = "give a model that returns one logit a class, such as an `AutoModelForImageClassification`"
 
@@ -62,7 +63,7 @@ def dry_forward(model: nn.Module, inputs: Mapping[str, Any], num_classes: int | 
         >>> dry_forward(model, {"pixel_values": torch.zeros(1, 3, 16, 16)}, 2, guided=True)
         2
     """
-    base: Any = getattr(model, "get_base_model", lambda: model)()  # under peft
+    base = base_model(model)
     name = input_name(inspect.signature(base.forward).parameters, base)
     device = next((parameter.device for parameter in model.parameters()), torch.device("cpu"))
     own: dict[str, Any] = {key: values.to(device) for key, values in inputs.items()}

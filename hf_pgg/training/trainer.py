@@ -147,7 +147,7 @@ class PGGTrainer(RowEvaluation, PublishedCheckpoints):
         self._complete = partial(complete_model, processor=processing_class, names=names)
         self._complete(first)
         classes = self._dry_forward(first, collator, (train_dataset, eval_dataset))
-        collator, self._checked = tell_classes(collator, first, classes, train_dataset, args)
+        collator, self._checked = tell_classes(collator, names, classes, train_dataset, args)
         train_dataset = self._checked(train_dataset, "training", collator)
         eval_dataset = self._checked(eval_dataset, "evaluation", collator.for_evaluation())
         args.label_names = [LABELS]

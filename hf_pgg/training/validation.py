@@ -26,8 +26,13 @@ logger = logging.get_logger(__name__)
 _FIRST_ROWS = 4  # of a stream
 
 
-def _base(model: Any) -> Any:
-    """The model under a peft wrapper, or the model."""
+def base_model(model: Any) -> Any:
+    """Returns the model under a peft wrapper, or the model.
+
+    Example:
+        >>> base_model(model) is model
+        True
+    """
     return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
@@ -38,7 +43,7 @@ def model_config(model: Any) -> Any:
         >>> model_config(model).num_labels
         2
     """
-    return getattr(_base(model), "config", None)
+    return getattr(base_model(model), "config", None)
 
 
 def refuse_unsupported(model: Any, args: PGGConfig) -> None:
@@ -53,7 +58,7 @@ def refuse_unsupported(model: Any, args: PGGConfig) -> None:
         Traceback (most recent call last):
         ValueError: exact guidance differentiates twice, which torch_compile does not support: set ...
     """
-    base = _base(model)
+    base = base_model(model)
     parameters = inspect.signature(base.forward).parameters
     name = input_name(parameters, base)
     if name not in parameters or name == "input_ids":
@@ -233,9 +238,9 @@ def refuse_arguments(args: Any, collator: Any, compute_loss_func: Any) -> None:
 
 
 def tell_classes(
-    collator: Any, model: Any, num_classes: int, train_dataset: Any, args: PGGConfig
+    collator: Any, names: Sequence[str] | None, num_classes: int, train_dataset: Any, args: PGGConfig
 ) -> tuple[Any, Callable[..., Any]]:
-    """Returns the collator, knowing the number of classes, and [`checked_dataset`], knowing the classes' order.
+    """Returns the collator, knowing the number of classes, and [`checked_dataset`], knowing their order (`names`).
 
     The pools of fresh draws take that order, too.
 
@@ -246,7 +251,7 @@ def tell_classes(
 
     Example:
         >>> from hf_pgg.skeletons.rows import SkeletonCollator
-        >>> tell_classes(SkeletonCollator(), model, 2, skeletons, PGGConfig("out", use_cpu=True))[0].num_classes
+        >>> tell_classes(SkeletonCollator(), None, 2, skeletons, PGGConfig("out", use_cpu=True))[0].num_classes
         2
     """
     absent = [group for group in args.group_columns or [] if group not in collator.extra_columns]
@@ -255,7 +260,6 @@ def tell_classes(
             f"no batch has the groups that `group_columns` names: give the collator extra_columns={absent}"
         )
     collator = copy.copy(collator)
-    names = class_order(model, train_dataset, collator.label_column)
     object.__setattr__(collator, "num_classes", num_classes)  # a dataclass of skeletons is frozen
     transform = train_dataset.format["format_kwargs"].get("transform") if _is_transformed(train_dataset) else None
     for draws in (collator.synthesis, transform):

@@ -267,8 +267,6 @@ def check_clip_case(rng: np.random.Generator, folder: Path) -> int:
         known = steps.with_provenance(case)
         if known is None:
             return len(case.truths)
-        for truth, group in zip(case.truths, case.rows["group"], strict=True):
-            truth.group = group
         methods = clip_methods(case, pool, partners, rng)
         name = str(rng.choice(list(methods)))
         notes.append(name)

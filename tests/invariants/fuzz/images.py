@@ -51,8 +51,6 @@ def check_image_case(rng: np.random.Generator, folder: Path) -> int:
         known = steps.with_provenance(case)
         if known is None:
             return len(case.truths)
-        for truth, group in zip(case.truths, case.rows["group"] if case.groups else (), strict=False):
-            truth.group = group
         methods = image_methods(case, pool, partners, int(rng.integers(1000)))
         name = str(rng.choice(list(methods)))
         notes.append(name)

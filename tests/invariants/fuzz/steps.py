@@ -40,7 +40,9 @@ def lit_corner_said(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def with_provenance(case: Case) -> Dataset | None:
-    """The rows with provenance; None where a fault was refused, as it should be."""
+    """The rows with provenance; None where a fault was refused, as it should be. Their truths learn their groups."""
+    for truth, group in zip(case.truths, case.rows["group"] if "group" in case.rows.column_names else (), strict=False):
+        truth.group = group
     if case.provenance is None:
         return case.rows
     run = partial(add_provenance, case.rows, **case.provenance, **QUIET)

@@ -137,8 +137,6 @@ def check_training_case(rng: np.random.Generator, folder: Path) -> int:
         known = steps.with_provenance(case)
         if known is None:
             return len(case.truths)
-        for truth, group in zip(case.truths, case.rows["group"] if case.groups else (), strict=False):
-            truth.group = group
         truths = [sampled(truth, FRAMES) for truth in case.truths] if case.is_clip else case.truths
         train(case, known, truths, rng, folder / "run")
     except Finding as finding:
