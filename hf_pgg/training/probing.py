@@ -40,7 +40,7 @@ def first_batch(datasets: Sequence[Any], collator: Collator) -> dict[str, torch.
             with torch.random.fork_rng(devices=[]):
                 try:
                     return (collator if drawn else collator.for_evaluation())([_first_row(dataset, collator)])
-                except Exception:
+                except (ValueError, OSError, LookupError, StopIteration):
                     return None
     return None
 
