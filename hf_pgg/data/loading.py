@@ -91,14 +91,14 @@ def open_dataset(
         return read_objects(rows, annotations.box_format, annotations.path, named.get(IMAGE, IMAGE))
     label = named.get(label_column, label_column)
     rows = _with_folder_classes(rows, path, label)
-    for column in (label, *class_columns):
-        feature = rows.features.get(column)
-        if isinstance(feature, Value) and is_scalar(feature, *_NUMBERED):
-            whole = _load(name, config_name)  # a class may be in another split alone
-            parts = dict(whole) if isinstance(whole, DatasetDict) else {}
-            parts = {key: _with_folder_classes(part, path, label) for key, part in parts.items()}
-            parts = {key: part for key, part in parts.items() if column in part.column_names}
-            rows = encode_classes({**parts, split: rows}, column)[split]
+    features = {column: rows.features.get(column) for column in (label, *class_columns)}
+    numbered = [key for key, own in features.items() if isinstance(own, Value) and is_scalar(own, *_NUMBERED)]
+    whole = _load(name, config_name) if numbered else None  # a class may be in another split alone
+    parts = dict(whole) if isinstance(whole, DatasetDict) else {}
+    parts = {key: _with_folder_classes(part, path, label) for key, part in parts.items()}
+    for column in numbered:
+        known = {key: part for key, part in parts.items() if column in part.column_names}
+        rows = encode_classes({**known, split: rows}, column)[split]
     return _renamed(rows, name, columns)
 
 
