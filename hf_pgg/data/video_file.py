@@ -145,7 +145,7 @@ class VideoFile(Clip):
 
     def __init__(self, source: bytes | str, name: str):
         self.name, self._source, self._av = name, source, pyav()
-        self._scaler = self._av.video.reformatter.VideoReformatter()
+        self._scaler: Any = None
         self._container: Any = None
         self._file: BinaryIO | None = None
         try:
@@ -157,6 +157,7 @@ class VideoFile(Clip):
             raise
 
     def __exit__(self, *exception: object) -> None:
+        self._scaler = None  # it has threads: freed as garbage in a forked worker, it would wait for them for ever
         if self._container is not None:
             self._container.close()
         if self._file is not None:
@@ -168,6 +169,7 @@ class VideoFile(Clip):
     def _start(self) -> None:
         """Opens the file (again) at its first packet."""
         self.__exit__()
+        self._scaler = self._av.video.reformatter.VideoReformatter()
         try:
             if isinstance(self._source, bytes):
                 self._file = io.BytesIO(self._source)

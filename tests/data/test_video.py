@@ -1,6 +1,8 @@
 """Frame i of a clip is the i-th that a player shows, whatever the file; what cannot be read is named and counted."""
 
+import gc
 import io
+import multiprocessing
 import sys
 from collections import Counter
 from fractions import Fraction
@@ -414,6 +416,24 @@ def test_bad_clips_are_counted_and_left_out(clip):
     assert usable["id"] == [0, 6]
     assert probe_clips(rows, "clip")["problem"][5] is None  # damage inside shows in decoding only
     assert probe_clips(rows, "clip", decode=True, num_proc=2)[:] == found[:]
+
+
+def test_a_closed_clip_leaves_no_threads_for_which_a_forked_worker_would_wait(clip):
+    """The garbage of the parent is collected in the worker, too, where the parent's threads do not run."""
+    gc.collect()
+    gc.disable()
+    try:
+        with open_clip(stored(clip)) as opened:
+            opened.read([0, 1])
+        opened.itself = opened
+        del opened
+        worker = multiprocessing.get_context("fork").Process(target=gc.collect)
+        worker.start()
+        worker.join(60)
+        assert worker.exitcode == 0
+    finally:
+        worker.kill()
+        gc.enable()
 
 
 def test_lists_of_images_are_probed_as_they_are_stored():
